@@ -1,0 +1,42 @@
+"""Golden numbers: tensors that the published implementations computed, in safetensors files.
+
+They are looked for under the environment variable FREQDINO_GOLDEN, then ../shared/golden beside the repository, then
+tests/golden; a test that asks for a file that is in none of them skips and says so.
+"""
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+TESTS = Path(__file__).resolve().parent
+FOLDERS = (Path(os.environ.get("FREQDINO_GOLDEN", TESTS.parents[1] / "shared" / "golden")), TESTS / "golden")
+
+
+def load_golden(name):
+    """Read ``modules/<x>`` or ``models/<x>``: ({tensor name: tensor}, case), the case being the header's JSON."""
+    for folder in FOLDERS:
+        path = folder / f"{name}.safetensors"
+        if path.is_file():
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+                return tensors, json.loads(file.metadata()["case"])
+    pytest.skip(f"golden file {name}.safetensors is in none of {', '.join(map(str, FOLDERS))}")
+
+
+def subset(tensors, prefix):
+    """The tensors whose name starts with ``prefix``, with the prefix cut off."""
+    return {key[len(prefix):]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def assert_agrees(actual, expected, what, relative=1e-4):
+    """Equal shapes, and max|a - b| <= relative * max|b| + 1e-6."""
+    assert tuple(actual.shape) == tuple(expected.shape), f"{what}: {tuple(actual.shape)} against {tuple(expected.shape)}"
+    if expected.numel() == 0:
+        return
+    actual, expected = actual.detach().double(), expected.double()
+    error = (actual - expected).abs().max().item()
+    bound = relative * expected.abs().max().item() + 1e-6
+    assert error <= bound and torch.isfinite(actual).all(), f"{what}: error {error:.3g} exceeds {bound:.3g}"
