@@ -1,0 +1,123 @@
+"""The configuration keys of Mask2Former, Mask DINO and Swin, with the published names and defaults.
+
+Sources: the configuration of the published projects of Mask2Former (arXiv 2112.01527) and Mask DINO (arXiv 2206.02777).
+`freqdino.config.add_freqdino_config` puts them into a Detectron2 configuration.
+"""
+
+# Published keys that the published code never reads, with the reason why a value for them changes nothing.
+IGNORED_KEYS = {
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": "NHEADS of the family rules",
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": "the encoder always samples 4 points",
+    "MODEL.SEM_SEG_HEAD.NUM_FEATURE_LEVELS": "TOTAL_NUM_FEATURE_LEVELS rules",
+    "MODEL.MASK_FORMER.ENC_LAYERS": "it belongs to the first MaskFormer's decoder",
+    "MODEL.MaskDINO.ENC_LAYERS": "it belongs to the first MaskFormer's decoder",
+    "MODEL.MaskDINO.PRE_NORM": "Mask DINO's layers are post-norm",
+    "MODEL.MaskDINO.PRED_CONV": "nothing reads it",
+    "MODEL.MaskDINO.EVAL_FLAG": "nothing reads it",
+    "Default_loading": "nothing reads it",
+}
+
+
+def _shared_family_keys():
+    """Keys that MODEL.MASK_FORMER and MODEL.MaskDINO have in common, with the same default."""
+    return {
+        "DEEP_SUPERVISION": True,
+        "NO_OBJECT_WEIGHT": 0.1,
+        "NHEADS": 8,
+        "DROPOUT": 0.1,                     # deformable encoder only
+        "DIM_FEEDFORWARD": 2048,
+        "ENC_LAYERS": 0,
+        "DEC_LAYERS": 6,
+        "PRE_NORM": False,
+        "HIDDEN_DIM": 256,
+        "NUM_OBJECT_QUERIES": 100,
+        "ENFORCE_INPUT_PROJ": False,
+        "SIZE_DIVISIBILITY": 32,
+        "TRAIN_NUM_POINTS": 12544,
+        "OVERSAMPLE_RATIO": 3.0,
+        "IMPORTANCE_SAMPLE_RATIO": 0.75,
+    }
+
+
+def _shared_test_keys():
+    """The part of TEST that both families have, with the same default."""
+    return {
+        "SEMANTIC_ON": True,
+        "INSTANCE_ON": False,
+        "PANOPTIC_ON": False,
+        "OBJECT_MASK_THRESHOLD": 0.0,
+        "OVERLAP_THRESHOLD": 0.0,
+        "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
+    }
+
+
+def mask_former_keys():
+    """MODEL.MASK_FORMER."""
+    return {
+        **_shared_family_keys(),
+        "CLASS_WEIGHT": 1.0,
+        "DICE_WEIGHT": 1.0,
+        "MASK_WEIGHT": 20.0,
+        "TRANSFORMER_IN_FEATURE": "res5",
+        "TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
+        "TEST": _shared_test_keys(),
+    }
+
+
+def mask_dino_keys():
+    """MODEL.MaskDINO."""
+    return {
+        **_shared_family_keys(),
+        "CLASS_WEIGHT": 4.0,
+        "DICE_WEIGHT": 5.0,
+        "MASK_WEIGHT": 5.0,
+        "BOX_WEIGHT": 5.0,
+        "GIOU_WEIGHT": 2.0,
+        "COST_CLASS_WEIGHT": 4.0,
+        "COST_DICE_WEIGHT": 5.0,
+        "COST_MASK_WEIGHT": 5.0,
+        "COST_BOX_WEIGHT": 5.0,
+        "COST_GIOU_WEIGHT": 2.0,
+        "BOX_LOSS": True,
+        "PANO_BOX_LOSS": False,
+        "SEMANTIC_CE_LOSS": False,
+        "BOX_FRAME": "image",               # image (published) | padded: the frame that ground-truth boxes are divided by
+        "DN": "seg",                        # no | standard | seg
+        "DN_NOISE_SCALE": 0.4,
+        "DN_NUM": 100,
+        "INITIALIZE_BOX_TYPE": "no",        # no | bitmask | mask2box
+        "INITIAL_PRED": True,
+        "LEARN_TGT": False,
+        "TWO_STAGE": True,
+        "PRED_CONV": False,
+        "EVAL_FLAG": 1,
+        "TRANSFORMER_DECODER_NAME": "MaskDINODecoder",
+        "TEST": {
+            **_shared_test_keys(),
+            "PANO_TRANSFORM_EVAL": True,
+            "PANO_TEMPERATURE": 0.06,
+            "TEST_FOUCUS_ON_BOX": False,
+        },
+    }
+
+
+def swin_keys():
+    """MODEL.SWIN."""
+    return {
+        "PRETRAIN_IMG_SIZE": 224,
+        "PATCH_SIZE": 4,
+        "EMBED_DIM": 96,
+        "DEPTHS": [2, 2, 6, 2],
+        "NUM_HEADS": [3, 6, 12, 24],
+        "WINDOW_SIZE": 7,
+        "MLP_RATIO": 4.0,
+        "QKV_BIAS": True,
+        "QK_SCALE": None,
+        "DROP_RATE": 0.0,
+        "ATTN_DROP_RATE": 0.0,
+        "DROP_PATH_RATE": 0.3,
+        "APE": False,
+        "PATCH_NORM": True,
+        "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "USE_CHECKPOINT": False,
+    }
