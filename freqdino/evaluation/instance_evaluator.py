@@ -1,0 +1,186 @@
+"""Evaluator of instance predictions: COCO's AP of masks and boxes, for Detectron2's evaluation loop.
+
+Source: the contract of Detectron2's DatasetEvaluator and the names of its COCO results.
+Shape key: N: instances of an image, H, W: its height and width.
+"""
+import itertools
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import BoxMode, Instances
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from tabulate import tabulate
+
+from freqdino.evaluation.coco_api import FastCOCOeval, average_precision, complete_annotations
+from freqdino.evaluation.metadata import require_metadata
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS_FILE = "coco_instances_results.json"
+PREDICTION_FIELD = {"bbox": "pred_boxes", "segm": "pred_masks"}
+
+
+class InstanceEvaluator(DatasetEvaluator):
+    """Collects ``instances`` (scores, pred_classes, pred_boxes, pred_masks) and computes their AP.
+
+    Contiguous classes become category ids through the metadata's thing_dataset_id_to_contiguous_id, which need not start
+    at 0. Predictions of a stuff class (stuff_dataset_id_to_contiguous_id) are left out: they are not instances. Without
+    either table classes are category ids. The ground truth is the metadata's json_file; a dataset that was registered
+    without one is converted into ``output_dir``.
+    """
+
+    def __init__(self, dataset_name: str, *, tasks: Sequence[str] = ("bbox", "segm"), output_dir: str | None = None,
+                 distributed: bool = True, max_dets_per_image: int = 100, use_fast_impl: bool = True):
+        """
+        Args:
+            tasks: "bbox", "segm" or both.
+            output_dir: where coco_instances_results.json goes; None: nowhere.
+            distributed: gather the predictions of all ranks; ``evaluate`` must then be called on every rank.
+            max_dets_per_image: predictions of a class that count in an image.
+            use_fast_impl: faster-coco-eval if it is installed; False: always pycocotools.
+        Raises:
+            ValueError: an unknown task, no ground truth, or a class of the metadata that the ground truth does not have.
+        """
+        unknown = set(tasks) - PREDICTION_FIELD.keys()
+        if unknown or not tasks:
+            raise ValueError(f"tasks must be some of {sorted(PREDICTION_FIELD)}, got {list(tasks)}")
+        if max_dets_per_image < 1:
+            raise ValueError(f"max_dets_per_image must be at least 1, got {max_dets_per_image}")
+        self._dataset_name = dataset_name
+        self._tasks = tuple(tasks)
+        self._output_dir = output_dir
+        self._distributed = distributed
+        self._max_detections = max_dets_per_image
+        self._fast = use_fast_impl and FastCOCOeval is not None
+        self._ground_truth_file, self._ground_truth = _load_ground_truth(dataset_name, output_dir)
+        self._class_names = {category["id"]: category["name"] for category in self._ground_truth["categories"]}
+
+        metadata = MetadataCatalog.get(dataset_name)
+        table = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in self._class_names}
+        self._category_of_class = {contiguous: category for category, contiguous in table.items()}
+        self._stuff_classes = (set((metadata.get("stuff_dataset_id_to_contiguous_id") or {}).values())
+                               - self._category_of_class.keys())
+        absent = table.keys() - self._class_names.keys()
+        if absent:
+            raise ValueError(f"{self._ground_truth_file} has no category {sorted(absent)}, which "
+                             f"thing_dataset_id_to_contiguous_id of dataset {dataset_name!r} names")
+        self._image_ids = {image["id"] for image in self._ground_truth["images"]}
+        self._predictions = []
+
+    def reset(self):
+        self._predictions = []
+
+    def process(self, inputs, outputs):
+        """Keep the predictions of one batch in COCO's format.
+
+        Raises:
+            ValueError: an output without ``instances`` or without the field that a task needs, an image that is not in
+                the ground truth, a class that the dataset does not have, a score that is not finite.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            name = f"image {image['image_id']} of {self._dataset_name}"
+            if "instances" not in output:
+                raise ValueError(f"{name}: the model's output has no 'instances', only {sorted(output)}; is its "
+                                 "instance inference switched on (INSTANCE_ON)?")
+            if image["image_id"] not in self._image_ids:
+                raise ValueError(f"{name} is not among the images of {self._ground_truth_file}")
+            try:
+                self._predictions += self._to_coco(output["instances"], image["image_id"])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+    def evaluate(self) -> OrderedDict | None:
+        """
+        Returns:
+            {task: {AP, AP50, AP75, APs, APm, APl, AP-<class name>}}, in percent; 0 where nothing was predicted, NaN where
+            there is no ground truth. None on ranks other than the first.
+        """
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            predictions = list(itertools.chain.from_iterable(comm.gather(predictions)))
+            if not comm.is_main_process():
+                return None
+        if not predictions:
+            logger.warning("The model predicted no instance on %s: every AP is 0.", self._dataset_name)
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+            with PathManager.open(os.path.join(self._output_dir, PREDICTIONS_FILE), "w") as file:
+                json.dump(predictions, file)
+        category_ids = sorted(self._category_of_class.values())
+        results = OrderedDict()
+        for task in self._tasks:
+            metrics, by_category = average_precision(self._ground_truth, predictions, task, category_ids=category_ids,
+                                                     max_detections=self._max_detections, fast=self._fast)
+            by_name = {self._class_names[category]: ap for category, ap in zip(category_ids, by_category)}
+            self._log(task, metrics, by_name)
+            results[task] = {**metrics, **{f"AP-{name}": ap for name, ap in by_name.items()}}
+        return results
+
+    def _to_coco(self, instances: Instances, image_id):
+        for task in self._tasks:
+            if not instances.has(PREDICTION_FIELD[task]):
+                raise ValueError(f"instances have no {PREDICTION_FIELD[task]!r}, which task {task!r} needs")
+        if not torch.isfinite(instances.scores).all():
+            raise ValueError("an instance has a score that is not finite")
+        is_thing = torch.tensor([self._is_thing(label) for label in instances.pred_classes.tolist()], dtype=torch.bool)
+        instances = instances[is_thing.to(instances.scores.device)]
+        labels = instances.pred_classes.tolist()
+        results = [{"image_id": image_id, "category_id": self._category_of_class[label], "score": score}
+                   for label, score in zip(labels, instances.scores.tolist())]
+        if "bbox" in self._tasks:
+            boxes = BoxMode.convert(instances.pred_boxes.tensor.cpu(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+            for result, box in zip(results, boxes.tolist()):
+                result["bbox"] = box
+        if "segm" in self._tasks:
+            for result, mask in zip(results, encode_masks(instances.pred_masks)):
+                result["segmentation"] = mask
+        return results
+
+    def _is_thing(self, label):
+        if label in self._category_of_class:
+            return True
+        if label in self._stuff_classes:
+            return False
+        raise ValueError(f"an instance has class {label}, but the classes of the dataset are "
+                         f"{sorted(self._category_of_class)}")
+
+    def _log(self, task, metrics, by_name):
+        logger.info("Average precision (%s) on %s:\n%s", task, self._dataset_name,
+                    tabulate([metrics.values()], headers=metrics.keys(), tablefmt="pipe", floatfmt=".2f"))
+        if len(by_name) > 1:
+            logger.info("Average precision (%s) by class:\n%s", task,
+                        tabulate(by_name.items(), headers=("class", "AP"), tablefmt="pipe", floatfmt=".2f"))
+
+
+def encode_masks(masks: torch.Tensor) -> list[dict]:
+    """COCO's compressed RLE of masks (N, H, W); a pixel belongs to the mask where the value is not 0."""
+    # The encoder reads columns: laid out so by torch, on the masks' device, all of them are encoded without a copy.
+    columns = (masks != 0).transpose(1, 2).contiguous().cpu().numpy().view(np.uint8)
+    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in mask_util.encode(columns.T)]
+
+
+def _load_ground_truth(dataset_name, output_dir):
+    """Path and completed content of the dataset's COCO JSON file."""
+    path = MetadataCatalog.get(dataset_name).get("json_file")
+    if path is None and output_dir is not None:
+        path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+        convert_to_coco_json(dataset_name, path, allow_cached=False)
+    elif path is None:
+        require_metadata(dataset_name, "json_file")
+    with PathManager.open(path) as file:
+        content = json.load(file)
+    for key in ("images", "annotations", "categories"):
+        if not content.get(key):
+            raise ValueError(f"{path} holds no {key}: there is no ground truth to evaluate {dataset_name!r} against")
+    return path, complete_annotations(content)

@@ -1,0 +1,157 @@
+"""Evaluator of panoptic predictions for Detectron2's evaluation loop.
+
+Source: the contract of Detectron2's DatasetEvaluator; model outputs as in its panoptic models.
+"""
+import io
+import itertools
+import json
+import logging
+import os
+import tempfile
+from collections import OrderedDict
+from contextlib import ExitStack
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+from tabulate import tabulate
+
+from freqdino.evaluation.metadata import require_metadata
+from freqdino.evaluation.panoptic_files import panoptic_quality, read_ground_truth
+from freqdino.evaluation.panoptic_quality import id_to_rgb
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS_FILE = "panoptic_predictions.json"
+PREDICTIONS_FOLDER = "panoptic_predictions"
+
+
+class PanopticEvaluator(DatasetEvaluator):
+    """Collects panoptic predictions, writes them in COCO's format and scores them.
+
+    A model's output for an image is ``panoptic_seg``: (segment ids (H, W), segments_info). Each segment has ``id``,
+    ``isthing`` and a contiguous ``category_id``; without ``isthing`` the category id is the dataset's own. segments_info
+    may be None: then a pixel holds category · label_divisor + instance, or -1 for void.
+
+    The metadata of the dataset must have panoptic_json, panoptic_root, thing_dataset_id_to_contiguous_id and
+    stuff_dataset_id_to_contiguous_id; label_divisor if segments_info is None.
+    """
+
+    def __init__(self, dataset_name: str, *, output_dir: str | None = None, distributed: bool = True):
+        """
+        Args:
+            output_dir: where panoptic_predictions.json and the folder panoptic_predictions go; None: nowhere.
+            distributed: gather the predictions of all ranks; ``evaluate`` must then be called on every rank.
+        Raises:
+            ValueError: the metadata lacks a key, or the ground truth has no annotations.
+        """
+        self._dataset_name = dataset_name
+        self._ground_truth_json = require_metadata(dataset_name, "panoptic_json")
+        self._ground_truth_folder = require_metadata(dataset_name, "panoptic_root")
+        self._thing_ids, self._stuff_ids = (
+            {contiguous: dataset_id for dataset_id, contiguous in require_metadata(dataset_name, key).items()}
+            for key in ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"))
+        self._output_dir = output_dir
+        self._distributed = distributed
+
+        self._categories, by_image = read_ground_truth(self._ground_truth_json)
+        self._file_names = {image_id: annotation["file_name"] for image_id, annotation in by_image.items()}
+        self._predictions = []
+
+    def reset(self):
+        self._predictions = []
+
+    def process(self, inputs, outputs):
+        """Keep the predictions of one batch, the segment maps as compressed PNG.
+
+        Raises:
+            ValueError: an output without ``panoptic_seg``, an image that the ground truth does not have, a category
+                that the dataset does not have, an id that no PNG can hold; the message names image and segment.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            name = f"image {image['image_id']} of {self._dataset_name}"
+            if "panoptic_seg" not in output:
+                raise ValueError(f"{name}: the model's output has no 'panoptic_seg', only {sorted(output)}; is its "
+                                 "panoptic inference switched on (PANOPTIC_ON)?")
+            if str(image["image_id"]) not in self._file_names:
+                raise ValueError(f"{name} has no ground truth in {self._ground_truth_json}")
+            ids, segments = output["panoptic_seg"]
+            ids = ids.cpu().numpy()
+            if segments is None:
+                ids, segments = self._decode_segments(ids)
+            try:
+                picture = id_to_rgb(ids)
+                segments = [{"id": int(segment["id"]), "category_id": self._dataset_category(segment)}
+                            for segment in segments]
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            with io.BytesIO() as file:
+                Image.fromarray(picture).save(file, format="PNG")
+                self._predictions.append({"image_id": image["image_id"], "segments_info": segments,
+                                          "file_name": self._file_names[str(image["image_id"])],
+                                          "png": file.getvalue()})
+
+    def evaluate(self) -> OrderedDict | None:
+        """
+        Returns:
+            {"panoptic_seg": {PQ, SQ, RQ, the same with _th and _st, PQ-<class name>}}, in percent; NaN where no category
+            occurs. None on ranks other than the first.
+        """
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            predictions = list(itertools.chain.from_iterable(comm.gather(predictions)))
+            if not comm.is_main_process():
+                return None
+        with ExitStack() as stack:
+            folder = self._output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="panoptic_"))
+            prediction_json = self._write(predictions, folder)
+            quality = panoptic_quality(self._ground_truth_json, self._ground_truth_folder, prediction_json,
+                                       os.path.join(folder, PREDICTIONS_FOLDER))
+        return OrderedDict(panoptic_seg=self._summarize(quality))
+
+    def _decode_segments(self, ids):
+        """Segments of a map of category · label_divisor + instance; ids go up by one, since 0 means void in the file."""
+        divisor = require_metadata(self._dataset_name, "label_divisor")
+        categories = {int(label) + 1: int(label) // divisor for label in np.unique(ids) if label >= 0}
+        segments = [{"id": segment_id, "category_id": category, "isthing": category in self._thing_ids}
+                    for segment_id, category in categories.items()]
+        return ids.astype(np.int64) + 1, segments
+
+    def _dataset_category(self, segment):
+        if segment.get("isthing") is None:
+            return int(segment["category_id"])
+        kind, table = ("thing", self._thing_ids) if segment["isthing"] else ("stuff", self._stuff_ids)
+        if segment["category_id"] not in table:
+            raise ValueError(f"segment {segment['id']} has {kind} class {segment['category_id']}, but the {kind} classes "
+                             f"of the dataset are {sorted(table)}")
+        return table[segment["category_id"]]
+
+    def _write(self, predictions, folder):
+        """Write PNG files and JSON; returns the JSON's path."""
+        for prediction in predictions:
+            path = os.path.join(folder, PREDICTIONS_FOLDER, prediction["file_name"])
+            PathManager.mkdirs(os.path.dirname(path))
+            with PathManager.open(path, "wb") as file:
+                file.write(prediction["png"])
+        annotations = [{key: value for key, value in prediction.items() if key != "png"} for prediction in predictions]
+        path = os.path.join(folder, PREDICTIONS_FILE)
+        with PathManager.open(path, "w") as file:
+            json.dump({"annotations": annotations, "categories": self._categories}, file)
+        return path
+
+    def _summarize(self, quality):
+        """Percentages by name; logs them as tables."""
+        rows, results = [], {}
+        for group, suffix in (("All", ""), ("Things", "_th"), ("Stuff", "_st")):
+            percent = (100 * quality[group]).tolist()
+            results.update({f"{metric}{suffix}": value for metric, value in zip(("PQ", "SQ", "RQ"), percent)})
+            rows.append((group, *percent))
+        class_rows = [(category["name"], *(100 * row).tolist())
+                      for category, row in zip(self._categories, quality["per_class"])]
+        results.update({f"PQ-{name}": pq for name, pq, _, _ in class_rows})
+        table = tabulate(rows + class_rows, headers=("", "PQ", "SQ", "RQ"), tablefmt="pipe", floatfmt=".2f")
+        logger.info("Panoptic quality on %s:\n%s", self._dataset_name, table)
+        return results

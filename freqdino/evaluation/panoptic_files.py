@@ -1,0 +1,112 @@
+"""Panoptic quality of predictions stored in COCO's panoptic format: one JSON file and a folder of PNG files each.
+
+Source: https://cocodataset.org/#format-data and #format-results (panoptic segmentation).
+"""
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import Pool
+
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from freqdino.evaluation.panoptic_quality import average_quality, match_segments, rgb_to_id
+
+# Below this number of images a process costs more to start than it saves.
+IMAGES_PER_PROCESS = 32
+
+
+def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, prediction_json: str, prediction_folder: str, *,
+                     processes: int | None = None) -> dict[str, np.ndarray]:
+    """Score the predictions of ``prediction_json`` for every image that ``ground_truth_json`` annotates.
+
+    Args:
+        processes: processes that read and match images; None: as many as there are CPUs, fewer for few images. The
+            result does not depend on it.
+    Returns:
+        As ``average_quality``; the rows of ``per_class`` are in the order of the ground truth's ``categories``.
+    Raises:
+        ValueError: a JSON without annotations or categories, an image without prediction or without ground truth, a
+            PNG of the wrong kind or size, or that does not fit its segments; the message names file and segment.
+        FileNotFoundError: a file is missing.
+    """
+    categories, truth_by_image = read_ground_truth(ground_truth_json)
+    found_by_image = _annotations_by_image(_read_json(prediction_json), prediction_json)
+    missing = truth_by_image.keys() - found_by_image.keys()
+    if missing:
+        raise ValueError(f"{prediction_json} has no prediction for {_some(missing)} of {ground_truth_json}")
+    unknown = found_by_image.keys() - truth_by_image.keys()
+    if unknown:
+        raise ValueError(f"{ground_truth_json} has no ground truth for {_some(unknown)} of {prediction_json}")
+
+    match = partial(_match_files, ground_truth_folder=ground_truth_folder, prediction_folder=prediction_folder,
+                    category_ids=[category["id"] for category in categories])
+    pairs = [(annotation, found_by_image[image_id]) for image_id, annotation in truth_by_image.items()]
+    if processes is None:
+        processes = max(1, min(os.cpu_count() or 1, len(pairs) // IMAGES_PER_PROCESS))
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}")
+    with ExitStack() as stack:
+        results = map(match, pairs)
+        if processes > 1:
+            results = stack.enter_context(Pool(processes)).imap(match, pairs, chunksize=8)
+        # Summed in the order of the images, so that rounding does not depend on the number of processes.
+        statistics = sum(results, start=np.zeros((len(categories), 4)))
+    return average_quality(statistics, [category["isthing"] for category in categories])
+
+
+def read_ground_truth(path: str) -> tuple[list[dict], dict[str, dict]]:
+    """The categories of a COCO panoptic JSON file, and its annotations by image id.
+
+    Image ids are given as text, since loaders make integers of ids that a file may hold as text.
+
+    Raises:
+        ValueError: the file holds no annotations or no categories, or several annotations for an image.
+    """
+    content = _read_json(path)
+    for key in ("annotations", "categories"):
+        if not content.get(key):
+            raise ValueError(f"{path} holds no {key}: there is no ground truth to evaluate against")
+    return content["categories"], _annotations_by_image(content, path)
+
+
+def read_segment_ids(path: str) -> np.ndarray:
+    """Segment ids (H, W), int64, of a panoptic PNG; ValueError naming the file if it is not a colour picture."""
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        if image.mode not in ("RGB", "RGBA", "P"):
+            raise ValueError(f"{path}: a panoptic PNG stores segment ids in RGB, this file has mode {image.mode}")
+        return rgb_to_id(np.asarray(image.convert("RGB")))
+
+
+def _match_files(pair: tuple[Mapping, Mapping], *, ground_truth_folder, prediction_folder, category_ids):
+    truth, found = pair
+    truth_file = os.path.join(ground_truth_folder, truth["file_name"])
+    found_file = os.path.join(prediction_folder, found["file_name"])
+    try:
+        return match_segments(read_segment_ids(truth_file), read_segment_ids(found_file), truth["segments_info"],
+                              found["segments_info"], category_ids)
+    except ValueError as error:
+        raise ValueError(f"image {truth['image_id']} (ground truth {truth_file}, prediction {found_file}): "
+                         f"{error}") from error
+
+
+def _read_json(path):
+    with PathManager.open(path) as file:
+        return json.load(file)
+
+
+def _annotations_by_image(content, path):
+    annotations = content.get("annotations", [])
+    by_image = {str(annotation["image_id"]): annotation for annotation in annotations}
+    if len(by_image) < len(annotations):
+        raise ValueError(f"{path} holds {len(annotations)} annotations for {len(by_image)} images; one each is allowed")
+    return by_image
+
+
+def _some(image_ids):
+    shown = sorted(image_ids)[:5]
+    more = ", ..." if len(image_ids) > len(shown) else ""
+    return f"{len(image_ids)} images ({', '.join(shown)}{more})"
