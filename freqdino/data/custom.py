@@ -1,0 +1,92 @@
+"""Own data without Python: dataset names that say where the data are and register themselves.
+
+    <annotations.json>@<image folder>                 COCO instances (polygons or RLE)
+    <panoptic.json>@<image folder>@<PNG folder>       COCO panoptic
+    <classes.txt>@<image folder>@<PNG folder>         semantic: PNG value n is the class in line n, from 0; 255 is ignored
+
+The first part's suffix and the number of folders tell the kind. Paths are relative to the working directory or absolute.
+An "@" may stand in a path: the first part ends at its suffix, and of two folders the second begins at the last "@"
+unless the whole rest is an existing folder. datasets/README.md has examples.
+"""
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog
+
+from .categories import ClassTable
+from .records import read_annotation_file
+from .registering import register_instances, register_panoptic, register_semantic
+
+FORMS = ("<annotations.json>@<image folder>", "<panoptic.json>@<image folder>@<PNG folder>",
+         "<classes.txt>@<image folder>@<PNG folder>")
+_FIRST_PART = re.compile(r"(.+?\.(?:json|txt))@(.+)", re.IGNORECASE | re.DOTALL)
+_MOST_SEMANTIC_CLASSES = 255
+
+
+def _split(name: str) -> tuple[str, str, str | None]:
+    """(annotation file, image folder, PNG folder or None) of an own-data name."""
+    match = _FIRST_PART.fullmatch(name)
+    if match is None:
+        raise ValueError(f"dataset name {name!r} has none of the forms {'; '.join(FORMS)}")
+    file, rest = match.groups()
+    if "@" not in rest or os.path.isdir(rest):
+        return file, rest, None
+    image_root, _, png_root = rest.rpartition("@")
+    return file, image_root, png_root
+
+
+def _check_folder(name: str, path: str, what: str) -> None:
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"dataset {name!r}: the {what} {path} does not exist (that is {os.path.abspath(path)})")
+
+
+def _read_class_names(path: str) -> ClassTable:
+    """One class a line; blank lines at the end do not count."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"class file {path} does not exist (that is {os.path.abspath(path)})")
+    names = Path(path).read_text(encoding="utf-8").rstrip().splitlines()
+    names = [name.strip() for name in names]
+    if not 1 <= len(names) <= _MOST_SEMANTIC_CLASSES:
+        raise ValueError(f"class file {path} has {len(names)} lines; expected 1 to {_MOST_SEMANTIC_CLASSES} classes, "
+                         "one a line (255 is the ignored value)")
+    if "" in names:
+        raise ValueError(f"class file {path}: line {names.index('') + 1} is empty")
+    return ClassTable.from_categories([{"id": index, "name": name} for index, name in enumerate(names)], path, panoptic=False)
+
+
+def _register(name: str) -> None:
+    file, image_root, png_root = _split(name)
+    if file.lower().endswith(".txt"):
+        if png_root is None:
+            raise ValueError(f"dataset name {name!r} begins with a class file and needs two folders: {FORMS[2]}")
+        classes = _read_class_names(file)
+    else:
+        sections = ("images", "annotations", "categories")
+        categories = read_annotation_file(file, sections)["categories"]
+        classes = ClassTable.from_categories(categories, file, panoptic=png_root is not None)
+    _check_folder(name, image_root, "image folder")
+    if png_root is None:
+        register_instances(name, classes, json_file=file, image_root=image_root)
+        return
+    _check_folder(name, png_root, "PNG folder")
+    if file.lower().endswith(".txt"):
+        register_semantic(name, classes, image_root=image_root, sem_seg_root=png_root)
+    else:
+        register_panoptic(name, classes, panoptic_json=file, image_root=image_root, panoptic_root=png_root)
+
+
+def register_custom_datasets(names: Iterable[str]) -> None:
+    """Register every name of an own-data form that is not registered yet; names without an "@" are left alone.
+
+    Reads the class table of each, so that its metadata are complete; annotations and images are read and checked when the
+    dataset is loaded.
+
+    Raises:
+        FileNotFoundError: a file or folder of the name does not exist.
+        ValueError: the name has none of the forms, or the class table is not in order; the message names the file.
+    """
+    for name in names:
+        if name not in DatasetCatalog and "@" in name:
+            _register(name)

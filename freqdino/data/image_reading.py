@@ -1,0 +1,134 @@
+"""Reading pictures and label maps from files, with one defined result for every kind of file.
+
+Pictures: grey becomes three equal channels, palettes are resolved, an alpha channel is dropped (the stored colours stay,
+as in Detectron2), 16-bit grey is scaled by 255/65535, and the EXIF orientation is applied: annotations refer to the
+upright picture. Label maps keep their numbers: a palette PNG gives its indices, not its colours.
+
+Shape key: H: height, W: width.
+"""
+import logging
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.detection_utils import SizeMismatchError
+from PIL import Image, ImageOps
+
+IMAGE_FORMATS = ("RGB", "BGR")
+_EXIF_ORIENTATION = 0x0112
+_16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+logger = logging.getLogger(__name__)
+
+
+def _open(path: str) -> Image.Image:
+    """Open and decode an image file, so that a damaged one fails here and with its name."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"image file {path} does not exist")
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image file {path} cannot be read: {error}") from error
+    return image
+
+
+def _orientation(image: Image.Image, path: str) -> int:
+    """The EXIF orientation, 1 (upright) where there is none; damaged EXIF data counts as none, with a warning."""
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError) as error:
+        logger.warning("%s: EXIF data cannot be read (%s); the picture is taken as upright", path, error)
+        return 1
+
+
+def _to_8_bit(image: Image.Image, path: str) -> Image.Image:
+    """Scale a picture of 16-bit grey values to 8 bits: 0..65535 to 0..255, rounded."""
+    values = np.asarray(image).astype(np.int64)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise ValueError(f"image file {path} has values from {values.min()} to {values.max()}; "
+                         "8-bit pictures and 16-bit grey ones (0..65535) can be read")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def read_image(path: str, image_format: str) -> np.ndarray:
+    """Read a picture as (H, W, 3) uint8, upright, in the channel order ``image_format``: "RGB" or "BGR".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be decoded or has floating point values, or the format is unknown.
+    """
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are {', '.join(IMAGE_FORMATS)}")
+    image = _open(path)
+    if _orientation(image, path) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in _16_BIT_MODES:
+        image = _to_8_bit(image, path)
+    elif image.mode == "F":
+        raise ValueError(f"image file {path} has floating point values; 8-bit and 16-bit pictures can be read")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # resolves transparency stored with the palette, which "RGB" warns about
+    pixels = np.asarray(image.convert("RGB"))
+    return pixels if image_format == "RGB" else pixels[:, :, ::-1]
+
+
+def read_label_map(path: str) -> np.ndarray:
+    """Read a single-channel label map as (H, W) integers: the stored numbers, also of a palette PNG.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be decoded or has several channels.
+    """
+    labels = np.asarray(_open(path))
+    if labels.ndim != 2 or labels.dtype.kind == "f":
+        raise ValueError(f"label map {path} has shape {labels.shape} and type {labels.dtype}; "
+                         "expected one channel of whole numbers")
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
+
+
+def read_segment_ids(path: str) -> np.ndarray:
+    """Read a panoptic PNG as it is stored, (H, W, 3) uint8: segment id = R + 256 G + 65536 B (COCO panoptic format).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be decoded or has no three colour channels.
+    """
+    colors = np.asarray(_open(path))
+    if colors.ndim != 3 or colors.shape[2] != 3 or colors.dtype != np.uint8:
+        raise ValueError(f"panoptic PNG {path} has shape {colors.shape} and type {colors.dtype}; "
+                         "expected three 8-bit channels (id = R + 256 G + 65536 B)")
+    return colors
+
+
+def segment_ids(colors: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 colours to (H, W) int32 segment ids, id = R + 256 G + 65536 B."""
+    colors = colors.astype(np.int32)
+    return colors[:, :, 0] + 256 * colors[:, :, 1] + 65536 * colors[:, :, 2]
+
+
+def segment_colors(ids: np.ndarray) -> np.ndarray:
+    """The inverse of `segment_ids`: (H, W) ids below 2**24 to (H, W, 3) uint8 colours."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+
+
+def check_image_size(record: dict, image: np.ndarray) -> None:
+    """Hold the picture's size against ``record["height"]`` and ``["width"]`` where they are given.
+
+    Raises:
+        SizeMismatchError: (a ValueError) they differ; the message has both sizes, as width x height.
+    """
+    height, width = image.shape[:2]
+    expected = (record.get("width", width), record.get("height", height))
+    if expected == (width, height):
+        return
+    hint = ("; they are swapped: annotations refer to the upright picture, after its EXIF orientation"
+            if expected == (height, width) else "")
+    raise SizeMismatchError(f"image file {record['file_name']} is {width}x{height} (width x height), "
+                            f"its annotations say {expected[0]}x{expected[1]}{hint}")
+
+
+def check_label_size(path: str, labels: np.ndarray, image_size: tuple[int, int]) -> None:
+    """Raise `SizeMismatchError` unless the map's first two dimensions are ``image_size`` (H, W)."""
+    if labels.shape[:2] != tuple(image_size):
+        raise SizeMismatchError(f"label file {path} is {labels.shape[1]}x{labels.shape[0]} (width x height), "
+                                f"its picture is {image_size[1]}x{image_size[0]}")

@@ -1,0 +1,94 @@
+"""The dataset mapper: one class for every published name; a name picks a target reader and an augmentation recipe.
+
+Source: the mappers of Mask2Former (arXiv:2112.01527) and Mask DINO (arXiv:2206.02777), which are variants of this one.
+Shape key: H, W: height and width after augmentation, N: objects.
+"""
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+
+from .augmentation import crop_recipe, detr_recipe, large_scale_jitter, test_recipe
+from .image_reading import check_image_size, read_image
+from .target_readers import InstanceReader, PanopticReader, SemanticReader, TargetReader
+
+MAPPERS = {
+    "coco_instance_lsj": (InstanceReader, large_scale_jitter),
+    "coco_panoptic_lsj": (PanopticReader, large_scale_jitter),
+    "coco_instance_detr": (InstanceReader, detr_recipe),
+    "mask_former_instance": (InstanceReader, crop_recipe),
+    "mask_former_panoptic": (PanopticReader, crop_recipe),
+    "mask_former_semantic": (SemanticReader, crop_recipe),
+    "MaskDINO_semantic": (SemanticReader, crop_recipe),
+}
+
+
+class SegmentationMapper:
+    """Dataset record to model input: reads the picture, augments it, and reads the targets where a reader is given.
+
+    Result: ``image`` uint8 (3, H, W), ``file_name``, ``image_id``, ``height`` and ``width`` of the picture in the file,
+    and the reader's targets: ``instances`` with gt_classes (N,) int64, gt_masks BitMasks (N, H, W), gt_boxes, and of a
+    semantic reader ``sem_seg`` (H, W) int64. The record is not changed.
+    """
+
+    def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, reader: TargetReader | None = None):
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.reader = reader
+
+    def __call__(self, record: dict) -> dict:
+        """
+        Raises:
+            FileNotFoundError: the picture or a label file is missing.
+            ValueError: one of them is damaged or they do not fit each other; the message names the file.
+        """
+        image = read_image(record["file_name"], self.image_format)
+        check_image_size(record, image)
+        height, width = image.shape[:2]
+        sample = {"file_name": record["file_name"], "image_id": record.get("image_id", record["file_name"]),
+                  "height": height, "width": width}
+        if self.reader is None:
+            augmented = T.AugInput(image)
+            self.augmentations(augmented)
+        else:
+            labels = self.reader.load(record, (height, width))
+            augmented = T.AugInput(image, sem_seg=self.reader.category_map(labels))
+            transforms = self.augmentations(augmented)
+            sample.update(self.reader.targets(labels, transforms, augmented.image.shape[:2]))
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        return sample
+
+
+def _reader(cls: type, dataset_name: str) -> TargetReader:
+    metadata = MetadataCatalog.get(dataset_name)
+    key = "thing_classes" if cls is InstanceReader else "stuff_classes"
+    classes = metadata.get(key)
+    if classes is None:
+        raise ValueError(f"the metadata of DATASETS.TRAIN[0] = {dataset_name!r} has no {key}; is it the kind of dataset "
+                         "that INPUT.DATASET_MAPPER_NAME reads, and is it registered?")
+    if cls is InstanceReader:
+        return InstanceReader(num_classes=len(classes))
+    return cls(num_classes=len(classes), ignore_label=metadata.get("ignore_label", 255))
+
+
+def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
+    """The mapper of a configuration: for training the one that INPUT.DATASET_MAPPER_NAME names, for testing without targets.
+
+    Classes and ignore label are those of the first training dataset, which has to be registered.
+
+    Raises:
+        ValueError: an unknown mapper name, a setting out of range, or a dataset without the classes that it needs.
+    """
+    if not is_train:
+        return SegmentationMapper(augmentations=test_recipe(cfg), image_format=cfg.INPUT.FORMAT)
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name not in MAPPERS:
+        raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; known are {', '.join(MAPPERS)}")
+    reader_class, recipe = MAPPERS[name]
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty; it has to name at least one dataset")
+    reader = _reader(reader_class, cfg.DATASETS.TRAIN[0])
+    augmentations = recipe(cfg, label_padding=reader.label_padding,
+                           ignore_label=MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("ignore_label", 255))
+    return SegmentationMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT, reader=reader)

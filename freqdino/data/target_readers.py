@@ -1,0 +1,207 @@
+"""Target readers: what the mapper trains on, read from one dataset record and carried through the augmentation.
+
+Three sources of ground truth, one interface: instance annotations (polygons and RLE, mixed), panoptic PNGs, semantic
+PNGs. Each gives an `Instances` with gt_classes, gt_masks and gt_boxes; the boxes are those of the masks after
+augmentation, XYXY with exclusive maximum. Crowd regions are left out. So is an object without a pixel left after the
+crop: a query trained on an empty mask would learn to answer "object" with nothing.
+
+Source: Mask2Former's training input (arXiv:2112.01527, section 4 and its COCO and ADE20K recipes).
+Shape key: N: objects, H: height, W: width.
+"""
+import logging
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from detectron2.structures import BitMasks, Instances
+from fvcore.transforms.transform import TransformList
+
+from .image_reading import check_label_size, read_label_map, read_segment_ids, segment_ids
+from .segmentation import check_segmentation, decode_rle, lies_outside, polygon_points, rasterise
+
+logger = logging.getLogger(__name__)
+
+
+class TargetReader(Protocol):
+    """What the mapper asks of a reader; labels are the reader's own, in the frame of the unaugmented picture."""
+
+    label_padding: int  # the value that padding gives to a label map
+
+    def load(self, record: dict, image_size: tuple[int, int]) -> Any:
+        """Read and check the labels of a record whose picture has ``image_size`` (H, W)."""
+
+    def category_map(self, labels: Any) -> np.ndarray | None:
+        """(H, W) uint8 of class indices for the crop that limits one class's share of the area; None: unknown."""
+
+    def targets(self, labels: Any, transforms: TransformList, image_size: tuple[int, int]) -> dict:
+        """The training targets after ``transforms``, whose result has ``image_size`` (H, W)."""
+
+
+def _instances(masks: torch.Tensor, classes: list[int]) -> Instances:
+    """`Instances` of the objects that have a pixel, from masks (N, H, W) bool and N class indices."""
+    instances = Instances(tuple(masks.shape[1:]))
+    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    instances.gt_masks = BitMasks(masks)
+    instances = instances[masks.flatten(1).any(dim=1)]
+    instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+    return instances
+
+
+def _required(record: dict, key: str, mappers: str) -> Any:
+    if key not in record:
+        raise ValueError(f"the dataset record of {record['file_name']} has no {key!r}, which the mappers {mappers} read; "
+                         "choose INPUT.DATASET_MAPPER_NAME to fit the dataset")
+    return record[key]
+
+
+class InstanceReader:
+    """Objects from ``record["annotations"]``, each with category_id (contiguous) and polygons or an RLE."""
+
+    label_padding = 0
+
+    def __init__(self, *, num_classes: int):
+        self.num_classes = num_classes
+        self._warned = set()
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message)
+
+    def load(self, record: dict, image_size: tuple[int, int]) -> list[tuple[int, list | np.ndarray]]:
+        """(class, polygons or (H, W) mask) of every object that is no crowd and touches the picture.
+
+        Raises:
+            ValueError: a category_id beyond the classes, or a malformed segmentation; names image and annotation.
+        """
+        objects = []
+        for index, annotation in enumerate(_required(record, "annotations", "*_instance*")):
+            if annotation.get("iscrowd", 0):
+                continue
+            where = (f"{record['file_name']} (image_id {record.get('image_id', 'unknown')}), "
+                     f"annotation {annotation.get('id', f'number {index}')}")
+            category = annotation["category_id"]
+            if not 0 <= category < self.num_classes:
+                raise ValueError(f"{where}: class index {category} is not below the dataset's {self.num_classes} classes")
+            segmentation = annotation.get("segmentation")
+            if not segmentation:
+                self._warn_once(f"{where} has no segmentation and is left out")
+                continue
+            check_segmentation(segmentation, *image_size, where)
+            if isinstance(segmentation, dict):
+                objects.append((category, decode_rle(segmentation)))
+                continue
+            polygons = polygon_points(segmentation)
+            if lies_outside(np.concatenate(polygons), *image_size):
+                self._warn_once(f"{where} lies wholly outside its {image_size[1]}x{image_size[0]} picture and is left out")
+                continue
+            objects.append((category, polygons))
+        return objects
+
+    def category_map(self, labels: list) -> None:
+        """None: objects do not cover the picture, so a class's share of the area is not defined."""
+
+    def targets(self, labels: list, transforms: TransformList, image_size: tuple[int, int]) -> dict:
+        """{"instances"}; polygons are transformed as points and rasterised once, at the final size."""
+        masks, classes = [], []
+        for category, shape in labels:
+            if isinstance(shape, np.ndarray):
+                mask = transforms.apply_segmentation(shape).astype(bool)
+            else:
+                polygons = [transforms.apply_coords(polygon.copy()) for polygon in shape]
+                if lies_outside(np.concatenate(polygons), *image_size):
+                    continue
+                mask = rasterise(polygons, *image_size)
+            masks.append(mask)
+            classes.append(category)
+        stacked = np.stack(masks) if masks else np.zeros((0, *image_size), dtype=bool)
+        return {"instances": _instances(torch.from_numpy(stacked), classes)}
+
+
+class PanopticReader:
+    """Things and stuff from ``record["pan_seg_file_name"]`` and ``record["segments_info"]`` (COCO panoptic format)."""
+
+    label_padding = 0  # colour (0, 0, 0): id 0, which the format reserves for unlabelled pixels
+
+    def __init__(self, *, num_classes: int, ignore_label: int):
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+
+    def load(self, record: dict, image_size: tuple[int, int]) -> tuple[np.ndarray, list[dict]]:
+        """The PNG's colours (H, W, 3) uint8 and the record's segments.
+
+        Raises:
+            ValueError: the PNG's segment ids are not those of segments_info, its size is not the picture's, or a
+                category_id is beyond the classes; names the file.
+        """
+        path = _required(record, "pan_seg_file_name", "*_panoptic*")
+        segments = _required(record, "segments_info", "*_panoptic*")
+        colors = read_segment_ids(path)
+        check_label_size(path, colors, image_size)
+        drawn = set(np.unique(segment_ids(colors)).tolist()) - {0}
+        listed = {segment["id"] for segment in segments}
+        if drawn != listed:
+            raise ValueError(f"{path} and its segments_info differ: segment ids only in the PNG {sorted(drawn - listed)}, "
+                             f"only in the JSON {sorted(listed - drawn)}")
+        for segment in segments:
+            if not 0 <= segment["category_id"] < self.num_classes:
+                raise ValueError(f"{path}, segment {segment['id']}: class index {segment['category_id']} is not below the "
+                                 f"dataset's {self.num_classes} classes")
+        return colors, segments
+
+    def category_map(self, labels: tuple[np.ndarray, list[dict]]) -> np.ndarray:
+        """(H, W) uint8 class indices, the ignore label where nothing is annotated."""
+        colors, segments = labels
+        ids = segment_ids(colors)
+        order = np.argsort([0, *(segment["id"] for segment in segments)])
+        known = np.array([0, *(segment["id"] for segment in segments)])[order]
+        categories = np.array([self.ignore_label, *(segment["category_id"] for segment in segments)], np.uint8)[order]
+        return categories[np.searchsorted(known, ids)]
+
+    def targets(self, labels: tuple[np.ndarray, list[dict]], transforms: TransformList,
+                image_size: tuple[int, int]) -> dict:
+        """{"instances"}: one mask per segment, things and stuff alike."""
+        colors, segments = labels
+        segments = [segment for segment in segments if not segment.get("iscrowd", 0)]
+        ids = torch.from_numpy(segment_ids(transforms.apply_segmentation(colors)))
+        wanted = torch.tensor([segment["id"] for segment in segments], dtype=ids.dtype)
+        masks = ids[None] == wanted[:, None, None]
+        return {"instances": _instances(masks, [segment["category_id"] for segment in segments])}
+
+
+class SemanticReader:
+    """A class index per pixel from ``record["sem_seg_file_name"]``; one mask per class that occurs."""
+
+    def __init__(self, *, num_classes: int, ignore_label: int):
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.label_padding = ignore_label
+
+    def load(self, record: dict, image_size: tuple[int, int]) -> np.ndarray:
+        """(H, W) uint8 class indices.
+
+        Raises:
+            ValueError: a value that is neither a class index nor the ignore label, or a size other than the picture's;
+                names the file.
+        """
+        path = _required(record, "sem_seg_file_name", "*_semantic")
+        labels = read_label_map(path)
+        check_label_size(path, labels, image_size)
+        foreign = (labels != self.ignore_label) & ((labels >= self.num_classes) | (labels < 0))
+        if foreign.any():
+            value = labels[foreign].flat[0]
+            raise ValueError(f"label map {path} has the value {value}, but the dataset has {self.num_classes} classes "
+                             f"(0..{self.num_classes - 1}, {self.ignore_label} is ignored)")
+        return labels.astype(np.uint8)
+
+    def category_map(self, labels: np.ndarray) -> np.ndarray:
+        """The label map itself."""
+        return labels
+
+    def targets(self, labels: np.ndarray, transforms: TransformList, image_size: tuple[int, int]) -> dict:
+        """{"sem_seg": (H, W) int64, "instances": one mask per class that occurs}."""
+        sem_seg = torch.from_numpy(np.ascontiguousarray(transforms.apply_segmentation(labels)))
+        classes = sem_seg.unique()
+        classes = classes[classes != self.ignore_label]
+        masks = sem_seg[None] == classes[:, None, None]
+        return {"sem_seg": sem_seg.long(), "instances": _instances(masks, classes.tolist())}
