@@ -1,0 +1,169 @@
+"""FreqFusion's offset generator: resampling of an upsampled map at positions that local similarity suggests.
+
+Source: Chen et al., "Frequency-aware Feature Fusion for Dense Image Prediction", TPAMI 2024 (arXiv 2408.12879), section
+"Offset Generator"; the grid of sampling positions is that of DySample (Liu et al., ICCV 2023). A pixel whose neighbours
+disagree with it (a boundary, the inside of a large inconsistent object) is read a little way off, where they agree.
+
+B: batch, C: channels, D: channels of the guides, G: channel groups, H × W: low-resolution map, Y × X: high-resolution
+map, 2·H − 1 ≤ Y ≤ 2·H and 2·W − 1 ≤ X ≤ 2·W.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from freqdino.frequency.joint_conv import joint_conv
+from freqdino.ops.weighted_gather import weighted_gather
+
+NEIGHBOUR_DISTANCE = 2
+# The first half of the eight neighbours (row, column) in row-major order; neighbour 7 − i lies opposite neighbour i.
+HALF_NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
+
+
+class SimilarityGuidedSampler(nn.Module):
+    """Reads a high-resolution map bilinearly at predicted positions, G channel groups each at positions of its own.
+
+    Position (low-resolution pixels) = pixel centre + ``init_pos`` + offset · σ(scale), where offset and scale are each
+    the sum of a head on the low-resolution guide (pixel-shuffled) and one on the high-resolution guide; both heads see
+    the guide and its eight local similarities. Parameter names are the published ones.
+
+    >>> sampler = SimilarityGuidedSampler(16, groups=4)
+    >>> hr_guide, lr_guide, features = torch.rand(1, 16, 8, 12), torch.rand(1, 16, 4, 6), torch.rand(1, 32, 8, 12)
+    >>> sampler(hr_guide, lr_guide, features).shape
+    torch.Size([1, 32, 8, 12])
+    """
+
+    def __init__(self, channels: int, *, groups: int = 4, norm: bool = True):
+        """
+        Args:
+            channels: D, of both guides.
+            groups: G, must divide the channels of the map that is sampled.
+            norm: whether the guides pass a GroupNorm of D // 8 groups first.
+
+        Raises:
+            ValueError: ``groups`` below 1, or ``norm`` where D // 8 groups do not divide D.
+        """
+        super().__init__()
+        if groups < 1:
+            raise ValueError(f"groups must be at least 1, got {groups}")
+        if norm and (channels < 8 or channels % (channels // 8)):
+            raise ValueError(f"norm needs channels that channels // 8 groups divide, got {channels} channels "
+                             f"and {channels // 8} groups")
+        self.groups = groups
+        seen = channels + 2 * len(HALF_NEIGHBOURS)
+        self.offset = nn.Conv2d(seen, 2 * groups * 4, kernel_size=3, padding=1)
+        self.direct_scale = nn.Conv2d(seen, 2 * groups * 4, kernel_size=3, padding=1)
+        self.hr_offset = nn.Conv2d(seen, 2 * groups, kernel_size=3, padding=1)
+        self.hr_direct_scale = nn.Conv2d(seen, 2 * groups, kernel_size=3, padding=1)
+        self.norm_hr = nn.GroupNorm(channels // 8, channels) if norm else nn.Identity()
+        self.norm_lr = nn.GroupNorm(channels // 8, channels) if norm else nn.Identity()
+        self.register_buffer("init_pos", subpixel_positions(groups))
+
+    def forward(self, hr_guide: Tensor, lr_guide: Tensor, features: Tensor) -> Tensor:
+        """
+        Args:
+            hr_guide: (B, D, Y, X).
+            lr_guide: (B, D, H, W).
+            features: (B, C, Y, X), the map to sample.
+
+        Returns:
+            (B, C, Y, X) in the type of ``features``, channels last in memory.
+
+        Raises:
+            ValueError: G does not divide C.
+        """
+        if features.shape[1] % self.groups:
+            raise ValueError(f"groups must divide the channels of features: groups {self.groups}, "
+                             f"channels {features.shape[1]}")
+        rows, columns = features.shape[-2:]
+        coarse = joint_conv(with_similarity(self.norm_lr(lr_guide)), self.offset, self.direct_scale)
+        coarse = F.pixel_shuffle(coarse, 2)[..., :rows, :columns]
+        fine = joint_conv(with_similarity(self.norm_hr(hr_guide)), self.hr_offset, self.hr_direct_scale)
+        offset, scale = (coarse + fine).chunk(2, dim=1)
+        # Half precision cannot tell neighbouring positions of a large map apart.
+        precise = torch.promote_types(features.dtype, torch.float32)
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            start = self._start_positions(*lr_guide.shape[-2:], dtype=precise)[..., :rows, :columns]
+            position = torch.addcmul(start, offset.to(precise), scale.to(precise).sigmoid())
+            x, y = (2 * position - 0.5).chunk(2, dim=1)
+            return sample_bilinear(features.to(precise), x, y).to(features.dtype)
+
+    def _start_positions(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
+        """(1, 2·G, 2·H, 2·W): x of every group, then y, in low-resolution pixels."""
+        initial = self.init_pos.to(dtype).view(2, 4 * self.groups, 1, 1)
+        x = torch.arange(0.5, width, dtype=dtype, device=initial.device).expand(height, width)
+        y = torch.arange(0.5, height, dtype=dtype, device=initial.device)[:, None].expand(height, width)
+        start = initial + torch.stack([x, y])[:, None]
+        return F.pixel_shuffle(start.flatten(0, 1)[None], 2)
+
+
+def subpixel_positions(groups: int) -> Tensor:
+    """(1, 2·G·4, 1, 1): where the 2 × 2 sub-pixels of a pixel lie round its centre, x for every group, then y."""
+    y, x = torch.meshgrid(torch.tensor([-0.25, 0.25]), torch.tensor([-0.25, 0.25]), indexing="ij")
+    return torch.cat([x.flatten().repeat(groups), y.flatten().repeat(groups)]).view(1, -1, 1, 1)
+
+
+def with_similarity(x: Tensor) -> Tensor:
+    """(B, D, H, W) → (B, D + 8, H, W): the map and :func:`local_similarity` of it."""
+    return torch.cat([x, local_similarity(x).to(x.dtype)], dim=1)
+
+
+def local_similarity(x: Tensor) -> Tensor:
+    """Cosine similarity of each pixel with its eight neighbours at distance 2, zero for those outside the map.
+
+    Args:
+        x: (B, C, H, W).
+
+    Returns:
+        (B, 8, H, W), the neighbours in row-major order, at least float32.
+    """
+    height, width = x.shape[-2:]
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    unit = F.normalize(x, dim=1, eps=1e-8).permute(0, 2, 3, 1)
+    similarity = unit.new_zeros(*unit.shape[:3], 8)
+    for neighbour, (row, column) in enumerate(HALF_NEIGHBOURS):
+        rows, neighbour_rows = overlap(height, NEIGHBOUR_DISTANCE * row)
+        columns, neighbour_columns = overlap(width, NEIGHBOUR_DISTANCE * column)
+        # Similarity is mutual: the product serves the pixel and, as the opposite neighbour's, the pixel's neighbour.
+        product = (unit[:, rows, columns] * unit[:, neighbour_rows, neighbour_columns]).sum(dim=-1)
+        similarity[:, rows, columns, neighbour] = product
+        similarity[:, neighbour_rows, neighbour_columns, 7 - neighbour] = product
+    return similarity.permute(0, 3, 1, 2)
+
+
+def overlap(size: int, shift: int) -> tuple[slice, slice]:
+    """The part of an axis whose points stay on it when shifted, and where they come to lie."""
+    length = max(size - abs(shift), 0)
+    start = max(-shift, 0)
+    return slice(start, start + length), slice(start + shift, start + shift + length)
+
+
+def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Bilinear sampling with a border that extends outwards, group by group.
+
+    Args:
+        features: (B, C, H, W).
+        x, y: (B, G, H', W'), in pixels of ``features``: (0, 0) is the centre of the first. G divides C.
+
+    Returns:
+        (B, C, H', W'), channels last in memory.
+    """
+    batch, channels, height, width = features.shape
+    groups = x.shape[1]
+    x = x.permute(0, 2, 3, 1).clamp(0, width - 1)
+    y = y.permute(0, 2, 3, 1).clamp(0, height - 1)
+    # Clamped again as integers: a position that is not a number gives a result that is not one, no index out of range.
+    left, top = x.detach().int().clamp_(0, width - 1), y.detach().int().clamp_(0, height - 1)
+    right, bottom = (left + 1).clamp_(max=width - 1), (top + 1).clamp_(max=height - 1)
+    to_right, down = x - left, y - top
+    weights = torch.stack([(1 - to_right) * (1 - down), to_right * (1 - down),
+                           (1 - to_right) * down, to_right * down], dim=-1)
+    # One table row holds one group of one pixel: row ((image · H + y) · W + x) · G + group.
+    table = features.permute(0, 2, 3, 1).reshape(-1, channels // groups)
+    integer = torch.int32 if len(table) < 2**31 else torch.int64
+    image = torch.arange(batch, dtype=integer, device=x.device).view(-1, 1, 1, 1)
+    first = image * (height * width * groups) + torch.arange(groups, dtype=integer, device=x.device)
+    top, bottom = first + top * (width * groups), first + bottom * (width * groups)
+    left, right = left * groups, right * groups
+    index = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1)
+    sampled = weighted_gather(table, index.view(-1, 4), weights.view(-1, 4))
+    return sampled.view(batch, *x.shape[1:3], channels).permute(0, 3, 1, 2)
