@@ -1,0 +1,274 @@
+"""Multi-scale deformable attention: every query sums a few bilinear samples of every level, each with its own weight.
+
+Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", ICLR 2021, section 4.1,
+equation 3. A sample at (x, y) in [0, 1] reads the map where ``grid_sample(2·loc − 1, bilinear, zeros padding,
+align_corners=False)`` does.
+
+The fast path copies the levels into one table with a border of zeros round each, so that a sample that is partly or
+wholly outside needs no mask: its corners are rows of zeros. Each sample is then four rows of the table, each output a
+weighted sum of 4·L·P rows (``weighted_gather``), made chunk by chunk so that the intermediates stay in the cache.
+
+B: batch, S: positions of all levels together, M: heads, D: channels of a head, Q: queries, L: levels, P: points;
+N: B·Q, T: positions of all bordered levels together, J: L·P samples of a query and head.
+"""
+from collections.abc import Iterator, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from freqdino.ops.weighted_gather import weighted_gather
+
+# Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
+# so that both its value and its slope are zero.
+BORDER = 2
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (dy, dx)
+
+# Elements of the largest intermediate made at a time: what a cache holds on the CPU, what memory is well spent elsewhere.
+CHUNK_ELEMENTS = {"cpu": 2**20}
+CHUNK_ELEMENTS_ELSEWHERE = 2**26
+
+SpatialShapes = Sequence[tuple[int, int]] | Tensor
+
+
+def ms_deform_attn(
+    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Sum the bilinear samples of all levels with their attention weights.
+
+    A location outside a map by more than half a pixel reads zero, infinity included; a location that is not a number
+    makes its output not a number. float16 and bfloat16 are computed in float32. Differentiable once, in the three
+    tensors.
+
+    Args:
+        value: (B, S, M, D), the levels' rows one after another, S = Σ H·W.
+        spatial_shapes: L pairs (H, W), or an (L, 2) tensor.
+        sampling_locations: (B, Q, M, L, P, 2), (x, y) in units of the map, the corners of which are (0, 0) and (1, 1).
+        attention_weights: (B, Q, M, L, P).
+
+    Returns:
+        (B, Q, M·D) of value's dtype.
+
+    Raises:
+        ValueError: arguments whose ranks or sizes do not fit each other.
+    """
+    sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    return MSDeformAttnFunction.apply(value, sampling_locations, attention_weights, sizes)
+
+
+def ms_deform_attn_reference(
+    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """The definition of :func:`ms_deform_attn`, by ``grid_sample``: it holds every sample in memory."""
+    sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    dtype = compute_dtype(value, sampling_locations, attention_weights)
+    batch, _, heads, channels = value.shape
+    queries = sampling_locations.shape[1]
+    output = value.new_zeros(batch * heads, channels, queries, dtype=dtype)
+    maps = value.to(dtype).split([height * width for height, width in sizes], dim=1)
+    grids = 2 * sampling_locations.to(dtype) - 1
+    for level, (height, width) in enumerate(sizes):
+        level_map = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        samples = F.grid_sample(level_map, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        weights = attention_weights[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
+        output = output + (samples * weights[:, None]).sum(-1)
+    return output.view(batch, heads * channels, queries).transpose(1, 2).to(value.dtype)
+
+
+def check_arguments(
+    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> tuple[tuple[int, int], ...]:
+    """The levels' (H, W) as Python integers, after holding all arguments against each other."""
+    for name, tensor, rank, layout in (("value", value, 4, "(B, ΣHW, heads, channels)"),
+                                       ("sampling_locations", sampling_locations, 6, "(B, Q, heads, levels, points, 2)"),
+                                       ("attention_weights", attention_weights, 5, "(B, Q, heads, levels, points)")):
+        if tensor.dim() != rank:
+            raise ValueError(f"{name} must have {rank} dimensions {layout}, got {tensor.dim()}: {tuple(tensor.shape)}")
+    rows = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
+    if any(len(row) != 2 for row in rows):
+        raise ValueError(f"spatial_shapes must be pairs (H, W), got {list(rows)}")
+    sizes = tuple((int(height), int(width)) for height, width in rows)
+    if not sizes or min(map(min, sizes)) < 1:
+        raise ValueError(f"spatial_shapes must hold at least one level, of positive sizes, got {list(sizes)}")
+    batch, positions, heads, _ = value.shape
+    expected = sum(height * width for height, width in sizes)
+    if positions != expected:
+        raise ValueError(f"value has {positions} positions, spatial_shapes {list(sizes)} have {expected} together")
+    if sampling_locations.shape[-1] != 2:
+        raise ValueError(f"sampling_locations must end in 2 numbers (x, y), got {sampling_locations.shape[-1]}")
+    if sampling_locations.shape[3] != len(sizes):
+        raise ValueError(f"sampling_locations has {sampling_locations.shape[3]} levels, spatial_shapes {len(sizes)}")
+    if sampling_locations.shape[0] != batch or sampling_locations.shape[2] != heads:
+        raise ValueError(f"sampling_locations has batch {sampling_locations.shape[0]} and {sampling_locations.shape[2]} "
+                         f"heads, value batch {batch} and {heads} heads")
+    if attention_weights.shape != sampling_locations.shape[:-1]:
+        raise ValueError(f"attention_weights has the shape {tuple(attention_weights.shape)}, sampling_locations "
+                         f"{tuple(sampling_locations.shape)} ask for {tuple(sampling_locations.shape[:-1])}")
+    return sizes
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 where an argument is float64, otherwise float32."""
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+
+
+class MSDeformAttnFunction(torch.autograd.Function):
+    """The fast path and its gradient; it keeps the inputs and makes table and corners anew in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, value, sampling_locations, attention_weights, sizes):
+        ctx.save_for_backward(value, sampling_locations, attention_weights)
+        ctx.sizes = sizes
+        layout = TableLayout(value, sampling_locations, attention_weights, sizes)
+        table = layout.make_table(value)
+        output = value.new_empty(layout.tokens, layout.heads, layout.channels)
+        weights = attention_weights.reshape(layout.tokens, layout.heads, layout.samples)
+        for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
+            cell, x, y = layout.locate(sampling_locations, chunk)
+            corner_weights = x.new_empty(*x.shape[:2], len(CORNERS), layout.samples)
+            fill_corner_weights(corner_weights.unbind(2), x, y, weights[chunk].to(layout.dtype))
+            index = layout.corner_rows(cell).view(-1, len(CORNERS) * layout.samples)
+            output[chunk] = weighted_gather(table, index, corner_weights.view_as(index)).view_as(output[chunk])
+        return output.view(*sampling_locations.shape[:2], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        value, sampling_locations, attention_weights = ctx.saved_tensors
+        layout = TableLayout(value, sampling_locations, attention_weights, ctx.sizes)
+        table = layout.make_table(value)
+        shape = (layout.tokens, layout.heads, layout.samples)
+        weights = attention_weights.reshape(shape)
+        grad_rows = grad_output.reshape(layout.tokens * layout.heads, layout.channels).to(layout.dtype)
+        grad_locations = sampling_locations.new_empty(*shape, 2)
+        grad_weights = attention_weights.new_empty(shape)
+        cells = torch.empty(shape, dtype=torch.int32, device=value.device)
+        corner_weights = table.new_empty(len(CORNERS), *shape)
+        for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
+            cell, x, y = layout.locate(sampling_locations, chunk)
+            weight = weights[chunk].to(layout.dtype)
+            cells[chunk] = cell
+            fill_corner_weights(corner_weights[:, chunk].unbind(0), x, y, weight)
+            index = layout.corner_rows(cell).view(-1, len(CORNERS) * layout.samples)
+            rows = slice(chunk.start * layout.heads, chunk.stop * layout.heads)
+            upper_left, upper_right, lower_left, lower_right = (
+                gathered_dot(table, index, grad_rows[rows]).view(*x.shape[:2], len(CORNERS), -1).unbind(2))
+            upper, lower = torch.lerp(upper_left, upper_right, x), torch.lerp(lower_left, lower_right, x)
+            grad_weights[chunk] = torch.lerp(upper, lower, y)
+            slope = torch.lerp(upper_right - upper_left, lower_right - lower_left, y)
+            grad_locations[chunk][..., 0] = slope * weight * layout.width
+            grad_locations[chunk][..., 1] = (lower - upper) * weight * layout.height
+        grad_value = layout.grad_value(cells, corner_weights, grad_rows).to(value.dtype)
+        return grad_value, grad_locations.view_as(sampling_locations), grad_weights.view_as(attention_weights), None
+
+
+class TableLayout:
+    """Where the levels lie in the bordered table, row (b·T + t)·M + m, as constants shaped for a chunk of tokens."""
+
+    def __init__(self, value: Tensor, sampling_locations: Tensor, attention_weights: Tensor,
+                 sizes: tuple[tuple[int, int], ...]):
+        self.sizes = sizes
+        self.batch, self.queries, self.heads, levels, points = attention_weights.shape
+        self.channels = value.shape[-1]
+        self.tokens, self.samples = self.batch * self.queries, levels * points
+        self.dtype = compute_dtype(value, sampling_locations, attention_weights)
+        self.bordered_sizes = [(height + 2 * BORDER, width + 2 * BORDER) for height, width in sizes]
+        self.bordered_areas = [height * width for height, width in self.bordered_sizes]
+        self.positions = sum(self.bordered_areas)
+
+        def of_each_sample(numbers: list[int], dtype: torch.dtype) -> Tensor:
+            return torch.tensor([number for number in numbers for _ in range(points)], dtype=dtype, device=value.device)
+
+        starts = [sum(self.bordered_areas[:level]) for level in range(levels)]
+        self.height = of_each_sample([height for height, _ in sizes], self.dtype)
+        self.width = of_each_sample([width for _, width in sizes], self.dtype)
+        self.column_step = self.heads
+        self.row_step = of_each_sample([width * self.heads for _, width in self.bordered_sizes], torch.int32)
+        head = torch.arange(self.heads, dtype=torch.int32, device=value.device)
+        self.origin = of_each_sample([start * self.heads for start in starts], torch.int32) + head[:, None]
+        image = torch.arange(self.batch, dtype=torch.int32, device=value.device)
+        self.image_origin = (image * (self.positions * self.heads)).repeat_interleave(self.queries)[:, None, None]
+        self.scale = torch.stack((self.width, self.height), -1).repeat(self.heads, 1).flatten()
+        self.farthest = self.scale + BORDER
+        self.zero = torch.zeros_like(self.scale)
+        self.corner_steps = torch.stack([dy * self.row_step + dx * self.column_step for dy, dx in CORNERS])
+
+    def make_table(self, value: Tensor) -> Tensor:
+        """value with its borders: (B·T·M, D)."""
+        table = value.new_zeros(self.batch, self.positions, self.heads, self.channels, dtype=self.dtype)
+        start = 0
+        for level, inside in zip(self.levels(table), self.sizes):
+            area = inside[0] * inside[1]
+            level[:, BORDER:-BORDER, BORDER:-BORDER] = value[:, start:start + area].unflatten(1, inside)
+            start += area
+        return table.view(-1, self.channels)
+
+    def levels(self, table: Tensor) -> list[Tensor]:
+        """Views (B, H + borders, W + borders, M, D) of the table's levels."""
+        table = table.view(self.batch, self.positions, self.heads, self.channels)
+        return [level.unflatten(1, size)
+                for level, size in zip(table.split(self.bordered_areas, dim=1), self.bordered_sizes)]
+
+    def locate(self, sampling_locations: Tensor, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Table row of each sample's upper left corner, and how far right of and below it the sample lies: (n, M, J)."""
+        locations = sampling_locations.reshape(self.tokens, -1)[chunk].to(self.dtype)
+        pixel = torch.addcmul(locations.new_tensor(BORDER - 0.5), locations, self.scale)
+        pixel.clamp_(self.zero, self.farthest)
+        # What is not a number converts to any integer; clamped, it reads some row, and its fraction stays not a number.
+        corner = pixel.to(torch.int32).clamp_(self.zero.to(torch.int32), self.farthest.to(torch.int32))
+        column, row = corner.view(-1, self.heads, self.samples, 2).unbind(-1)
+        cell = torch.addcmul(self.origin + self.image_origin[chunk], row, self.row_step).add_(column, alpha=self.heads)
+        x, y = pixel.frac_().view(-1, self.heads, self.samples, 2).unbind(-1)
+        return cell, x, y
+
+    def corner_rows(self, cell: Tensor) -> Tensor:
+        """Table rows (n, M, 4, J) of all corners, from the upper left ones'."""
+        return cell[:, :, None] + self.corner_steps
+
+    def grad_value(self, cells: Tensor, corner_weights: Tensor, grad_rows: Tensor) -> Tensor:
+        """(B, S, M, D): each table row sums the output gradients of the samples that read it.
+
+        Sorted by cell, the samples of a cell are a bag; a corner's bags lie one step beside the cell.
+        """
+        cells, order = cells.flatten().sort(stable=True)
+        table_rows = self.batch * self.positions * self.heads
+        bags = torch.searchsorted(cells, torch.arange(table_rows, dtype=cells.dtype, device=cells.device))
+        readers = order // self.samples
+        grad_levels = [grad_rows.new_zeros(self.batch, height, width, self.heads, self.channels)
+                       for height, width in self.sizes]
+        for (dy, dx), weights in zip(CORNERS, corner_weights.flatten(1)):
+            sums = F.embedding_bag(readers, grad_rows, bags, mode="sum", per_sample_weights=weights[order])
+            for grad_level, level_sums, (height, width) in zip(grad_levels, self.levels(sums), self.sizes):
+                top, left = BORDER - dy, BORDER - dx
+                grad_level += level_sums[:, top:top + height, left:left + width]
+        return torch.cat([grad_level.flatten(1, 2) for grad_level in grad_levels], dim=1)
+
+
+def chunks(tokens: int, elements_of_token: int, device: torch.device) -> Iterator[slice]:
+    budget = CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ELSEWHERE)
+    step = max(1, budget // max(1, elements_of_token))
+    for start in range(0, tokens, step):
+        yield slice(start, min(start + step, tokens))
+
+
+def fill_corner_weights(out: Sequence[Tensor], x: Tensor, y: Tensor, weight: Tensor) -> None:
+    """Share the attention weight of each sample among its corners, in the order of CORNERS."""
+    upper_left, upper_right, lower_left, lower_right = out
+    right = weight * x
+    left = weight - right
+    torch.mul(right, y, out=lower_right)
+    torch.sub(right, lower_right, out=upper_right)
+    torch.mul(left, y, out=lower_left)
+    torch.sub(left, lower_left, out=upper_left)
+
+
+def gathered_dot(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """dot[r, j] = rows[r] · table[index[r, j]], (R, J)."""
+    dots = rows.new_empty(index.shape)
+    for chunk in chunks(len(index), index.shape[1] * rows.shape[1], rows.device):
+        gathered = F.embedding_bag(index[chunk].reshape(-1, 1), table, mode="sum").view(*index[chunk].shape, -1)
+        dots[chunk] = gathered.mul_(rows[chunk, None]).sum(-1)
+    return dots
