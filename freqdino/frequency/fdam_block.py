@@ -1,0 +1,87 @@
+"""The vision transformer block of FDAM: inverted attention, and frequency scaling after attention and after the MLP.
+
+Source: FDAM (ICCV 2025, arXiv 2507.12006); the block is DeiT III's (arXiv 2204.07118), pre-norm with LayerScale.
+
+B: batch, N = H · W: tokens in row-major order of the H × W grid, C: channels.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention_inversion import AttentionInversion
+from .frequency_scale import FrequencyScale
+
+LAYER_NORM_EPSILON = 1e-6
+# FDAM's best ablation (supplement, tables 2 and 3); narrower than FrequencyScale's own published defaults.
+SCALE_OPTIONS = {"group": 16, "num_filters": 4, "size": 14, "reweight_expansion_ratio": 1 / 16}
+
+
+class MLP(nn.Module):
+    """fc2(GELU(fc1(x))): (..., C) to (..., C)."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): in training, zeroes whole samples of (B, ...) and rescales the others."""
+
+    def __init__(self, probability: float):
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"drop_path must be at least 0 and below 1, got {probability}")
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        kept = 1 - self.probability
+        return x * x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(kept).div_(kept)
+
+    def extra_repr(self) -> str:
+        return f"{self.probability}"
+
+
+class FDAMBlock(nn.Module):
+    """x + drop_path(γ₁ · (a + S₁(a))) with a = attention(LN x), then the same with the MLP, γ₂ and S₂.
+
+    dim: C, a multiple of 16 (FreqScale's groups) and of num_heads. mlp_ratio: hidden width of the MLP over dim.
+    init_values: where LayerScale's γ start. drop_path: probability with which training drops a branch of a sample.
+    Raises ValueError for dimensions that do not fit, here and in the call.
+
+    >>> block = FDAMBlock(dim=64, num_heads=4)
+    >>> block(torch.randn(2, 15, 64), grid=(3, 5)).shape
+    torch.Size([2, 15, 64])
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float = 4.0, qkv_bias: bool = True,
+                 init_values: float = 1e-4, drop_path: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
+        self.attn = AttentionInversion(dim, num_heads, qkv_bias)
+        self.freq_scale_1 = FrequencyScale(dim, **SCALE_OPTIONS)
+        self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values)))
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
+        self.mlp = MLP(dim, int(dim * mlp_ratio))
+        self.freq_scale_2 = FrequencyScale(dim, **SCALE_OPTIONS)
+        self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values)))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x: (B, N, C). grid: (H, W) with H · W = N. Returns (B, N, C)."""
+        if x.dim() != 3 or x.shape[1] != grid[0] * grid[1]:
+            raise ValueError(f"x must have shape (B, {grid[0] * grid[1]}, C) for a grid of {grid[0]} × {grid[1]}, got "
+                             f"{tuple(x.shape)}")
+        x = self._add_branch(x, self.attn(self.norm1(x)), self.freq_scale_1, self.gamma_1, grid)
+        return self._add_branch(x, self.mlp(self.norm2(x)), self.freq_scale_2, self.gamma_2, grid)
+
+    def _add_branch(self, x: Tensor, branch: Tensor, scale: FrequencyScale, gamma: Tensor,
+                    grid: tuple[int, int]) -> Tensor:
+        feature_map = branch.transpose(1, 2).unflatten(2, grid)
+        branch = scale(feature_map, residual=True).flatten(2).transpose(1, 2)
+        return torch.addcmul(x, self.drop_path(branch), gamma)
