@@ -7,8 +7,10 @@ from .builtin import register_builtin_datasets
 from .custom import register_custom_datasets
 from .loaders import build_test_loader, build_train_loader
 from .mapper import build_mapper
+from .sample_scenes import register_sample_scenes
 
 __all__ = ["build_mapper", "build_test_loader", "build_train_loader", "register_builtin_datasets",
            "register_custom_datasets"]
 
 register_builtin_datasets()
+register_sample_scenes()

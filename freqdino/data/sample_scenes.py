@@ -1,0 +1,114 @@
+"""The sample set ``freqdino_scenes_{train,val}``: drawn at first use, in COCO format, under the datasets root.
+
+800 and 100 pictures of 128x128 pixels with instance JSON (polygons; RLE where an object is partly hidden), panoptic JSON
+and PNGs, and semantic PNGs. Registered as any panoptic dataset; classes are in categories/freqdino_scenes.json.
+
+    freqdino_scenes/{train,val}/*.png  instances_*.json  panoptic_*.json  panoptic_*/*.png  semantic_*/*.png
+"""
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+from PIL import Image
+
+from .categories import ClassTable, load_class_table
+from .image_reading import segment_colors
+from .registering import register_panoptic
+from .scene_drawing import OUTLINES, SIZE, STRIPE_PERIODS, SceneObject, draw_scene
+
+FOLDER = "freqdino_scenes"
+SPLITS = {"train": 800, "val": 100}
+_FIRST_STUFF = len(OUTLINES) * len(STRIPE_PERIODS)
+_SEGMENT_ID_STEP = 1_618_033  # odd, so its multiples modulo 2**24 differ and give colours far apart
+
+logger = logging.getLogger(__name__)
+
+
+def _box_and_area(mask: np.ndarray) -> dict:
+    """COCO's bbox [x, y, width, height] and area of a mask that has a pixel."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+    return {"bbox": [int(value) for value in box], "area": int(mask.sum()), "iscrowd": 0}
+
+
+def _segmentation(scene_object: SceneObject) -> list | dict:
+    """The outline as a polygon, or the visible part as RLE where another object hides some of it."""
+    if not scene_object.occluded:
+        return [[round(float(value), 2) for value in scene_object.outline.clip(0, SIZE).ravel()]]
+    rle = mask_util.encode(np.asfortranarray(scene_object.visible))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def _write_split(folder: Path, split: str, count: int, classes: ClassTable) -> None:
+    for subfolder in (split, f"panoptic_{split}", f"semantic_{split}"):
+        (folder / subfolder).mkdir()
+    images, instances, panoptic = [], [], []
+    for image_id in range(1, count + 1):
+        scene, name = draw_scene([list(SPLITS).index(split), image_id]), f"{image_id:06d}.png"
+        semantic = (_FIRST_STUFF + scene.stuff).astype(np.uint8)
+        for scene_object in scene.objects:
+            semantic[scene_object.visible] = scene_object.category
+        regions = [(scene_object.category, scene_object.visible) for scene_object in scene.objects]
+        covered = semantic < _FIRST_STUFF
+        regions += [(_FIRST_STUFF + int(stuff), (scene.stuff == stuff) & ~covered) for stuff in np.unique(scene.stuff)]
+        ids, segments = np.zeros((SIZE, SIZE), dtype=np.int32), []
+        for category, mask in regions:
+            if not mask.any():
+                continue
+            segment_id = (len(segments) + 1) * _SEGMENT_ID_STEP % 2**24
+            ids[mask] = segment_id
+            segments.append({"id": segment_id, "category_id": classes.ids[category], **_box_and_area(mask)})
+        for scene_object in scene.objects:
+            instances.append({"id": len(instances) + 1, "image_id": image_id,
+                              "category_id": classes.ids[scene_object.category],
+                              "segmentation": _segmentation(scene_object), **_box_and_area(scene_object.visible)})
+        images.append({"id": image_id, "file_name": name, "height": SIZE, "width": SIZE})
+        panoptic.append({"image_id": image_id, "file_name": name, "segments_info": segments})
+        Image.fromarray(scene.image).save(folder / split / name, compress_level=1)
+        Image.fromarray(segment_colors(ids)).save(folder / f"panoptic_{split}" / name)
+        Image.fromarray(semantic).save(folder / f"semantic_{split}" / name)
+    categories = [{"id": dataset_id, "name": name, "isthing": int(isthing)}
+                  for dataset_id, name, isthing in zip(classes.ids, classes.names, classes.isthing)]
+    things = [{"id": category["id"], "name": category["name"]} for category in categories if category["isthing"]]
+    for kind, annotations, table in (("instances", instances, things), ("panoptic", panoptic, categories)):
+        document = {"images": images, "annotations": annotations, "categories": table}
+        (folder / f"{kind}_{split}.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def make_sample_scenes(root: str) -> None:
+    """Draw the set into <root>/freqdino_scenes unless that folder is there.
+
+    Written beside it and renamed when complete, so that processes which start together do not disturb each other.
+    """
+    target = Path(root) / FOLDER
+    if target.is_dir():
+        return
+    Path(root).mkdir(parents=True, exist_ok=True)
+    logger.info("Drawing the sample scenes into %s", target)
+    folder = Path(tempfile.mkdtemp(prefix=f".{FOLDER}_", dir=root))
+    folder.chmod(0o755)
+    try:
+        classes = load_class_table(FOLDER)
+        for split, count in SPLITS.items():
+            _write_split(folder, split, count, classes)
+        try:
+            os.rename(folder, target)
+        except OSError:
+            if not target.is_dir():  # not there because of another process that was faster
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def register_sample_scenes() -> None:
+    """Register ``freqdino_scenes_train`` and ``freqdino_scenes_val``; nothing is drawn before one is loaded."""
+    for split in SPLITS:
+        register_panoptic(f"{FOLDER}_{split}", load_class_table(FOLDER), panoptic_json=f"{FOLDER}/panoptic_{split}.json",
+                          image_root=f"{FOLDER}/{split}", panoptic_root=f"{FOLDER}/panoptic_{split}",
+                          sem_seg_root=f"{FOLDER}/semantic_{split}", json_file=f"{FOLDER}/instances_{split}.json",
+                          under_root=True, prepare=make_sample_scenes)

@@ -1,0 +1,158 @@
+"""Drawing of one sample scene: striped discs, squares and stars that overlap before one or two textured backgrounds.
+
+Classes differ by outline and by the width of their stripes, so that colour tells nothing and both low and high spatial
+frequencies matter. Everything is computed with numpy from uniform random numbers, so a seed gives the same picture
+everywhere.
+
+Shape key: S: edge of the square picture in pixels, P: outline points.
+"""
+import colorsys
+from dataclasses import dataclass
+
+import numpy as np
+
+SIZE = 128
+OUTLINES = ("disc", "square", "star")
+STRIPE_PERIODS = (4.0, 12.0)  # pixels: fine, coarse
+STUFF_TEXTURES = ("gradient", "grain", "blotches")
+_MOST_OBJECTS = 5
+_LEAST_VISIBLE = 0.4  # of an object's area
+_PIXEL_X, _PIXEL_Y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
+
+
+@dataclass
+class SceneObject:
+    """An object of a scene: class index 2 * outline + texture, outline (P, 2) in (x, y), visible mask (S, S) bool."""
+
+    category: int
+    outline: np.ndarray
+    visible: np.ndarray
+    occluded: bool
+
+
+@dataclass
+class Scene:
+    """A picture (S, S, 3) uint8, its objects, and per pixel the index into STUFF_TEXTURES behind them (S, S)."""
+
+    image: np.ndarray
+    objects: list[SceneObject]
+    stuff: np.ndarray
+
+
+class _Random:
+    """Uniform numbers from one bit generator: the only source of chance, stable across numpy versions."""
+
+    def __init__(self, seed: list[int]):
+        self._generator = np.random.Generator(np.random.PCG64(seed))
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * float(self._generator.random())
+
+    def below(self, count: int) -> int:
+        return int(self._generator.random() * count)
+
+    def field(self, *shape: int) -> np.ndarray:
+        return self._generator.random(shape)
+
+
+def _color(random: _Random, saturation: tuple[float, float], brightness: tuple[float, float]) -> np.ndarray:
+    """A random RGB colour, 0..255."""
+    return 255 * np.array(colorsys.hsv_to_rgb(random.uniform(0, 1), random.uniform(*saturation), random.uniform(*brightness)))
+
+
+def _mix(weight: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(S, S) weights of the second of two colours or pictures."""
+    return first + weight[..., None] * (second - first)
+
+
+def _smooth_noise(random: _Random, cells: int) -> np.ndarray:
+    """(S, S) noise 0..1 that varies over S / cells pixels: a bilinearly enlarged grid."""
+    grid = random.field(cells + 1, cells + 1)
+    position = (np.arange(SIZE) + 0.5) * cells / SIZE
+    index, weight = position.astype(int), position % 1
+    rows = grid[index] + weight[:, None] * (grid[index + 1] - grid[index])
+    return rows[:, index] + weight * (rows[:, index + 1] - rows[:, index])
+
+
+def _stuff_texture(random: _Random, texture: str) -> np.ndarray:
+    """A background (S, S, 3): a smooth gradient, grain of single pixels, or blotches of about 16 pixels."""
+    base = _color(random, (0.1, 0.5), (0.35, 0.85))
+    if texture == "gradient":
+        angle = random.uniform(0, 2 * np.pi)
+        ramp = (np.cos(angle) * (_PIXEL_X / SIZE - 0.5) + np.sin(angle) * (_PIXEL_Y / SIZE - 0.5)) / 1.5 + 0.5
+        return _mix(ramp, base * 0.75, np.minimum(base * 1.25, 255))
+    if texture == "grain":
+        return base + 110 * (random.field(SIZE, SIZE)[..., None] - 0.5)
+    edges = np.clip((_smooth_noise(random, 9) - 0.5) * 12 + 0.5, 0, 1)
+    return _mix(edges, base * 0.7, np.minimum(base * 1.3, 255))
+
+
+def _background(random: _Random) -> tuple[np.ndarray, np.ndarray]:
+    """One texture, or two on the sides of a wavy line: picture (S, S, 3) and texture index (S, S)."""
+    first = random.below(3)
+    picture, stuff = _stuff_texture(random, STUFF_TEXTURES[first]), np.full((SIZE, SIZE), first)
+    if random.uniform(0, 1) < 0.35:
+        return picture, stuff
+    second = (first + 1 + random.below(2)) % 3
+    angle, wave = random.uniform(0, 2 * np.pi), random.uniform(0, 2 * np.pi)
+    x, y = _PIXEL_X - SIZE * random.uniform(0.3, 0.7), _PIXEL_Y - SIZE * random.uniform(0.3, 0.7)
+    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    beyond = across + 5 * np.sin(along / 11 + wave) > 0
+    picture[beyond] = _stuff_texture(random, STUFF_TEXTURES[second])[beyond]
+    stuff[beyond] = second
+    return picture, stuff
+
+
+def _outline(shape: str, radius: float, angle: float) -> np.ndarray:
+    """Corner points (P, 2) round the origin."""
+    count, inner = {"disc": (48, 1.0), "square": (4, 1.0), "star": (10, 0.45)}[shape]
+    turn = angle + np.arange(count) * 2 * np.pi / count
+    length = radius * np.where(np.arange(count) % 2 == 0, 1.0, inner)
+    return np.stack([length * np.cos(turn), length * np.sin(turn)], axis=1)
+
+
+def _inside(points: np.ndarray) -> np.ndarray:
+    """(S, S) bool: pixel centres inside a polygon (P, 2), by the even-odd rule."""
+    inside = np.zeros((SIZE, SIZE), dtype=bool)
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0)):
+        if y0 != y1:
+            crosses = (y0 > _PIXEL_Y) != (y1 > _PIXEL_Y)
+            inside ^= crosses & (_PIXEL_X < x0 + (_PIXEL_Y - y0) * (x1 - x0) / (y1 - y0))
+    return inside
+
+
+def _stripes(random: _Random, period: float) -> np.ndarray:
+    """Two shades of one colour in stripes of a given period (pixels) and random direction: (S, S, 3)."""
+    light = _color(random, (0.35, 1.0), (0.75, 1.0))
+    angle, phase = random.uniform(0, np.pi), random.uniform(0, 2 * np.pi)
+    wave = np.sin(2 * np.pi / period * (np.cos(angle) * _PIXEL_X + np.sin(angle) * _PIXEL_Y) + phase)
+    return _mix(np.clip(wave * 1.5 + 0.5, 0, 1), light * 0.3, light)
+
+
+def draw_scene(seed: list[int]) -> Scene:
+    """The scene of a seed: background, then two to five objects, each drawn over the earlier ones.
+
+    A place that would hide more than 60 % of an earlier object is not taken.
+    """
+    random = _Random(seed)
+    picture, stuff = _background(random)
+    objects, areas = [], []
+    wanted = 2 + random.below(_MOST_OBJECTS - 1)
+    for _ in range(8 * wanted):
+        if len(objects) == wanted:
+            break
+        outline, texture = random.below(len(OUTLINES)), random.below(len(STRIPE_PERIODS))
+        radius = random.uniform(11, 30) if outline < 2 else random.uniform(15, 32)
+        center = np.array([random.uniform(10, SIZE - 10), random.uniform(10, SIZE - 10)])
+        points = center + _outline(OUTLINES[outline], radius, random.uniform(0, 2 * np.pi))
+        mask, paint = _inside(points), _stripes(random, STRIPE_PERIODS[texture])
+        if any((other.visible & ~mask).sum() < _LEAST_VISIBLE * area for other, area in zip(objects, areas)):
+            continue
+        for other in objects:
+            other.occluded |= bool((other.visible & mask).any())
+            other.visible &= ~mask
+        picture[mask] = paint[mask]
+        objects.append(SceneObject(len(STRIPE_PERIODS) * outline + texture, points, mask, occluded=False))
+        areas.append(mask.sum())
+    noisy = picture * random.uniform(0.75, 1.1) + 12 * (random.field(SIZE, SIZE, 3) - 0.5)
+    return Scene(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), objects, stuff)
