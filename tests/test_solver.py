@@ -1,0 +1,174 @@
+"""Which parameter gets which learning rate and weight decay, gradient clipping against hand-worked norms, schedules."""
+import pytest
+import torch
+from torch import nn
+
+from freqdino.config import ConfigError, load_config
+from freqdino.solver import ParameterRule, build_lr_scheduler, build_optimizer, parameter_groups
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relative_position_bias_table = nn.Parameter(torch.ones(3))
+        self.qkv = nn.Linear(2, 2)
+
+
+class Backbone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.absolute_pos_embed = nn.Parameter(torch.ones(2))
+        self.attn = Attention()
+        self.norm = nn.LayerNorm(2)
+
+
+class PixelDecoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.ones(3, 2))
+        self.conv = nn.Conv2d(2, 2, 1)
+        self.norm = nn.GroupNorm(1, 2)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone()
+        self.pixel_decoder = PixelDecoder()
+        self.query = nn.Embedding(4, 2)
+        self.shared = self.pixel_decoder.conv
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def settings(model, optimizer):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[parameter]: (group["lr"], group["weight_decay"])
+            for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def test_published_rules():
+    model = Model()
+    optimizer = build_optimizer(load_config(opts=["SOLVER.BASE_LR", "0.001", "SOLVER.WEIGHT_DECAY", "0.05"]), model)
+    found = settings(model, optimizer)
+    lr, backbone_lr = 0.001, pytest.approx(0.0001)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert found == {
+        "backbone.absolute_pos_embed": (backbone_lr, 0.0),
+        "backbone.attn.relative_position_bias_table": (backbone_lr, 0.0),
+        "backbone.attn.qkv.weight": (backbone_lr, 0.05),
+        "backbone.attn.qkv.bias": (backbone_lr, 0.05),
+        "backbone.norm.weight": (backbone_lr, 0.0),
+        "backbone.norm.bias": (backbone_lr, 0.0),
+        "pixel_decoder.level_embed": (lr, 0.05),
+        "pixel_decoder.conv.weight": (lr, 0.05),
+        "pixel_decoder.conv.bias": (lr, 0.05),
+        "pixel_decoder.norm.weight": (lr, 0.0),
+        "pixel_decoder.norm.bias": (lr, 0.0),
+        "query.weight": (lr, 0.0),
+    }
+
+
+def test_equal_settings_share_a_group_and_shared_parameters_count_once():
+    optimizer = build_optimizer(load_config(opts=["SOLVER.WEIGHT_DECAY", "0.05"]), Model())
+    assert len(optimizer.param_groups) == 4             # (backbone or not) x (decay or not)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 12
+
+
+def test_solver_keys_reach_their_parameters():
+    model = Model()
+    found = settings(model, build_optimizer(load_config(opts=[
+        "SOLVER.BASE_LR", "1.0", "SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.BACKBONE_MULTIPLIER", "0.25",
+        "SOLVER.WEIGHT_DECAY_NORM", "0.1", "SOLVER.WEIGHT_DECAY_EMBED", "0.2", "SOLVER.BIAS_LR_FACTOR", "2.0",
+        "SOLVER.WEIGHT_DECAY_BIAS", "0.3", "SOLVER.OPTIMIZER", "SGD"]), model))
+    assert found["backbone.norm.weight"] == (0.25, 0.1)
+    assert found["backbone.norm.bias"] == (0.5, 0.3)
+    assert found["query.weight"] == (1.0, 0.2)
+    assert found["pixel_decoder.conv.bias"] == (2.0, 0.3)
+    assert found["pixel_decoder.conv.weight"] == (1.0, 0.5)
+
+
+def test_further_rules_extend_the_list():
+    model = Model()
+    rules = [
+        ParameterRule(matches=lambda module_name, name, module: module_name.startswith("backbone"), lr_factor=0.5),
+        ParameterRule(matches=lambda module_name, name, module: module_name.endswith("attn"), lr_factor=0.5, weight_decay=0.0),
+    ]
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.1, rules=rules)
+    assert {(group["lr"], group["weight_decay"]) for group in groups} == {(0.5, 0.1), (0.25, 0.0), (1.0, 0.1)}
+    assert groups[1]["params"] == [model.backbone.attn.relative_position_bias_table]
+
+
+def test_nothing_to_train_is_an_error():
+    with pytest.raises(ValueError, match="Linear has no parameter that requires a gradient"):
+        build_optimizer(load_config(), nn.Linear(2, 2).requires_grad_(False))
+
+
+def step_with_gradients(clip_type, gradients, limit=1.0, **options):
+    """Gradients after a step of SGD with learning rate 0 on one-dimensional parameters."""
+    model = nn.ParameterList([nn.Parameter(torch.zeros(len(g))) for g in gradients])
+    opts = ["SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", "0.0", "SOLVER.CLIP_GRADIENTS.ENABLED", "True",
+            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip_type, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", str(limit)]
+    for key, value in options.items():
+        opts += [f"SOLVER.CLIP_GRADIENTS.{key}", str(value)]
+    optimizer = build_optimizer(load_config(opts=opts), model)
+    for parameter, gradient in zip(model, gradients):
+        parameter.grad = torch.tensor(gradient)
+    optimizer.step()
+    return [parameter.grad.tolist() for parameter in model]
+
+
+def test_clip_full_model_by_the_norm_of_all_gradients():
+    # sqrt(3^2 + 4^2 + 12^2) = 13
+    clipped = step_with_gradients("full_model", [[3.0, 4.0], [12.0]], limit=6.5)
+    assert clipped == [pytest.approx([1.5, 2.0], rel=1e-5), pytest.approx([6.0], rel=1e-5)]
+    assert step_with_gradients("full_model", [[3.0, 4.0], [12.0]], limit=14.0) == [[3.0, 4.0], [12.0]]
+
+
+def test_clip_norm_of_each_parameter():
+    clipped = step_with_gradients("norm", [[3.0, 4.0], [0.5]])
+    assert clipped == [pytest.approx([0.6, 0.8], rel=1e-5), [0.5]]
+    clipped = step_with_gradients("norm", [[3.0, 1.0]], NORM_TYPE=1.0)
+    assert clipped == [pytest.approx([0.75, 0.25], rel=1e-5)]
+
+
+def test_clip_value_of_each_element():
+    assert step_with_gradients("value", [[3.0, -4.0], [0.5]]) == [[1.0, -1.0], [0.5]]
+
+
+def test_bad_settings_name_the_key():
+    model = nn.Linear(1, 1)
+    with pytest.raises(ConfigError, match="SOLVER.OPTIMIZER is 'ADAM'; ADAMW or SGD"):
+        build_optimizer(load_config(opts=["SOLVER.OPTIMIZER", "ADAM"]), model)
+    clipping = ["SOLVER.CLIP_GRADIENTS.ENABLED", "True"]
+    with pytest.raises(ConfigError, match="CLIP_TYPE is 'all'; full_model, norm or value"):
+        build_optimizer(load_config(opts=[*clipping, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"]), model)
+    with pytest.raises(ConfigError, match="CLIP_VALUE is 0.0; it must be positive"):
+        build_optimizer(load_config(opts=[*clipping, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.0"]), model)
+    with pytest.raises(ConfigError, match="LR_SCHEDULER_NAME is 'Poly'; possible: WarmupPolyLR"):
+        cfg = load_config(opts=["SOLVER.LR_SCHEDULER_NAME", "Poly"])
+        build_lr_scheduler(cfg, build_optimizer(cfg, model))
+
+
+def learning_rates(opts, iterations):
+    model = nn.ModuleDict({"backbone": nn.Linear(1, 1), "head": nn.Linear(1, 1)})
+    cfg = load_config(opts=["SOLVER.BASE_LR", "1.0", "SOLVER.WARMUP_ITERS", "0", "SOLVER.WARMUP_FACTOR", "1.0", *opts])
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(iterations):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_poly_schedule():
+    rates = learning_rates(["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.MAX_ITER", "4"], 4)
+    for iteration, (backbone, head) in enumerate(rates):
+        assert head == pytest.approx((1 - iteration / 4) ** 0.9)
+        assert backbone == pytest.approx(0.1 * head)
+
+
+def test_multi_step_schedule():
+    rates = learning_rates(["SOLVER.MAX_ITER", "5", "SOLVER.STEPS", "(2, 4)", "SOLVER.GAMMA", "0.1"], 5)
+    assert [head for _, head in rates] == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01])
