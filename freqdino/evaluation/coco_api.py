@@ -56,31 +56,43 @@ def average_precision(ground_truth: dict, detections: Sequence[dict], iou_type: 
     return metrics, [_mean(precision[:, :, index, 0]) for index in range(len(category_ids))]
 
 
-def complete_annotations(content: dict) -> dict:
+def complete_annotations(content: dict, path: str) -> dict:
     """Ground truth with every field that the evaluation reads.
 
     Annotation ids are counted anew from 1: the evaluation takes an id of 0 for "unmatched" and drops repeated ids.
-    ``iscrowd`` defaults to 0 and ``area`` to the area of the mask, or of the box where there is no mask.
+    ``iscrowd`` defaults to 0, ``bbox`` and ``area`` to those of the mask, ``area`` without a mask to that of the box.
+
+    Args:
+        path: the file that ``content`` comes from, for messages.
+    Raises:
+        ValueError: an annotation belongs to no image, or has neither mask nor box.
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     annotations = []
     for number, annotation in enumerate(content["annotations"], start=1):
+        name = f"{path}: annotation {annotation.get('id', f'number {number}')}"
+        if annotation["image_id"] not in sizes:
+            raise ValueError(f"{name} belongs to image {annotation['image_id']}, which the file does not have")
+        if not annotation.get("segmentation") and not annotation.get("bbox"):
+            raise ValueError(f"{name} has neither segmentation nor bbox")
         annotation = {"iscrowd": 0, **annotation, "id": number}
-        if "area" not in annotation:
-            annotation["area"] = _area(annotation, *sizes[annotation["image_id"]])
+        if "area" not in annotation or "bbox" not in annotation:
+            area, box = _measure(annotation, *sizes[annotation["image_id"]])
+            annotation = {"area": area, "bbox": box, **annotation}
         annotations.append(annotation)
     return {**content, "annotations": annotations}
 
 
-def _area(annotation, height, width):
+def _measure(annotation, height, width):
+    """Area and box (x, y, width, height) of an annotation's mask, or of its box where it has no mask."""
     mask = annotation.get("segmentation")
     if not mask:
-        return annotation["bbox"][2] * annotation["bbox"][3]
+        return annotation["bbox"][2] * annotation["bbox"][3], annotation["bbox"]
     if isinstance(mask, list):
         mask = mask_util.merge(mask_util.frPyObjects(mask, height, width))
     elif isinstance(mask["counts"], list):
         mask = mask_util.frPyObjects(mask, height, width)
-    return float(mask_util.area(mask))
+    return float(mask_util.area(mask)), mask_util.toBbox(mask).tolist()
 
 
 def _index(coco_class, content):

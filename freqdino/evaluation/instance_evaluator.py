@@ -63,6 +63,10 @@ class InstanceEvaluator(DatasetEvaluator):
         self._max_detections = max_dets_per_image
         self._fast = use_fast_impl and FastCOCOeval is not None
         self._ground_truth_file, self._ground_truth = _load_ground_truth(dataset_name, output_dir)
+        for annotation in self._ground_truth["annotations"]:
+            if "segm" in self._tasks and not annotation.get("segmentation"):
+                raise ValueError(f"{self._ground_truth_file} has an annotation without segmentation on image "
+                                 f"{annotation['image_id']}: masks cannot be evaluated against it, only tasks=('bbox',)")
         self._class_names = {category["id"]: category["name"] for category in self._ground_truth["categories"]}
 
         metadata = MetadataCatalog.get(dataset_name)
@@ -172,15 +176,15 @@ def encode_masks(masks: torch.Tensor) -> list[dict]:
 
 def _load_ground_truth(dataset_name, output_dir):
     """Path and completed content of the dataset's COCO JSON file."""
-    path = MetadataCatalog.get(dataset_name).get("json_file")
-    if path is None and output_dir is not None:
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("json_file") or metadata.get("panoptic_json") or output_dir is None:
+        path = require_metadata(dataset_name, "json_file")
+    else:
         path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
         convert_to_coco_json(dataset_name, path, allow_cached=False)
-    elif path is None:
-        require_metadata(dataset_name, "json_file")
     with PathManager.open(path) as file:
         content = json.load(file)
     for key in ("images", "annotations", "categories"):
         if not content.get(key):
             raise ValueError(f"{path} holds no {key}: there is no ground truth to evaluate {dataset_name!r} against")
-    return path, complete_annotations(content)
+    return path, complete_annotations(content, path)

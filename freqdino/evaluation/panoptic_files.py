@@ -30,8 +30,8 @@ def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, predictio
         As ``average_quality``; the rows of ``per_class`` are in the order of the ground truth's ``categories``.
     Raises:
         ValueError: a JSON without annotations or categories, an image without prediction or without ground truth, a
-            PNG of the wrong kind or size, or that does not fit its segments; the message names file and segment.
-        FileNotFoundError: a file is missing.
+            PNG that is missing, damaged, of the wrong kind or size, or does not fit its segments; the message names
+            file and segment.
     """
     categories, truth_by_image = read_ground_truth(ground_truth_json)
     found_by_image = _annotations_by_image(_read_json(prediction_json), prediction_json)
@@ -88,7 +88,7 @@ def _match_files(pair: tuple[Mapping, Mapping], *, ground_truth_folder, predicti
     try:
         return match_segments(read_segment_ids(truth_file), read_segment_ids(found_file), truth["segments_info"],
                               found["segments_info"], category_ids)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"image {truth['image_id']} (ground truth {truth_file}, prediction {found_file}): "
                          f"{error}") from error
 

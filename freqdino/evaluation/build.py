@@ -1,0 +1,88 @@
+"""Chooses the evaluators of a dataset from its metadata's evaluator_type and what the model predicts.
+
+Source: the rules of the published train_net.py of Mask2Former and Mask DINO.
+"""
+import importlib.util
+from collections.abc import Callable, Collection
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+)
+
+from freqdino.evaluation.instance_evaluator import InstanceEvaluator
+from freqdino.evaluation.panoptic_evaluator import PanopticEvaluator
+from freqdino.evaluation.semantic_evaluator import SemanticEvaluator
+
+TASKS = ("semantic", "instance", "panoptic")
+
+
+def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: str | None,
+                    distributed: bool = True) -> DatasetEvaluators:
+    """The evaluators of every task that the model predicts and the dataset has ground truth for.
+
+    Args:
+        tasks: what the model predicts, some of "semantic", "instance", "panoptic".
+        output_dir: where predictions and results go; None: nowhere.
+        distributed: gather over all ranks.
+    Raises:
+        ValueError: an unknown task or evaluator type, none of the tasks fits the dataset, or the dataset lacks metadata
+            or ground truth.
+        ImportError: the evaluation needs a package that is not installed; the message says how to install it.
+    """
+    unknown = set(tasks) - set(TASKS)
+    if unknown:
+        raise ValueError(f"tasks must be some of {list(TASKS)}, got {sorted(unknown)}")
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise ValueError(f"dataset {dataset_name!r} has evaluator_type {kind!r}; known types: {sorted(EVALUATORS)} "
+                         f"(set MetadataCatalog.get({dataset_name!r}).evaluator_type)")
+    chosen = [EVALUATORS[kind][task] for task in TASKS if task in tasks and task in EVALUATORS[kind]]
+    if not chosen:
+        raise ValueError(f"nothing to evaluate: dataset {dataset_name!r} (evaluator_type {kind!r}) evaluates "
+                         f"{sorted(EVALUATORS[kind])}, the model predicts {sorted(tasks)}; see SEMANTIC_ON, INSTANCE_ON "
+                         "and PANOPTIC_ON of the model's TEST options")
+    return DatasetEvaluators([build(dataset_name, output_dir, distributed) for build in chosen])
+
+
+def _own(evaluator: type) -> Callable[..., DatasetEvaluator]:
+    return lambda dataset_name, output_dir, distributed: evaluator(dataset_name, output_dir=output_dir,
+                                                                   distributed=distributed)
+
+
+def _cityscapes(evaluator: type) -> Callable[..., DatasetEvaluator]:
+    """Detectron2's wrappers round the official scripts, which always write to a folder of their own and gather."""
+    def build(dataset_name, output_dir, distributed):
+        _require_package("cityscapesscripts", dataset_name)
+        return evaluator(dataset_name)
+    return build
+
+
+def _lvis(dataset_name, output_dir, distributed):
+    _require_package("lvis", dataset_name)
+    return LVISEvaluator(dataset_name, output_dir=output_dir, distributed=distributed)
+
+
+def _require_package(package, dataset_name):
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"evaluating {dataset_name!r} needs the package {package}: pip install {package}")
+
+
+EVALUATORS = {
+    "coco": {"instance": _own(InstanceEvaluator)},
+    "lvis": {"instance": _lvis},
+    "sem_seg": {"semantic": _own(SemanticEvaluator)},
+    "coco_panoptic_seg": {"semantic": _own(SemanticEvaluator), "instance": _own(InstanceEvaluator),
+                          "panoptic": _own(PanopticEvaluator)},
+    "ade20k_panoptic_seg": {"semantic": _own(SemanticEvaluator), "instance": _own(InstanceEvaluator),
+                            "panoptic": _own(PanopticEvaluator)},
+    "cityscapes_instance": {"instance": _cityscapes(CityscapesInstanceEvaluator)},
+    "cityscapes_sem_seg": {"semantic": _cityscapes(CityscapesSemSegEvaluator)},
+    "cityscapes_panoptic_seg": {"semantic": _cityscapes(CityscapesSemSegEvaluator),
+                                "instance": _cityscapes(CityscapesInstanceEvaluator),
+                                "panoptic": _own(PanopticEvaluator)},
+}

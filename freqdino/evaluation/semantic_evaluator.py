@@ -1,0 +1,94 @@
+"""Evaluator of semantic predictions: Detectron2's, with the checks that its counting needs.
+
+Detectron2's SemSegEvaluator adds up a confusion matrix by flat index, where a label that the dataset does not have lands
+silently in the row of another class, and its default reader fails under numpy 2.
+Shape key: K: classes, H, W: height and width of an image.
+"""
+import logging
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+from tabulate import tabulate
+
+from freqdino.evaluation.metadata import require_metadata
+
+logger = logging.getLogger(__name__)
+
+
+class SemanticEvaluator(SemSegEvaluator):
+    """Scores ``sem_seg`` (K, H, W), K scores a pixel, against the label maps ``sem_seg_file_name``.
+
+    The metadata must have stuff_classes, all K of them, and ignore_label. Results are Detectron2's: {"sem_seg": {mIoU,
+    fwIoU, mACC, pACC, IoU-<class>, ...}}, in percent; NaN for a class without ground truth, which no mean counts.
+    """
+
+    def __init__(self, dataset_name: str, *, output_dir: str | None = None, distributed: bool = True):
+        """
+        Args:
+            output_dir: where sem_seg_predictions.json and sem_seg_evaluation.pth go; None: nowhere.
+            distributed: gather the counts of all ranks; ``evaluate`` must then be called on every rank.
+        Raises:
+            ValueError: the metadata lacks a key, or an image has no label map.
+        """
+        self._label_count = len(require_metadata(dataset_name, "stuff_classes"))
+        self._void_label = require_metadata(dataset_name, "ignore_label")
+        for image in DatasetCatalog.get(dataset_name):
+            if "sem_seg_file_name" not in image:
+                raise ValueError(f"dataset {dataset_name!r} has no semantic ground truth: {image['file_name']} has no "
+                                 "sem_seg_file_name; switch semantic inference off (SEMANTIC_ON) or use a dataset that has")
+        super().__init__(dataset_name, distributed, output_dir, sem_seg_loading_fn=self._read_labels)
+        if self._contiguous_id_to_dataset_id is not None:
+            # Detectron2 looks every predicted class up among the stuff; with K classes some of them are things.
+            things = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id") or {}
+            self._contiguous_id_to_dataset_id = {**{contiguous: category for category, contiguous in things.items()},
+                                                 **self._contiguous_id_to_dataset_id}
+
+    def process(self, inputs, outputs):
+        """Count the pixels of one batch.
+
+        Raises:
+            ValueError: an output without ``sem_seg``, of another class count or another size than the ground truth, or
+                a label in the ground truth that the dataset does not have; the message names the file.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            if "sem_seg" not in output:
+                raise ValueError(f"{image['file_name']}: the model's output has no 'sem_seg', only {sorted(output)}; is "
+                                 "its semantic inference switched on (SEMANTIC_ON)?")
+            classes, height, width = output["sem_seg"].shape
+            if classes != self._label_count:
+                raise ValueError(f"{image['file_name']}: the model scores {classes} classes, dataset "
+                                 f"{self._dataset_name!r} has {self._label_count}")
+            label_file = self.input_file_to_gt_file[image["file_name"]]
+            with PathManager.open(label_file, "rb") as file, Image.open(file) as labels:
+                if labels.size != (width, height):
+                    raise ValueError(f"{label_file} has {labels.width}x{labels.height} pixels, the prediction "
+                                     f"{width}x{height}")
+        super().process(inputs, outputs)
+
+    def evaluate(self):
+        """See the class; None on ranks other than the first."""
+        results = super().evaluate()
+        if results:
+            metrics = results["sem_seg"]
+            names = ("mIoU", "fwIoU", "mACC", "pACC")
+            logger.info("Semantic segmentation on %s:\n%s", self._dataset_name,
+                        tabulate([[metrics[name] for name in names]], headers=names, tablefmt="pipe", floatfmt=".2f"))
+        return results
+
+    def encode_json_sem_seg(self, sem_seg, input_file_name):
+        """Detectron2's records of a label map for sem_seg_predictions.json; none where that file is not written."""
+        return super().encode_json_sem_seg(sem_seg, input_file_name) if self._output_dir else []
+
+    def _read_labels(self, path, dtype):
+        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+            labels = np.array(image, dtype=dtype)
+        if labels.ndim != 2:
+            raise ValueError(f"{path}: a label map has one value a pixel, this one has {labels.shape[2]}")
+        known = (labels >= 0) & (labels < self._label_count) | (labels == self._void_label)
+        if not known.all():
+            raise ValueError(f"{path} holds labels {np.unique(labels[~known]).tolist()}, but the dataset has classes "
+                             f"0..{self._label_count - 1} and ignore_label {self._void_label}")
+        return labels
