@@ -1,0 +1,103 @@
+"""Frequency Band Modulation: a feature map split into frequency bands, each weighted pixel by pixel.
+
+Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2025, arXiv 2503.18783), section
+"Frequency Band Modulation".
+
+Shape key: B: batch, C: channels, H, W: map size, G: spatial groups, n: number of cut-offs.
+"""
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqdino.frequency.fourier_weight import at_least_float32
+from freqdino.frequency.kernel_modulation import NEAR_ZERO, check_choice, gate
+
+GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
+
+
+class Box(NamedTuple):
+    """The coefficients of rfft2 that a low-pass keeps: ``top`` first and ``bottom`` last rows, ``left`` first columns."""
+    top: int
+    bottom: int
+    left: int
+
+
+@lru_cache(maxsize=1024)
+def low_pass_box(height: int, width: int, k: int) -> Box:
+    """The box of frequencies up to 0.5/k on a height × width map.
+
+    As in the published code the mask max(|fy|, |fx|) < 0.5/k + 1e-8 is drawn on a 64 × 64 map and resized to
+    (height, width//2 + 1) by nearest neighbour, so that the rows kept may be a few more on the positive side.
+    """
+    def keep(frequencies: Tensor, size: int) -> list[bool]:
+        mask = (frequencies.abs() < 0.5 / k + 1e-8).float()
+        return (F.interpolate(mask[None, None], size=size)[0, 0] > 0).tolist()
+
+    rows, columns = keep(torch.fft.fftfreq(GRID), height), keep(torch.fft.rfftfreq(GRID), width // 2 + 1)
+    top = rows.index(False) if False in rows else height
+    return Box(top, sum(rows) - top, sum(columns))
+
+
+def low_pass(spectrum: Tensor, width: int, box: Box) -> Tensor:
+    """The map (…, H, width) that has those coefficients of a spectrum (…, H, ≥ left) which lie in the box."""
+    height = spectrum.shape[-2]
+    spectrum = spectrum[..., :box.left]
+    if box.top < height:
+        stop_band = spectrum.new_zeros(*spectrum.shape[:-2], height - box.top - box.bottom, box.left)
+        spectrum = torch.cat((spectrum[..., :box.top, :], stop_band, spectrum[..., height - box.bottom:, :]), dim=-2)
+    return torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2), n=width)
+
+
+class FrequencyBandModulation(nn.Module):
+    """(B, C, H, W) → the same shape: the sum of x's frequency bands, each times a map that is predicted from x.
+
+    The low-pass copies L_i of x at the cut-offs 0.5/k of ``k_list`` (L_0 = x) give the bands L_i − L_{i+1} and the
+    rest L_n. Band i is multiplied by gate(conv_i(x)), one map for each of G = ``spatial_group`` channel groups; the
+    rest too if ``lowfreq_att``. ``act``: sigmoid (2σ) or tanh (1 + tanh). Starts as the identity.
+    """
+
+    def __init__(self, in_channels: int, *, k_list: Sequence[int] = (2, 4, 8), lowfreq_att: bool = False,
+                 act: str = "sigmoid", spatial_group: int = 1, spatial_kernel: int = 3):
+        super().__init__()
+        check_choice("fbm_cfg's act", act, ("sigmoid", "tanh"))
+        if not k_list or min(k_list) < 1:
+            raise ValueError(f"fbm_cfg's k_list must hold numbers of at least 1, got {list(k_list)}")
+        if spatial_group < 1 or in_channels % spatial_group:
+            raise ValueError(f"fbm_cfg's spatial_group must divide the {in_channels} channels, got {spatial_group}")
+        if spatial_kernel < 1 or spatial_kernel % 2 == 0:
+            raise ValueError(f"fbm_cfg's spatial_kernel must be odd and positive, got {spatial_kernel}")
+        self.k_list, self.act, self.spatial_group = tuple(k_list), act, spatial_group
+        self.freq_weight_conv_list = nn.ModuleList(
+            nn.Conv2d(in_channels, spatial_group, spatial_kernel, padding=spatial_kernel // 2, groups=spatial_group)
+            for _ in range(len(k_list) + lowfreq_att))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for conv in self.freq_weight_conv_list:
+            nn.init.normal_(conv.weight, std=NEAR_ZERO)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        boxes = [low_pass_box(height, width, k) for k in self.k_list]
+        maps = [gate(conv(x), self.act).unsqueeze(2) for conv in self.freq_weight_conv_list]
+        if len(maps) == len(boxes):
+            maps.append(torch.ones_like(maps[0]))
+
+        precise = x.to(at_least_float32(x))
+        columns = max(box.left for box in boxes)
+        spectrum = torch.fft.fft(torch.fft.rfft(precise)[..., :columns], dim=-2)
+        # Σ_i (L_i − L_{i+1})·m_i = L_0·m_0 + Σ_i L_i·(m_i − m_{i−1}): no band is ever formed.
+        total = grouped(precise, self.spatial_group) * maps[0]
+        for box, outer, inner in zip(boxes, maps, maps[1:]):
+            total = torch.addcmul(total, grouped(low_pass(spectrum, width, box), self.spatial_group), inner - outer)
+        return total.flatten(1, 2).to(x.dtype)
+
+
+def grouped(x: Tensor, groups: int) -> Tensor:
+    """(B, C, H, W) → (B, G, C/G, H, W)."""
+    return x.unflatten(1, (groups, -1))

@@ -1,0 +1,132 @@
+"""The weight that FDConv and FDLinear share: a Fourier Disjoint Weight under Kernel Spatial Modulation.
+
+Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2025, arXiv 2503.18783).
+
+Shape key: B: batch, Co, Ci: output and input channels, G: groups of the convolution, kh, kw: kernel size,
+R = Co·kh, K = (Ci/G)·kw: the weight matrix, p: param_ratio.
+"""
+import torch
+from torch import Tensor, nn
+
+from freqdino.frequency.fourier_weight import (
+    at_least_float32,
+    frequency_groups,
+    matrix_to_weight,
+    spectrum_to_matrix,
+    weight_to_spectrum,
+)
+from freqdino.frequency.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal
+
+MODULATION = ("KSM_Global", "KSM_Local", "FBM")
+
+
+class DynamicWeight(nn.Module):
+    """Base of a layer whose ``weight`` (Co, Ci/G[, kh, kw]) becomes ``dft_weight`` (p, R, K//2 + 1, 2), with modulation.
+
+    The layer calls ``make_dynamic`` once its plain weight exists and defines ``respond``, its answer to images that
+    come with their factors. Loading: a plain ``weight`` in place of ``dft_weight`` is converted; where the state dict
+    holds no modulation either (it is a plain layer's), the modulation is set to neutral, so that the layer computes
+    what the plain one did. Everything else loads as ever.
+    """
+
+    def make_dynamic(self, *, in_channels: int, groups: int, kernel_num: int, param_ratio: int, reduction: float,
+                     temp: float | None, kernel_temp: float, att_multi: float, ksm_global_act: str,
+                     ksm_kernel_act: str | None, ksm_local_act: str, convert_param: bool):
+        if param_ratio < 1:
+            raise ValueError(f"param_ratio must be at least 1, got {param_ratio}")
+        out_channels, group_channels, *kernel = self.weight.shape
+        height, width = kernel or (1, 1)
+        self.plain_shape = self.weight.shape
+        self.conv_shape = (out_channels, group_channels, height, width)
+        self.matrix_columns = group_channels * width
+        self.param_ratio = param_ratio
+        # Coefficients are stored divided by this; the factors' neutral value is 1/(kernel_num · param_ratio).
+        self.scale = max(min(in_channels, out_channels) // 2, 1)
+        self.amplitude = self.scale * kernel_num * param_ratio
+        # int32 halves what index_select has to read.
+        group_map = frequency_groups(out_channels * height, self.matrix_columns, kernel_num).to(torch.int32)
+        self.register_buffer("group_map", group_map.to(self.weight.device), persistent=False)
+
+        self.KSM_Global = KSMGlobal(
+            in_channels, out_channels, positions=height * width, kernel_num=kernel_num * param_ratio,
+            depthwise=groups == in_channels == out_channels, reduction=reduction,
+            temp=kernel_temp if temp is None else temp, kernel_temp=kernel_temp, att_multi=att_multi,
+            act=ksm_global_act, kernel_act=ksm_kernel_act or ksm_global_act).to(self.weight)
+        self.KSM_Local = KSMLocal(in_channels, out_channels, positions=height * width, groups=groups,
+                                  act=ksm_local_act).to(self.weight)
+        if convert_param:
+            self.dft_weight = nn.Parameter(self.to_coefficients(self.weight.detach()))
+            self.weight = None
+
+    def to_coefficients(self, weight: Tensor) -> Tensor:
+        """A plain weight → (p, R, K//2 + 1, 2) of its type: p equal shares, since their sum is what counts."""
+        spectrum = weight_to_spectrum(weight.reshape(self.conv_shape)) / (self.scale * self.param_ratio)
+        return spectrum.to(weight.dtype).expand(self.param_ratio, -1, -1, -1).clone()
+
+    def coefficients(self) -> Tensor:
+        """(p, R, K//2 + 1, 2), in float32 at least."""
+        if self.weight is not None:
+            return self.to_coefficients(self.weight.to(at_least_float32(self.weight)))
+        return self.dft_weight.to(at_least_float32(self.dft_weight))
+
+    def static_weight(self) -> Tensor:
+        """The weight at neutral modulation, in the plain layer's shape: the one that ``dft_weight`` was made from."""
+        if self.weight is not None:
+            return self.weight
+        matrix = spectrum_to_matrix(self.coefficients().sum(0, keepdim=True) * self.scale, self.matrix_columns)
+        return matrix_to_weight(matrix, self.conv_shape).reshape(self.plain_shape).to(self.dft_weight.dtype)
+
+    def reset_modulation(self):
+        """Back to neutral: from here the layer computes what a plain one with ``static_weight()`` would."""
+        for name in MODULATION:
+            module = getattr(self, name, None)
+            if module is not None:
+                module.reset_parameters()
+
+    def image_weights(self, pooled: Tensor, factors: KernelFactors) -> Tensor:
+        """(B, Co, Ci/G, kh, kw), all factors but those of channels and filters in it. pooled: (B, Ci)."""
+        coefficients = self.coefficients()
+        kernel = (factors.kernel * self.amplitude).to(coefficients.dtype)
+        kernel = kernel.unflatten(1, (self.param_ratio, -1))
+        gains = kernel.index_select(2, self.group_map.flatten()).unflatten(2, self.group_map.shape).unsqueeze(-1)
+        spectrum = coefficients[0] * gains[:, 0]
+        for share in range(1, self.param_ratio):
+            spectrum = torch.addcmul(spectrum, coefficients[share], gains[:, share])
+        weight = matrix_to_weight(spectrum_to_matrix(spectrum, self.matrix_columns), self.conv_shape)
+        weight = weight * self.KSM_Local(pooled).view(weight.shape)
+        if factors.spatial is not None:
+            weight = weight * factors.spatial.view(-1, 1, 1, *self.conv_shape[2:])
+        return weight
+
+    def forward_images(self, x: Tensor, pooled: Tensor) -> Tensor:
+        """The layer's output for x (B, …), each image under its own weight. pooled: (B, Ci), the mean of x.
+
+        On a CPU the images go one by one: weights, spectra and maps of one fit the caches where those of all do not.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            pooled = pooled.to(self.KSM_Local.conv.weight.dtype)
+            factors = self.KSM_Global(pooled[..., None, None])
+        step = 1 if x.device.type == "cpu" else len(x)
+        images = [slice(start, start + step) for start in range(0, len(x), step)]
+        outputs = [self.respond(x[some], pooled[some], factors.of_images(some)) for some in images]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                              error_msgs):
+        plain = state_dict.get(f"{prefix}weight")
+        if hasattr(self, "group_map") and plain is not None:
+            if plain.shape != self.plain_shape:
+                error_msgs.append(f"size mismatch for {prefix}weight: copying a param with shape {tuple(plain.shape)} "
+                                  f"from checkpoint, the plain weight has shape {tuple(self.plain_shape)}.")
+                return
+            if self.weight is None and f"{prefix}dft_weight" not in state_dict:
+                state_dict[f"{prefix}dft_weight"] = self.to_coefficients(state_dict.pop(f"{prefix}weight"))
+            if not any(key.startswith(tuple(f"{prefix}{name}." for name in MODULATION)) for key in state_dict):
+                self.reset_modulation()
+                state_dict.update((prefix + key, value) for key, value in self.state_dict().items()
+                                  if key.startswith(MODULATION))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                      error_msgs)

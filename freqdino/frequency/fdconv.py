@@ -1,0 +1,149 @@
+"""FDConv: a convolution whose weight and input bands are modulated for each image in the frequency domain.
+
+Source: Frequency Dynamic Convolution for Dense Image Prediction (CVPR 2025, arXiv 2503.18783).
+
+Shape key: B: batch, Ci, Co: input and output channels, G: groups of the convolution, H, W: input size,
+H', W': output size, kh, kw: kernel size.
+"""
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqdino.frequency.band_modulation import FrequencyBandModulation
+from freqdino.frequency.dynamic_weight import DynamicWeight
+from freqdino.frequency.fourier_weight import at_least_float32
+from freqdino.frequency.kernel_modulation import KernelFactors
+
+SERVED_KERNEL_SIZES = (1, 3)
+BAND_OPTIONS = ("k_list", "lowfreq_att", "act", "spatial_group", "spatial_kernel")
+# Keys of the published fbm_cfg that have one value in every published configuration, the only one served.
+FIXED_BAND_OPTIONS = {"fs_feat": "feat", "spatial": "conv", "init": "zero", "global_selection": False}
+
+
+class FDConv(DynamicWeight, nn.Conv2d):
+    """Drop-in for nn.Conv2d: (B, Ci, H, W) → (B, Co, H', W'), with a weight of its own for each image.
+
+    Active where min(Ci, Co) > ``use_fdconv_if_c_gt`` and kh and kw are 1 or 3; elsewhere it is the plain convolution,
+    with its keys. Active: y = conv(FBM(x), W · KSM(mean of x)), where
+
+    - W is the Fourier Disjoint Weight ``dft_weight`` with a factor for each of ``kernel_num`` groups of coefficients
+      (the last one takes the rest where they do not divide); ``param_ratio`` sets of coefficients are summed.
+      ``convert_param=False`` keeps the plain ``weight`` as the parameter and transforms it in every call.
+    - KSM (``KSM_Global``, ``KSM_Local``) are factors on kernel positions, input channels, filters and elements, through
+      sigmoid or tanh (``ksm_kernel_act`` also softmax; its default is ``ksm_global_act``). ``reduction``: hidden width
+      over Ci, at least 16. ``temp`` (default ``kernel_temp``) and ``kernel_temp`` divide the logits; ``att_multi`` is
+      the sigmoid factors' upper bound.
+    - FBM (``FBM``, kernels larger than 1 × 1) weights frequency bands of x pixel by pixel: ``fbm_cfg`` holds
+      FrequencyBandModulation's arguments.
+
+    It starts neutral, computing what nn.Conv2d with ``static_weight()`` computes, and a plain convolution's state dict
+    loads as it is. With groups each convolution group's block of the weight is part of one matrix (R = Co·kh rows,
+    K = (Ci/G)·kw columns). A single image in training uses the running statistics of KSM_Global's BatchNorm. Transforms
+    and factors are computed in float32 under autocast and for bfloat16 and float16 weights.
+
+    ``norm`` and ``activation`` are applied to the output, as by Detectron2's Conv2d.
+
+    Raises ValueError for a wrong argument, or an input that is not (B, Ci, H, W) with H, W ≥ 1.
+
+    >>> conv = FDConv(32, 64, 3, stride=2, padding=1, kernel_num=16)
+    >>> conv(torch.zeros(2, 32, 9, 12)).shape
+    torch.Size([2, 64, 5, 6])
+    >>> sorted({key.partition(".")[0] for key in conv.state_dict()})
+    ['FBM', 'KSM_Global', 'KSM_Local', 'bias', 'dft_weight']
+    >>> plain = nn.Conv2d(32, 64, 3, stride=2, padding=1)
+    >>> conv.load_state_dict(plain.state_dict())
+    <All keys matched successfully>
+    >>> x = torch.randn(2, 32, 9, 12)
+    >>> torch.allclose(conv(x), plain(x), atol=1e-4)
+    True
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
+                 stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] | str = 0,
+                 dilation: int | tuple[int, int] = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None, *,
+                 kernel_num: int = 4, use_fdconv_if_c_gt: int = 16, reduction: float = 0.0625,
+                 kernel_temp: float = 1.0, temp: float | None = None, att_multi: float = 2.0, param_ratio: int = 1,
+                 ksm_global_act: str = "sigmoid", ksm_kernel_act: str | None = None, ksm_local_act: str = "sigmoid",
+                 fbm_cfg: Mapping[str, object] | None = None, convert_param: bool = True,
+                 norm: nn.Module | None = None, activation: Callable[[Tensor], Tensor] | None = None):
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if groups < 1 or channels % groups:
+                raise ValueError(f"groups must divide {name}, got {groups} groups and {channels} channels")
+        if kernel_num < 1:
+            raise ValueError(f"kernel_num must be at least 1, got {kernel_num}")
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
+                         device, dtype)
+        self.norm, self.activation = norm, activation
+        self.active = (min(in_channels, out_channels) > use_fdconv_if_c_gt
+                       and all(size in SERVED_KERNEL_SIZES for size in self.kernel_size))
+        if not self.active:
+            return
+        self.FBM = None
+        if max(self.kernel_size) > 1:
+            self.FBM = FrequencyBandModulation(in_channels, **band_arguments(fbm_cfg or {})).to(self.weight)
+        self.make_dynamic(in_channels=in_channels, groups=groups, kernel_num=kernel_num, param_ratio=param_ratio,
+                          reduction=reduction, temp=temp, kernel_temp=kernel_temp, att_multi=att_multi,
+                          ksm_global_act=ksm_global_act, ksm_kernel_act=ksm_kernel_act, ksm_local_act=ksm_local_act,
+                          convert_param=convert_param)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4:
+            raise ValueError(f"FDConv's x must have 4 dimensions (B, C, H, W), got {x.dim()}: {tuple(x.shape)}")
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"FDConv's x must have in_channels = {self.in_channels} channels, got {x.shape[1]}")
+        if not self.active:
+            y = self._conv_forward(x, self.weight, self.bias)
+        elif 0 in x.shape[2:]:
+            raise ValueError(f"FDConv's x must have at least one row and one column, got {tuple(x.shape)}")
+        elif len(x) == 0:
+            y = self._conv_forward(x, self.static_weight(), self.bias)
+        else:
+            y = self.forward_images(x, x.mean((2, 3), dtype=at_least_float32(x)))
+        if self.norm is not None:
+            y = self.norm(y)
+        return y if self.activation is None else self.activation(y)
+
+    def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
+        """x: (B, Ci, H, W), pooled: (B, Ci) → (B, Co, H', W'), before norm and activation."""
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.image_weights(pooled, factors)
+        if self.FBM is not None:
+            x = self.FBM(x)
+        # Channel and filter factors go where there are fewer elements to multiply: the same function up to rounding.
+        if weight[0].numel() > (self.in_channels + self.out_channels) * x.shape[2] * x.shape[3]:
+            y = self.convolve(x * factors.channel[..., None, None].to(x.dtype), weight, None)
+            if factors.filter is not None:
+                y = y * factors.filter[..., None, None].to(y.dtype)
+            return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
+        weight = weight.unflatten(1, (self.groups, -1)) * factors.channel.view(len(x), self.groups, 1, -1, 1, 1)
+        weight = weight.flatten(1, 2)
+        if factors.filter is not None:
+            weight = weight * factors.filter[..., None, None, None]
+        return self.convolve(x, weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Each image of x (B, Ci, H, W) with its weight (B, Co, Ci/G, kh, kw): one convolution of B·G groups."""
+        weight = weight.to(self.KSM_Local.conv.weight.dtype)
+        if len(x) == 1:
+            return self._conv_forward(x, weight[0], bias)
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+        batch = len(x)
+        y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), None if bias is None else bias.repeat(batch),
+                     self.stride, padding, self.dilation, batch * self.groups)
+        return y[0].unflatten(0, (batch, -1))
+
+
+def band_arguments(fbm_cfg: Mapping[str, object]) -> dict[str, object]:
+    """fbm_cfg as FrequencyBandModulation's arguments; ValueError for a key or a value that is not served."""
+    for key, value in fbm_cfg.items():
+        if key in FIXED_BAND_OPTIONS:
+            if value != FIXED_BAND_OPTIONS[key]:
+                raise ValueError(f"fbm_cfg's {key} can only be {FIXED_BAND_OPTIONS[key]!r}, got {value!r}")
+        elif key not in BAND_OPTIONS:
+            raise ValueError(f"fbm_cfg has no key {key!r}; known are {', '.join((*BAND_OPTIONS, *FIXED_BAND_OPTIONS))}")
+    return {key: value for key, value in fbm_cfg.items() if key in BAND_OPTIONS}

@@ -1,0 +1,57 @@
+"""Fourier Disjoint Weight: a convolution weight kept as the Fourier coefficients of one matrix, in disjoint groups.
+
+Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2025, arXiv 2503.18783), section
+"Fourier Disjoint Weight".
+
+Shape key: Co, Ci: output and input channels (Ci of one convolution group), kh, kw: kernel height and width.
+The weight (Co, Ci, kh, kw) is read as a matrix of R = Co·kh rows and K = Ci·kw columns, row = o·kh + ky and
+column = i·kw + kx; its real FFT has R × (K//2 + 1) coefficients.
+"""
+import torch
+from torch import Tensor
+
+
+def frequency_groups(rows: int, columns: int, kernel_num: int) -> Tensor:
+    """The group of every coefficient of a rows × columns matrix: int64 (rows, columns//2 + 1), values below kernel_num.
+
+    Coefficients are ordered by radius √(fy² + fx²), those of equal radius row by row, and cut into ``kernel_num`` groups
+    of equal size; where they do not divide, the last group takes the rest. The radii are compared as integers, so that
+    the order does not depend on the processor. ValueError if there are more groups than coefficients.
+    """
+    half = columns // 2 + 1
+    count = rows * half
+    if not 1 <= kernel_num <= count:
+        raise ValueError(f"kernel_num must lie between 1 and the {count} Fourier coefficients of a {rows} × {columns} "
+                         f"weight matrix, got {kernel_num}")
+    fy = torch.arange(rows)
+    fy = torch.where(fy < (rows + 1) // 2, fy, fy - rows)
+    fx = torch.arange(half)
+    squared_radius = (fy[:, None] * columns) ** 2 + (fx * rows) ** 2
+    order = squared_radius.flatten().argsort(stable=True)
+    groups = torch.empty(count, dtype=torch.int64)
+    groups[order] = (torch.arange(count) // (count // kernel_num)).clamp(max=kernel_num - 1)
+    return groups.view(rows, half)
+
+
+def weight_to_spectrum(weight: Tensor) -> Tensor:
+    """(Co, Ci, kh, kw) → real and imaginary parts (R, K//2 + 1, 2), in float32 at least."""
+    out_channels, in_channels, height, width = weight.shape
+    matrix = weight.to(at_least_float32(weight)).permute(0, 2, 1, 3).reshape(out_channels * height, in_channels * width)
+    return torch.view_as_real(torch.fft.rfft2(matrix))
+
+
+def spectrum_to_matrix(spectrum: Tensor, columns: int) -> Tensor:
+    """(B, R, K//2 + 1, 2) → the matrices (B, R, K). K is asked for, as it may be odd."""
+    spectrum = torch.view_as_complex(spectrum)
+    return torch.fft.irfft2(spectrum, s=(spectrum.shape[-2], columns))
+
+
+def matrix_to_weight(matrix: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """(B, R, K) → (B, Co, Ci, kh, kw), a view. ``shape``: (Co, Ci, kh, kw)."""
+    out_channels, in_channels, height, width = shape
+    return matrix.unflatten(1, (out_channels, height)).unflatten(3, (in_channels, width)).transpose(2, 3)
+
+
+def at_least_float32(tensor: Tensor) -> torch.dtype:
+    """The type to transform in: the FFT has no bfloat16, and on many processors no float16."""
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -1,0 +1,144 @@
+"""Kernel Spatial Modulation: factors for a convolution's weight, predicted from each image's mean feature vector.
+
+Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2025, arXiv 2503.18783), section
+"Kernel Spatial Modulation": a global branch (one factor a channel, a filter, a kernel position, a group of Fourier
+coefficients) and a local branch (one factor an element of the weight).
+
+Shape key: B: batch, Ci, Co: input and output channels, k² = kh·kw: kernel positions, n: groups of coefficients,
+G: groups of the convolution.
+"""
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqdino.frequency.star_relu import StarReLU
+
+NEAR_ZERO = 1e-6  # standard deviation of the weights of a head that starts neutral
+SMALLEST_HIDDEN_WIDTH = 16
+
+
+def gate(logits: Tensor, act: str, temp: float = 1.0, multiple: float = 2.0) -> Tensor:
+    """multiple · σ(logits/temp), or 1 + tanh(logits/temp): at zero logits and multiple 2 both are 1."""
+    if act == "sigmoid":
+        return multiple * torch.sigmoid(logits / temp)
+    return 1 + torch.tanh(logits / temp)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]):
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+class KernelFactors(NamedTuple):
+    """Of each image: channel (B, Ci), filter (B, Co) or None, spatial (B, k²) or None, kernel (B, n)."""
+    channel: Tensor
+    filter: Tensor | None
+    spatial: Tensor | None
+    kernel: Tensor
+
+    def of_images(self, images: slice) -> "KernelFactors":
+        return KernelFactors(*(None if factor is None else factor[images] for factor in self))
+
+
+class PooledBatchNorm(nn.BatchNorm2d):
+    """BatchNorm2d over (B, C, 1, 1). A single image has no statistics over the batch, so the running ones serve it.
+
+    They stay as they were then, in training too, where torch's own layer raises an error.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class KSMGlobal(nn.Module):
+    """Pooled features (B, Ci, 1, 1) → KernelFactors.
+
+    ``act`` gives channel, filter and spatial factors: sigmoid: att_multi·σ(z/temp); tanh: 1 + tanh(z/temp).
+    ``kernel_act`` gives those of the n groups, whose neutral value is 1/n: sigmoid: 2σ(z/kernel_temp)/n; tanh:
+    (1 + tanh(z/kernel_temp))/n; softmax over the groups. All four heads start neutral, where the published code leaves
+    the filter's at random: a pretrained convolution so keeps its function. A depth-wise convolution has no filter
+    factor (it would be its channel's again), a 1 × 1 kernel no spatial one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, positions: int, kernel_num: int, depthwise: bool,
+                 reduction: float, temp: float, kernel_temp: float, att_multi: float, act: str, kernel_act: str):
+        super().__init__()
+        check_choice("ksm_global_act", act, ("sigmoid", "tanh"))
+        check_choice("ksm_kernel_act", kernel_act, ("sigmoid", "tanh", "softmax"))
+        for name, value, least in (("reduction", reduction, 0), ("temp", temp, 0), ("kernel_temp", kernel_temp, 0),
+                                   ("att_multi", att_multi, 1)):
+            if not value > least:
+                raise ValueError(f"{name} must be greater than {least}, got {value}")
+        self.act, self.kernel_act = act, kernel_act
+        self.temp, self.kernel_temp, self.att_multi = temp, kernel_temp, att_multi
+
+        hidden = max(int(in_channels * reduction), SMALLEST_HIDDEN_WIDTH)
+        self.fc = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.bn = PooledBatchNorm(hidden)
+        self.relu = StarReLU()
+        self.channel_fc = nn.Conv2d(hidden, in_channels, 1)
+        self.filter_fc = None if depthwise else nn.Conv2d(hidden, out_channels, 1)
+        self.spatial_fc = nn.Conv2d(hidden, positions, 1) if positions > 1 else None
+        self.kernel_fc = nn.Conv2d(hidden, kernel_num, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.kaiming_normal_(self.fc.weight, mode="fan_out", nonlinearity="relu")
+        self.bn.reset_parameters()
+        nn.init.ones_(self.relu.scale)
+        nn.init.zeros_(self.relu.bias)
+        # The logit at which att_multi·σ is 1: zero for the default of 2.
+        neutral = self.temp * math.log(1 / (self.att_multi - 1)) if self.act == "sigmoid" else 0.0
+        for head in (self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc):
+            if head is not None:
+                nn.init.normal_(head.weight, std=NEAR_ZERO)
+                nn.init.constant_(head.bias, 0.0 if head is self.kernel_fc else neutral)
+
+    def forward(self, pooled: Tensor) -> KernelFactors:
+        hidden = self.relu(self.bn(self.fc(pooled)))
+
+        def factor(head: nn.Conv2d | None) -> Tensor | None:
+            return None if head is None else gate(head(hidden).flatten(1), self.act, self.temp, self.att_multi)
+
+        return KernelFactors(factor(self.channel_fc), factor(self.filter_fc), factor(self.spatial_fc),
+                             self.kernel_factor(self.kernel_fc(hidden).flatten(1)))
+
+    def kernel_factor(self, logits: Tensor) -> Tensor:
+        if self.kernel_act == "softmax":
+            return (logits / self.kernel_temp).softmax(1)
+        return gate(logits, self.kernel_act, self.kernel_temp) / logits.shape[1]
+
+
+class KSMLocal(nn.Module):
+    """Pooled features (B, Ci) → one factor for each element of the weight: (B, Co, Ci/G, k²).
+
+    A one-dimensional convolution runs along the (layer-normalised) channels; its Co·k² outputs at channel i are the
+    factors of the weight's elements that read channel i. Its kernel grows with log2(Ci), as in ECA-Net. With G groups
+    an output reads, as in the weight, the channels of its own group only.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, positions: int, groups: int, act: str):
+        super().__init__()
+        check_choice("ksm_local_act", act, ("sigmoid", "tanh"))
+        self.act, self.groups, self.positions = act, groups, positions
+        width = round(math.log2(in_channels) / 2 + 0.5) // 2 * 2 + 1
+        self.norm = nn.LayerNorm(in_channels)
+        self.conv = nn.Conv1d(1, out_channels * positions, width, padding=width // 2, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        self.norm.reset_parameters()
+        nn.init.normal_(self.conv.weight, std=NEAR_ZERO)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        width, = self.conv.kernel_size
+        windows = F.pad(self.norm(pooled), (width // 2, width // 2)).unfold(1, width, 1)  # (B, Ci, width)
+        windows = windows.unflatten(1, (self.groups, -1))
+        filters = self.conv.weight.view(self.groups, -1, width)
+        logits = windows @ filters.transpose(1, 2)  # (B, G, Ci/G, Co/G · k²)
+        return gate(logits, self.act).unflatten(3, (-1, self.positions)).transpose(2, 3).flatten(1, 2)
