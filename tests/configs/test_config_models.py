@@ -1,0 +1,138 @@
+"""configs/: the model that every leaf builds has the published parameters, and the published state dict key by key.
+
+Models are made on the device "meta", so that no weight is allocated or initialised. The parameter counts are those of
+the published projects; the manifests (state dict key -> shape and dtype) are looked for as in `test_configs.py`.
+"""
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch.overrides import TorchFunctionMode
+
+from freqdino.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+FACTS = Path(os.environ.get("FREQDINO_FACTS", ROOT.parent / "shared" / "facts"))
+LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*/*.yaml"))
+
+PARAMETERS = {
+    "ade20k/instance/mask2former_r50.yaml": 43_975_397,
+    "ade20k/panoptic/mask2former_r50.yaml": 43_988_247,
+    "ade20k/semantic/mask2former_r101.yaml": 63_033_495,
+    "ade20k/semantic/mask2former_r50.yaml": 43_988_247,
+    "ade20k/semantic/mask2former_swin_b.yaml": 106_922_191,
+    "ade20k/semantic/mask2former_swin_l.yaml": 215_488_779,
+    "ade20k/semantic/mask2former_swin_s.yaml": 68_757_537,
+    "ade20k/semantic/mask2former_swin_t.yaml": 47_439_633,
+    "ade20k/semantic/maskdino_r50.yaml": 43_812_299,
+    "cityscapes/instance/mask2former_r50.yaml": 44_004_873,
+    "cityscapes/panoptic/mask2former_r50.yaml": 44_007_700,
+    "cityscapes/semantic/mask2former_r50.yaml": 44_007_700,
+    "cityscapes/semantic/maskdino_r50.yaml": 43_798_216,
+    "coco/instance/mask2former_r101.yaml": 62_910_161,
+    "coco/instance/mask2former_r50.yaml": 43_970_257,
+    "coco/instance/mask2former_swin_b.yaml": 106_904_201,
+    "coco/instance/mask2former_swin_l.yaml": 215_521_989,
+    "coco/instance/mask2former_swin_s.yaml": 68_739_547,
+    "coco/instance/mask2former_swin_t.yaml": 47_421_643,
+    "coco/instance/maskdino_r50_12ep.yaml": 43_816_436,
+    "coco/instance/maskdino_r50_3s.yaml": 43_816_436,
+    "coco/instance/maskdino_r50_3s_down1.yaml": 52_058_004,
+    "coco/instance/maskdino_r50_3s_down1_bitmask.yaml": 52_058_004,
+    "coco/instance/maskdino_r50_3s_down2.yaml": 49_867_060,
+    "coco/instance/maskdino_r50_4s.yaml": 47_404_948,
+    "coco/instance/maskdino_swin_l.yaml": 222_799_144,
+    "coco/panoptic/mask2former_r101.yaml": 62_923_782,
+    "coco/panoptic/mask2former_r50.yaml": 43_983_878,
+    "coco/panoptic/mask2former_swin_b.yaml": 106_917_822,
+    "coco/panoptic/mask2former_swin_l.yaml": 215_535_610,
+    "coco/panoptic/mask2former_swin_s.yaml": 68_753_168,
+    "coco/panoptic/mask2former_swin_t.yaml": 47_435_264,
+    "coco/panoptic/maskdino_r50.yaml": 52_085_193,
+    "coco/panoptic/maskdino_r50_12ep.yaml": 52_085_193,
+    "coco/panoptic/maskdino_swin_l.yaml": 222_826_333,
+}
+MANIFESTS = {
+    "ade20k/semantic/mask2former_r50.yaml": "m2f_ade_sem_r50",
+    "ade20k/semantic/maskdino_r50.yaml": "maskdino_ade_sem_r50",
+    "cityscapes/semantic/maskdino_r50.yaml": "maskdino_cityscapes_sem_r50",
+    "coco/instance/mask2former_r50.yaml": "m2f_coco_ins_r50",
+    "coco/instance/mask2former_swin_t.yaml": "m2f_coco_ins_swint",
+    "coco/instance/maskdino_r50_3s.yaml": "maskdino_coco_ins_r50_3s",
+    "coco/instance/maskdino_r50_3s_down1.yaml": "maskdino_coco_ins_r50_3s_d1",
+    "coco/instance/maskdino_r50_3s_down1_bitmask.yaml": "maskdino_coco_ins_r50_3s_d1_bitmask",
+    "coco/instance/maskdino_r50_3s_down2.yaml": "maskdino_coco_ins_r50_3s_d2",
+    "coco/instance/maskdino_r50_4s.yaml": "maskdino_coco_ins_r50_4s",
+    "coco/instance/maskdino_swin_l.yaml": "maskdino_coco_ins_swinl",
+    "coco/panoptic/mask2former_r50.yaml": "m2f_coco_pan_r50",
+    "coco/panoptic/mask2former_swin_l.yaml": "m2f_coco_pan_swinl",
+    "coco/panoptic/maskdino_r50.yaml": "maskdino_coco_pan_r50",
+    "coco/panoptic/maskdino_swin_l.yaml": "maskdino_coco_pan_swinl",
+}
+
+
+class EmptyWeights(TorchFunctionMode):
+    """Parameters and buffers on the device "meta".
+
+    ``torch.device("meta")`` will not do: it takes ``torch.linspace`` too, whose values Swin reads at construction.
+    """
+
+    MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in self.MAKERS and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def build():
+    """leaf -> its model, the last one kept: two tests ask for the same."""
+    last = {}
+
+    def build_leaf(leaf):
+        if leaf not in last:
+            cfg = load_config(str(CONFIGS / leaf))
+            name = cfg.MODEL.META_ARCHITECTURE
+            if name not in META_ARCH_REGISTRY:
+                pytest.skip(f"the meta-architecture {name} is not registered")
+            with EmptyWeights():
+                model = META_ARCH_REGISTRY.get(name)(cfg)
+            last.clear()
+            last[leaf] = model
+        return last[leaf]
+
+    return build_leaf
+
+
+def test_tables_name_every_leaf():
+    assert sorted(PARAMETERS) == LEAVES
+    assert set(MANIFESTS) <= set(LEAVES)
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaf_builds_with_the_published_number_of_parameters(leaf, build):
+    assert sum(parameter.numel() for parameter in build(leaf).parameters()) == PARAMETERS[leaf]
+
+
+@pytest.mark.parametrize("leaf", sorted(MANIFESTS))
+def test_state_dict_equals_the_published_one(leaf, build):
+    path = FACTS / "manifests" / f"{MANIFESTS[leaf]}.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there; set FREQDINO_FACTS")
+    expected = {key: (entry["shape"], entry["dtype"]) for key, entry in json.loads(path.read_text()).items()}
+    actual = {key: (list(value.shape), str(value.dtype).removeprefix("torch."))
+              for key, value in build(leaf).state_dict().items()}
+    assert sorted(actual) == sorted(expected)
+    assert {key: value for key, value in actual.items() if value != expected[key]} == {}
+
+
+def test_readme_gives_the_number_of_parameters():
+    readme = (CONFIGS / "README.md").read_text()
+    rows = {line.split("](")[1].split(")")[0]: line for line in readme.splitlines() if line.startswith("| [")}
+    assert {leaf: f"| {count:,} |" in rows[leaf] for leaf, count in PARAMETERS.items()} == dict.fromkeys(LEAVES, True)
