@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 __all__ = ["add_freqdino_config"]
 
 if find_spec("detectron2") is not None:
+    from . import data, registration
     from .config import add_freqdino_config
 else:
     def add_freqdino_config(cfg):

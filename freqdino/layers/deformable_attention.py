@@ -1,0 +1,114 @@
+"""Multi-scale deformable attention and the encoder made of it.
+
+Source: Deformable DETR (arXiv 2010.04159), sections 4.1 and 4.2.
+B: batch, Q: queries, S: tokens of all levels (sum of H * W), C: channels, L: levels, P: sampling points a level.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops.ms_deform_attn import ms_deform_attn
+from .transformer import feed_forward
+
+
+class MSDeformAttn(nn.Module):
+    """Attention to a few sampled places of several feature maps.
+
+    Keys: ``sampling_offsets``, ``attention_weights``, ``value_proj``, ``output_proj``; the offsets are ordered head,
+    level, point, (x, y), the weights head, level, point. Raises ValueError unless ``num_heads`` divides ``dim``.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int = 4):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads must divide dim, got {num_heads} heads and dim {dim}")
+        self.num_heads = num_heads
+        self.num_levels = num_levels
+        self.num_points = num_points
+        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self._initialise()
+
+    def _initialise(self):
+        """Zero weights, so that training starts with each head looking in its own direction, farther with each point."""
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = directions[:, None, None] * steps[:, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, query: Tensor, reference: Tensor, source: Tensor, spatial_shapes: list[tuple[int, int]]) -> Tensor:
+        """query (B, Q, C); source (B, S, C), the levels' tokens one after the other; returns (B, Q, C).
+
+        reference: (B or 1, Q, 2) points, or (B or 1, Q, 4) boxes cxcywh, in [0, 1]. Offsets are measured in pixels of
+        the level round a point, and in halves of the box side divided by P round the centre of a box.
+        """
+        heads = (self.num_heads, self.num_levels, self.num_points)
+        value = self.value_proj(source).unflatten(-1, (self.num_heads, -1))
+        # Places must be exact: a half-precision coordinate is off by pixels on a large map.
+        offsets = self.sampling_offsets(query).float().unflatten(-1, (*heads, 2))
+        weights = self.attention_weights(query).float().unflatten(-1, (heads[0], -1)).softmax(-1).unflatten(-1, heads[1:])
+        reference = reference.float()[:, :, None, None, None]
+        if reference.shape[-1] == 2:
+            sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
+            locations = reference + offsets / sizes[:, None]
+        else:
+            locations = reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / self.num_points))
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention and feed-forward, each followed by residual and LayerNorm."""
+
+    def __init__(self, *, dim: int, num_heads: int, num_levels: int, dim_feedforward: int, dropout: float):
+        super().__init__()
+        self.self_attn = MSDeformAttn(dim=dim, num_heads=num_heads, num_levels=num_levels)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = dropout
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, spatial_shapes: list[tuple[int, int]]) -> Tensor:
+        """Tokens (B, S, C) with position (1, S, C) and reference (1, S, 2) -> (B, S, C)."""
+        dropout = self.dropout if self.training else 0.0
+        x = self.norm1(x + F.dropout(self.self_attn(x + position, reference, x, spatial_shapes), dropout))
+        return self.norm2(x + feed_forward(x, self.linear1, self.linear2, dropout))
+
+
+class DeformableEncoder(nn.Module):
+    """A stack of encoder layers; keys ``layers.<i>.*``."""
+
+    def __init__(self, *, num_layers: int, **layer_arguments):
+        super().__init__()
+        self.layers = nn.ModuleList(DeformableEncoderLayer(**layer_arguments) for _ in range(num_layers))
+
+    def forward(self, x: Tensor, position: Tensor, spatial_shapes: list[tuple[int, int]]) -> Tensor:
+        """Tokens (B, S, C) with position (1, S, C) -> (B, S, C); every token refers to its own pixel's centre."""
+        reference = pixel_centres(spatial_shapes, x.device)[None]
+        for layer in self.layers:
+            x = layer(x, position, reference, spatial_shapes)
+        return x
+
+
+def pixel_centres(spatial_shapes: list[tuple[int, int]], device=None) -> Tensor:
+    """Centres of the pixels of each level in [0, 1], as (x, y): (S, 2), levels one after the other, row-major."""
+    def centres(size):
+        return (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size
+
+    return torch.cat([torch.stack((centres(width).expand(height, width), centres(height)[:, None].expand(height, width)),
+                                  dim=-1).flatten(0, 1) for height, width in spatial_shapes])

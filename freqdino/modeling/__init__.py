@@ -1,0 +1,1 @@
+"""Mask2Former and Mask DINO as plain modules with explicit arguments; `freqdino.registration` builds them from YAML."""

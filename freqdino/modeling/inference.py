@@ -1,0 +1,118 @@
+"""From class and mask logits to semantic maps, instances and panoptic segments.
+
+Source: MaskFormer (arXiv 2107.06278), section 3.4 and appendix; Mask2Former's and Mask DINO's rules for the scores.
+Q: queries, K: classes, (H, W): size of the result, n: instances.
+"""
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..layers.boxes import cxcywh_to_xyxy, masks_to_boxes
+
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes (height, width) of the padded network input, of the image within it, and of the result asked for."""
+
+    padded: tuple[int, int]
+    image: tuple[int, int]
+    output: tuple[int, int]
+
+    def to_padded(self, masks: Tensor) -> Tensor:
+        """(Q, h, w) -> (Q, H_padded, W_padded), bilinear."""
+        return F.interpolate(masks[None], size=self.padded, mode="bilinear", align_corners=False)[0]
+
+    def to_output(self, masks: Tensor) -> Tensor:
+        """(Q, H_padded, W_padded) -> (Q, H, W): the padding is cut off, then bilinear to the size of the result."""
+        masks = masks[:, :self.image[0], :self.image[1]]
+        if self.image == self.output:
+            return masks
+        return F.interpolate(masks[None], size=self.output, mode="bilinear", align_corners=False)[0]
+
+    def resize(self, masks: Tensor) -> Tensor:
+        """Both steps: (Q, h, w) -> (Q, H, W)."""
+        return self.to_output(self.to_padded(masks))
+
+    def boxes_in_output(self, boxes: Tensor) -> Tensor:
+        """(n, 4) cxcywh relative to the padded input -> (n, 4) xyxy in pixels of the result, not clipped."""
+        scale = boxes.new_tensor([padded * output / image for padded, output, image in
+                                  zip(self.padded[::-1], self.output[::-1], self.image[::-1])])
+        return cxcywh_to_xyxy(boxes) * scale.repeat(2)
+
+
+def semantic_map(class_scores: Tensor, mask_logits: Tensor) -> Tensor:
+    """Score of every class at every pixel, (K, H, W), from class scores (Q, K) and mask logits (Q, H, W)."""
+    return torch.einsum("qk,qhw->khw", class_scores, mask_logits.sigmoid())
+
+
+def best_pairs(class_scores: Tensor, max_instances: int, thing_classes: Collection[int] | None) -> tuple[Tensor, ...]:
+    """The pairs of query and class with the highest scores (Q, K): (scores, classes, queries), each (n,).
+
+    Pairs of a class that is not in ``thing_classes`` (None: all count) are dropped after the choice, as published.
+    """
+    num_classes = class_scores.shape[1]
+    scores, pairs = class_scores.flatten().topk(min(max_instances, class_scores.numel()), sorted=False)
+    classes, queries = pairs % num_classes, pairs // num_classes
+    if thing_classes is not None:
+        keep = torch.isin(classes, torch.tensor(sorted(thing_classes), dtype=classes.dtype, device=classes.device))
+        scores, classes, queries = scores[keep], classes[keep], queries[keep]
+    return scores, classes, queries
+
+
+def mask_quality(mask_logits: Tensor) -> Tensor:
+    """Mean probability inside each mask (n, H, W) -> (n,); 0 for an empty one."""
+    inside = (mask_logits > 0).float()
+    return (mask_logits.sigmoid() * inside).flatten(1).sum(dim=1) / (inside.flatten(1).sum(dim=1) + 1e-6)
+
+
+def instances_from_masks(scores: Tensor, classes: Tensor, mask_logits: Tensor, *, boxes: Tensor | None = None,
+                         rescore: bool = True) -> Instances:
+    """Detectron2 instances of size (H, W): pred_masks bool (n, H, W), pred_boxes, scores, pred_classes.
+
+    ``boxes`` (n, 4) xyxy; without them the boxes are those of the masks. ``rescore`` multiplies by `mask_quality`.
+    """
+    result = Instances(tuple(mask_logits.shape[-2:]))
+    result.pred_masks = mask_logits > 0
+    result.pred_boxes = Boxes(masks_to_boxes(result.pred_masks) if boxes is None else boxes)
+    result.scores = scores * mask_quality(mask_logits) if rescore else scores
+    result.pred_classes = classes
+    return result
+
+
+def panoptic_segments(scores: Tensor, classes: Tensor, mask_logits: Tensor, *, thing_classes: Collection[int],
+                      overlap_threshold: float) -> tuple[Tensor, list[dict]]:
+    """Give every pixel to the query with the highest score times mask probability.
+
+    scores, classes (n,), mask_logits (n, H, W) of the kept queries. A segment is dropped where it wins less than
+    ``overlap_threshold`` of its own mask; all segments of a stuff class become one. Returns an int32 map (H, W), 0 where
+    nothing is, and a list of {id, isthing, category_id}, ids from 1.
+    """
+    segments = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=mask_logits.device)
+    if len(scores) == 0:
+        return segments, []
+    probability = mask_logits.sigmoid()
+    owner = (scores[:, None, None] * probability).argmax(dim=0)
+    inside = probability >= 0.5
+    won = torch.bincount(owner.flatten(), minlength=len(scores)).tolist()
+    own = inside.flatten(1).sum(dim=1).tolist()
+    info, stuff_ids = [], {}
+    for query, category in enumerate(classes.tolist()):
+        if won[query] == 0 or own[query] == 0 or won[query] / own[query] < overlap_threshold:
+            continue
+        segment = (owner == query) & inside[query]
+        if not segment.any():
+            continue
+        is_thing = category in thing_classes
+        if not is_thing and category in stuff_ids:
+            segments[segment] = stuff_ids[category]
+            continue
+        info.append({"id": len(info) + 1, "isthing": is_thing, "category_id": category})
+        segments[segment] = len(info)
+        if not is_thing:
+            stuff_ids[category] = len(info)
+    return segments, info

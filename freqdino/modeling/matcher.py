@@ -1,0 +1,71 @@
+"""Bipartite matching of predictions and ground-truth objects.
+
+Source: DETR (arXiv 2005.12872), section 3.1; with masks at sampled points: Mask2Former (arXiv 2112.01527), section 3.3.
+B: batch, Q: queries, G: objects of an image, K: class logits, P: points, (H, W): size of the predicted masks.
+"""
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from .losses import mask_bce_cost, mask_dice_cost
+from .point_sampling import sample_all
+from .targets import ImageTargets
+
+
+class NonFiniteCostError(FloatingPointError, ValueError):
+    """A matching cost is infinite or not a number; the message names the image and the term."""
+
+
+class HungarianMatcher:
+    """Pairs each object with one query (as many pairs as the fewer of both) at the least total cost.
+
+    ``weights``: of the terms ``class``, ``mask`` and ``dice``. ``class_cost(logits (Q, K), labels (G,))``
+    -> (Q, G). Masks are compared at ``num_points`` uniform random points, drawn anew for each image and call.
+    """
+
+    def __init__(self, *, weights: Mapping[str, float], class_cost: Callable[[Tensor, Tensor], Tensor], num_points: int):
+        if not any(weights.values()):
+            raise ValueError(f"at least one matching weight must differ from 0, got {dict(weights)}")
+        self.weights = dict(weights)
+        self.class_cost = class_cost
+        self.num_points = num_points
+
+    @torch.no_grad()
+    def __call__(self, prediction: Mapping[str, Tensor], targets: Sequence[ImageTargets]) -> list[tuple[Tensor, Tensor]]:
+        """prediction: ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) logits. Returns for each image the matched
+        query indices and object indices, the latter rising. Raises NonFiniteCostError.
+        """
+        matches = []
+        for index, target in enumerate(targets):
+            if len(target.labels) == 0:
+                empty = target.labels.new_zeros(0, dtype=torch.int64)
+                matches.append((empty, empty))
+                continue
+            costs = self.costs({key: prediction[key][index] for key in ("pred_logits", "pred_masks")}, target)
+            total = sum(self.weights[term] * cost for term, cost in costs.items()).cpu()
+            if not total.isfinite().all():
+                raise_non_finite(costs, target.name)
+            objects, queries = linear_sum_assignment(total.T.numpy())
+            matches.append(tuple(torch.as_tensor(i, device=target.labels.device) for i in (queries, objects)))
+        return matches
+
+    def costs(self, prediction: Mapping[str, Tensor], target: ImageTargets) -> dict[str, Tensor]:
+        """Every term (Q, G) for one image, unweighted and in float32."""
+        # Autocast would turn the products back to half precision, which cannot tell near queries apart.
+        with torch.autocast(prediction["pred_masks"].device.type, enabled=False):
+            points = torch.rand(self.num_points, 2, device=prediction["pred_masks"].device)
+            logits = sample_all(prediction["pred_masks"].float(), points)
+            truth = sample_all(target.masks.float(), points)
+            return {"class": self.class_cost(prediction["pred_logits"], target.labels),
+                    "mask": mask_bce_cost(logits, truth),
+                    "dice": mask_dice_cost(logits, truth)}
+
+
+def raise_non_finite(costs: Mapping[str, Tensor], name: str):
+    """Raise NonFiniteCostError for the first term of ``costs`` that is not finite."""
+    term, cost = next((term, cost) for term, cost in costs.items() if not cost.isfinite().all())
+    bad = (~cost.isfinite()).sum().item()
+    raise NonFiniteCostError(f"{name}: the matching cost {term!r} is not finite for {bad} of {cost.numel()} pairs of query "
+                             "and object. The weights or the learning rate have diverged, or the image holds bad values.")

@@ -1,0 +1,77 @@
+"""The whole model: images in, losses or results out. Serves Mask2Former and Mask DINO.
+
+Source: MaskFormer (arXiv 2107.06278), section 3. B: batch.
+"""
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from .inference import Geometry
+from .post_processing import PostProcessing
+from .targets import prepare_targets
+
+
+class SegmentationHead(nn.Module):
+    """Pixel decoder and predictor; keys ``pixel_decoder.*``, ``predictor.*``."""
+
+    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module):
+        super().__init__()
+        self.pixel_decoder = pixel_decoder
+        self.predictor = predictor
+
+    def forward(self, features: Mapping[str, Tensor], targets=None) -> dict:
+        """features: name -> (B, C, H, W); targets: the batch's ground truth, for predictors that learn from it."""
+        mask_features, _, levels = self.pixel_decoder.forward_features(features)
+        return self.predictor(levels, mask_features, targets)
+
+
+class MaskClassificationModel(nn.Module):
+    """Predicts a set of masks, each with a class, and turns it into semantic, instance and panoptic results.
+
+    Keys: ``backbone.*``, ``sem_seg_head.*``, ``criterion.*``. ``pixel_mean`` and ``pixel_std`` are not in the state dict.
+    """
+
+    def __init__(self, *, backbone: nn.Module, sem_seg_head: SegmentationHead, criterion: nn.Module,
+                 post_processing: PostProcessing, size_divisibility: int, pixel_mean: Sequence[float],
+                 pixel_std: Sequence[float]):
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.post_processing = post_processing
+        self.size_divisibility = size_divisibility
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict]:
+        """Detectron2's contract. Each input: ``image`` (3, H, W) in 0..255 and, optionally, ``height`` and ``width`` of the
+        result; in training ``instances`` with gt_classes and gt_masks as well.
+
+        Training returns name -> weighted loss; evaluation a list of {sem_seg, instances, panoptic_seg}, as asked for.
+        """
+        images = self._images(batched_inputs)
+        features = self.backbone(images.tensor)
+        if self.training:
+            targets = prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:]), self.criterion.num_classes, self.device)
+            return self.criterion(self.sem_seg_head(features, targets), targets)
+        outputs = self.sem_seg_head(features)
+        return [self._result(outputs, index, example, images) for index, example in enumerate(batched_inputs)]
+
+    def _images(self, batched_inputs):
+        """Normalised, then padded with zeros at the right and the bottom to one size that the divisibility allows."""
+        images = [(example["image"].to(self.device) - self.pixel_mean) / self.pixel_std for example in batched_inputs]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def _result(self, outputs, index, example, images):
+        image_size = tuple(images.image_sizes[index])
+        geometry = Geometry(padded=tuple(images.tensor.shape[-2:]), image=image_size,
+                            output=(example.get("height", image_size[0]), example.get("width", image_size[1])))
+        boxes = outputs.get("pred_boxes")
+        return self.post_processing(outputs["pred_logits"][index], outputs["pred_masks"][index], geometry,
+                                    None if boxes is None else boxes[index])

@@ -1,0 +1,137 @@
+"""Pixel decoder with a multi-scale deformable encoder; serves Mask2Former and Mask DINO.
+
+Sources: Mask2Former (arXiv 2112.01527), section 3.2.2 and Mask DINO (arXiv 2206.02777), section 3.3, appendix A.
+B: batch, C: width of the decoder, H_l, W_l: size of level l, M: width of the mask features.
+"""
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from fvcore.nn.weight_init import c2_xavier_fill
+from torch import Tensor, nn
+
+from ..layers.deformable_attention import DeformableEncoder
+from ..layers.position_encoding import sine_position_map
+
+NORM_GROUPS = 32
+
+
+def upsample_and_add(hr: Tensor, lr: Tensor) -> Tensor:
+    """The plain fusion of a fine map (B, C, H, W) and a coarse one: bilinear upsampling to (H, W), then the sum."""
+    return hr + F.interpolate(lr, size=hr.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class MultiScaleDeformablePixelDecoder(nn.Module):
+    """Backbone maps -> mask features at stride ``common_stride`` and the encoded levels.
+
+    The maps named in ``encoder_features`` are projected to ``conv_dim``; ``num_levels`` beyond their number asks for
+    extra levels, each a stride-2 convolution of the one before. All levels go through the deformable encoder; a top-down
+    path then adds the maps finer than the encoder's.
+
+    ``order``: ``high2low`` lists the levels coarse to fine, ``low2high`` fine to coarse with the extra levels last. It
+    also rules which ``input_proj`` belongs to which map. ``min_fpn_levels`` 1 keeps one step of the top-down path even
+    where the encoder already reads the finest map, as Mask DINO does.
+
+    Keys: ``input_proj.<i>``, ``transformer.{level_embed,encoder.layers.<i>}``, ``adapter_<i>``, ``layer_<i>``,
+    ``mask_features``. Raises ValueError for an unknown order or map, and for fewer levels than maps.
+    """
+
+    def __init__(self, *, input_shape: Mapping[str, ShapeSpec], encoder_features: Sequence[str], conv_dim: int,
+                 mask_dim: int, norm: str, num_layers: int, num_heads: int, dim_feedforward: int, dropout: float,
+                 num_levels: int, order: str, common_stride: int, min_fpn_levels: int,
+                 fuse: Callable[[Tensor, Tensor], Tensor] = upsample_and_add):
+        super().__init__()
+        if order not in ("high2low", "low2high"):
+            raise ValueError(f"order must be high2low or low2high, got {order!r}")
+        absent = [name for name in encoder_features if name not in input_shape]
+        if absent:
+            raise ValueError(f"encoder_features names {absent}, but the maps are {list(input_shape)}")
+        if num_levels < len(encoder_features):
+            raise ValueError(f"num_levels is {num_levels}, fewer than the {len(encoder_features)} maps {list(encoder_features)}")
+        self.order = order
+        self.fuse = fuse
+
+        fine_to_coarse = sorted(input_shape, key=lambda name: input_shape[name].stride)
+        encoded = [name for name in fine_to_coarse if name in encoder_features]
+        self.coarsest_feature = encoded[-1]
+        self.encoder_features = encoded if order == "low2high" else encoded[::-1]
+        channels = [input_shape[name].channels for name in self.encoder_features]
+        extra_channels = [input_shape[encoded[-1]].channels] + [conv_dim] * (num_levels - len(encoded))
+        self.input_proj = nn.ModuleList(
+            [_projection(c, conv_dim, kernel_size=1) for c in channels]
+            + [_projection(c, conv_dim, kernel_size=3, stride=2, padding=1)
+               for c in extra_channels[:num_levels - len(encoded)]])
+
+        self.transformer = nn.Module()
+        self.transformer.level_embed = nn.Parameter(torch.empty(num_levels, conv_dim).normal_())
+        self.transformer.encoder = DeformableEncoder(
+            num_layers=num_layers, dim=conv_dim, num_heads=num_heads, num_levels=num_levels,
+            dim_feedforward=dim_feedforward, dropout=dropout)
+
+        finest_stride = input_shape[encoded[0]].stride
+        num_fpn_levels = max(int(math.log2(finest_stride) - math.log2(common_stride)), min_fpn_levels)
+        self.fpn_features = fine_to_coarse[:num_fpn_levels]
+        for i, name in enumerate(self.fpn_features, start=1):
+            self.add_module(f"adapter_{i}", _conv(input_shape[name].channels, conv_dim, norm, kernel_size=1))
+            self.add_module(f"layer_{i}", _conv(conv_dim, conv_dim, norm, kernel_size=3, padding=1, activation=F.relu))
+        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
+        c2_xavier_fill(self.mask_features)
+
+    def forward_features(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """features: name -> (B, C_name, H, W); returns (mask features (B, M, H, W), finest encoded level, all levels)."""
+        levels = self.encode(*self.project(features))
+        finest = levels[0] if self.order == "low2high" else levels[-1]
+        return self.mask_features(self.top_down(features, finest)), finest, levels
+
+    def project(self, features: Mapping[str, Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+        """The levels (B, C, H_l, W_l) in encoder order, and the sizes in the order that the position maps follow.
+
+        The two orders differ with two or more extra levels: the published code turns the extra maps round but not their
+        positions, and the published weights were trained so.
+        """
+        maps = [proj(features[name]) for proj, name in zip(self.input_proj, self.encoder_features)]
+        extra, x = [], features[self.coarsest_feature]
+        for proj in self.input_proj[len(maps):]:
+            x = proj(x)
+            extra.append(x)
+
+        def in_order(maps, extra):
+            return maps + extra if self.order == "low2high" else extra + maps
+
+        sizes = [tuple(x.shape[-2:]) for x in in_order(maps, extra)]
+        return in_order(maps, extra[::-1]), sizes
+
+    def encode(self, levels: list[Tensor], position_sizes: list[tuple[int, int]]) -> list[Tensor]:
+        """Run the deformable encoder over the levels; same shapes out as in."""
+        sizes = [tuple(level.shape[-2:]) for level in levels]
+        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+        position = torch.cat([sine_position_map(*size, tokens.shape[-1], tokens.device) + embedding
+                              for size, embedding in zip(position_sizes, self.transformer.level_embed)])
+        tokens = self.transformer.encoder(tokens, position[None], sizes)
+        return [level.transpose(1, 2).unflatten(2, size)
+                for level, size in zip(tokens.split([h * w for h, w in sizes], dim=1), sizes)]
+
+    def top_down(self, features: Mapping[str, Tensor], finest: Tensor) -> Tensor:
+        """Add the maps finer than the encoder's, coarse to fine, to the finest encoded level (B, C, H, W)."""
+        x = finest
+        for i in range(len(self.fpn_features), 0, -1):
+            lateral = self.get_submodule(f"adapter_{i}")(features[self.fpn_features[i - 1]])
+            x = self.get_submodule(f"layer_{i}")(self.fuse(lateral, x))
+        return x
+
+
+def _projection(in_channels: int, out_channels: int, **geometry) -> nn.Sequential:
+    """Convolution with bias and GroupNorm; keys ``0.*``, ``1.*``."""
+    convolution = nn.Conv2d(in_channels, out_channels, **geometry)
+    nn.init.xavier_uniform_(convolution.weight, gain=1)
+    nn.init.zeros_(convolution.bias)
+    return nn.Sequential(convolution, nn.GroupNorm(NORM_GROUPS, out_channels))
+
+
+def _conv(in_channels: int, out_channels: int, norm: str, **geometry) -> Conv2d:
+    """Detectron2's convolution with norm and activation; the bias stands only where no norm does."""
+    convolution = Conv2d(in_channels, out_channels, bias=norm == "", norm=get_norm(norm, out_channels), **geometry)
+    c2_xavier_fill(convolution)
+    return convolution

@@ -1,0 +1,70 @@
+"""One image's raw prediction -> the results that Detectron2 evaluates and draws.
+
+Q: queries, K: class logits, (h, w): size of the predicted masks, (H, W): size of the result.
+"""
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .class_scores import SigmoidScores, SoftmaxScores
+from .inference import Geometry, best_pairs, instances_from_masks, panoptic_segments, semantic_map
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostProcessing:
+    """Which results to make, and by which rules.
+
+    ``thing_classes``: contiguous ids of the classes that have instances. ``resize_before_semantic`` resizes the masks to
+    the output before they are summed into the semantic map; otherwise the sum is resized. ``rescore_by_mask`` multiplies
+    instance scores by the quality of their mask.
+    """
+
+    scores: SoftmaxScores | SigmoidScores
+    semantic: bool
+    instance: bool
+    panoptic: bool
+    thing_classes: frozenset[int]
+    object_mask_threshold: float
+    overlap_threshold: float
+    max_instances: int
+    resize_before_semantic: bool
+    rescore_by_mask: bool = True
+
+    def __call__(self, logits: Tensor, masks: Tensor, geometry: Geometry, boxes: Tensor | None = None) -> dict:
+        """logits (Q, K), masks (Q, h, w) logits, boxes (Q, 4) cxcywh over the padded input or None.
+
+        Returns those asked for of ``sem_seg`` (classes, H, W), ``instances`` and ``panoptic_seg`` (map, segments).
+        """
+        logits, masks = logits.float(), masks.float()
+        if self.semantic and self.resize_before_semantic:
+            masks = geometry.resize(masks)
+            resize = _as_it_is
+        else:
+            resize = geometry.resize
+        results = {}
+        if self.semantic:
+            results["sem_seg"] = self._semantic(logits, masks, geometry)
+        if self.instance:
+            scores, classes, queries = best_pairs(
+                self.scores.instance(logits), self.max_instances, self.thing_classes if self.panoptic else None)
+            # Resizing is the costly part: only the masks that are shown, each once.
+            shown, place = queries.unique(return_inverse=True)
+            results["instances"] = instances_from_masks(
+                scores, classes, resize(masks[shown])[place], rescore=self.rescore_by_mask,
+                boxes=None if boxes is None else geometry.boxes_in_output(boxes[queries].float()))
+        if self.panoptic:
+            scores, classes, keep = self.scores.panoptic(logits, self.object_mask_threshold)
+            results["panoptic_seg"] = panoptic_segments(
+                scores[keep], classes[keep], resize(masks[keep]), thing_classes=self.thing_classes,
+                overlap_threshold=self.overlap_threshold)
+        return results
+
+    def _semantic(self, logits, masks, geometry):
+        scores = self.scores.semantic(logits)
+        if self.resize_before_semantic:
+            return semantic_map(scores, masks)
+        return geometry.to_output(semantic_map(scores, geometry.to_padded(masks)))
+
+
+def _as_it_is(masks):
+    return masks

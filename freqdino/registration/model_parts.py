@@ -1,0 +1,46 @@
+"""Parts that both families build in the same way, from their section of the configuration (``family``)."""
+from ..config import ConfigError
+from ..modeling.meta_architecture import SegmentationHead
+from ..modeling.post_processing import PostProcessing
+from .class_tables import thing_classes
+from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
+
+
+def build_head(cfg, input_shape, family) -> SegmentationHead:
+    """Pixel decoder and the transformer decoder that ``family.TRANSFORMER_DECODER_NAME`` names."""
+    if family.TRANSFORMER_DECODER_NAME not in TRANSFORMER_DECODER_REGISTRY:
+        raise ConfigError(f"TRANSFORMER_DECODER_NAME is {family.TRANSFORMER_DECODER_NAME!r}; registered are "
+                          f"{[name for name, _ in TRANSFORMER_DECODER_REGISTRY]}")
+    decoder = TRANSFORMER_DECODER_REGISTRY.get(family.TRANSFORMER_DECODER_NAME)
+    return SegmentationHead(pixel_decoder=build_pixel_decoder(cfg, input_shape),
+                            predictor=decoder(cfg, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM))
+
+
+def build_post_processing(cfg, family, *, scores, rescore_by_mask: bool) -> PostProcessing:
+    """The results that ``family.TEST`` switches on. Raises ConfigError where it switches on none."""
+    test = family.TEST
+    if not (test.SEMANTIC_ON or test.INSTANCE_ON or test.PANOPTIC_ON):
+        raise ConfigError("TEST.SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON are all False: the model would give no result")
+    return PostProcessing(
+        scores=scores,
+        semantic=test.SEMANTIC_ON,
+        instance=test.INSTANCE_ON,
+        panoptic=test.PANOPTIC_ON,
+        thing_classes=thing_classes(cfg),
+        object_mask_threshold=test.OBJECT_MASK_THRESHOLD,
+        overlap_threshold=test.OVERLAP_THRESHOLD,
+        max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+        resize_before_semantic=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE or test.INSTANCE_ON or test.PANOPTIC_ON,
+        rescore_by_mask=rescore_by_mask,
+    )
+
+
+def size_divisibility(family, backbone) -> int:
+    """The multiple that images are padded to: the family's, or the backbone's where that is negative."""
+    return backbone.size_divisibility if family.SIZE_DIVISIBILITY < 0 else family.SIZE_DIVISIBILITY
+
+
+def point_arguments(family) -> dict:
+    """How the criterion samples masks."""
+    return {"num_points": family.TRAIN_NUM_POINTS, "oversample_ratio": family.OVERSAMPLE_RATIO,
+            "importance_sample_ratio": family.IMPORTANCE_SAMPLE_RATIO}
