@@ -1,0 +1,194 @@
+"""Loading weights into a model, never silently: what does not fit is an error that lists it.
+
+Two kinds of checkpoint are told apart by their keys. A backbone's (ImageNet weights) must fill the backbone; a model's must
+fill the whole model. ``MODEL.WEIGHTS_PARTIAL True`` loads what fits of either and lists the rest. Both published styles of
+Mask2Former's keys load; which one a file has is read off the keys, since its version metadata is often lost.
+"""
+import re
+from dataclasses import dataclass, field
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import Backbone, build_model
+
+from .checkpoint_files import CheckpointError, local_path, read_checkpoint
+from .config import ConfigError
+
+# Buffers that modules compute themselves: may be missing or left over in any checkpoint.
+COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std|cell_anchors\.\d+)$")
+# What a classification network has behind its features, by names inside the backbone.
+CLASSIFIER = re.compile(r"^(stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\.")
+# What a backbone has and a classification network has not: Swin's normalisation of each output.
+OUTPUT_NORMS = re.compile(r"^norm\d\.")
+# Caffe2 folds the statistics of a batch normalisation into its scale.
+FOLDED_STATISTICS = re.compile(r"\.norm\.running_(mean|var)$")
+LISTED = 10                                 # keys of each kind that an error names
+
+
+def upgrade_keys(tensors, model_keys):
+    """``tensors`` (name → tensor) under the names of ``model_keys``: a new dictionary that shares the tensors.
+
+    Drops the prefix ``module.`` of parallel wrappers. In a model with ``sem_seg_head.pixel_decoder``, Mask2Former's first
+    key style ``sem_seg_head.X`` becomes ``sem_seg_head.pixel_decoder.X`` unless X starts with the name of a part of the head,
+    and the predictor's ``static_query`` becomes ``query_feat``. Raises CheckpointError if two names become one.
+    """
+    head = "sem_seg_head."
+    head_parts = {key.split(".")[1] for key in model_keys if key.startswith(head)}
+    wrapped = all(name.startswith("module.") for name in tensors)
+    upgraded = {}
+    for name, tensor in tensors.items():
+        key = name.removeprefix("module.") if wrapped else name
+        if "pixel_decoder" in head_parts and key.startswith(head):
+            inner = key.removeprefix(head)
+            if inner.split(".")[0] not in head_parts:
+                inner = "pixel_decoder." + inner
+            key = head + inner.replace("predictor.static_query.", "predictor.query_feat.")
+        if key in upgraded:
+            raise CheckpointError(f"two entries of the checkpoint mean {key}; one of them is {name}")
+        upgraded[key] = tensor
+    return upgraded
+
+
+@dataclass
+class Fit:
+    """How the names and shapes of a checkpoint fit a model; names are the model's, as far as it has them."""
+
+    part: str                               # the part of the model that the checkpoint has to fill, "" for all of it
+    matching: dict = field(default_factory=dict)        # name → tensor, to be loaded
+    missing: list = field(default_factory=list)         # in that part, not in the checkpoint
+    unexpected: list = field(default_factory=list)      # in the checkpoint, not in the model
+    mismatched: dict = field(default_factory=dict)      # name → its shapes, in words
+    left_out: list = field(default_factory=list)        # missing or unexpected as it should be: classifiers and the like
+
+    def problems(self):
+        """A line for each kind of problem with its count and first names; empty if the checkpoint fits."""
+        kinds = {"missing from the checkpoint": self.missing, "not in the model": self.unexpected,
+                 "of another shape": [f"{name} ({shapes})" for name, shapes in self.mismatched.items()]}
+        return [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
+
+
+def _some(names):
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+
+
+def backbone_prefix(keys, model):
+    """What to put before ``keys`` of a checkpoint that holds a backbone alone; None for one that holds a whole model.
+
+    Backbones are saved with or without the prefix ``backbone.``; inside a feature pyramid they are ``backbone.bottom_up.``.
+    """
+    heads = {name for name, _ in model.named_children()} - {"backbone"}
+    if not hasattr(model, "backbone") or any(key.partition(".")[0] in heads for key in keys):
+        return None
+    backbones = [name + "." for name, module in model.named_modules() if name == "backbone" or
+                 name.startswith("backbone.") and isinstance(module, Backbone)]
+    model_keys = model.state_dict().keys()
+    hits = {prefix: sum(prefix + key in model_keys for key in keys) for prefix in ("", *backbones)}
+    best = max(hits, key=hits.get)
+    return best if hits[best] else None
+
+
+def fit_checkpoint(model, checkpoint, *, whole_model=False):
+    """Hold the tensors of `read_checkpoint` against ``model``. ``whole_model``: a backbone alone is not enough."""
+    targets = model.state_dict(keep_vars=True)
+    tensors = upgrade_keys(checkpoint["model"], targets)
+    prefix = None if whole_model else backbone_prefix(tensors, model)
+    fit = Fit(part="" if prefix is None else prefix or "backbone.")
+    inside = len(fit.part)
+    for key, tensor in tensors.items():
+        key = (prefix or "") + key
+        if key not in targets:
+            expected = COMPUTED.search(key) or (fit.part and CLASSIFIER.match(key[inside:]))
+            (fit.left_out if expected else fit.unexpected).append(key)
+        elif tensor.shape != targets[key].shape:
+            fit.mismatched[key] = f"checkpoint {tuple(tensor.shape)}, model {tuple(targets[key].shape)}"
+        else:
+            fit.matching[key] = tensor
+    # A parameter with several names is filled by any of them; .safetensors files keep only one.
+    filled = {id(targets[key]) for key in fit.matching}
+    for key, target in targets.items():
+        if not key.startswith(fit.part) or id(target) in filled or key in fit.mismatched:
+            continue
+        expected = (COMPUTED.search(key) or (fit.part and OUTPUT_NORMS.match(key[inside:]))
+                    or (checkpoint["caffe2"] and FOLDED_STATISTICS.search(key)))
+        (fit.left_out if expected else fit.missing).append(key)
+    return fit
+
+
+class StrictCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with loading that says what does not fit.
+
+    partial: load what fits and warn about the rest. whole_model: a backbone alone does not do, and ``partial`` is ignored.
+    """
+
+    def __init__(self, model, save_dir="", *, partial=False, whole_model=False, **checkpointables):
+        super().__init__(model, save_dir, **checkpointables)
+        self.partial, self.whole_model = partial, whole_model
+
+    def load(self, path, checkpointables=None):
+        """Fill the model from ``path`` ("" leaves it as it is) and restore ``checkpointables`` (None: all of them).
+
+        Returns what else the file holds. Raises CheckpointError, and leaves the model alone, if the file does not fit.
+        """
+        if not path:
+            self.logger.info("MODEL.WEIGHTS is empty: the model starts from random weights")
+            return {}
+        restored = self.checkpointables if checkpointables is None else checkpointables
+        return self._load(path, restored, whole_model=self.whole_model)
+
+    def resume_or_load(self, path, *, resume=True):
+        """With ``resume`` and a file ``last_checkpoint`` in the output folder continue from there, else load ``path``."""
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        try:
+            return self._load(self.get_checkpoint_file(), self.checkpointables, whole_model=True)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} {self.save_dir}/last_checkpoint names this file: write the name of an intact "
+                                  "checkpoint of that folder into it, or delete it to start anew.") from error
+
+    def _load(self, path, restored, *, whole_model):
+        self.logger.info("Loading %s", path)
+        checkpoint = read_checkpoint(local_path(path))
+        absent = [name for name in restored if name not in checkpoint]
+        if absent:
+            raise CheckpointError(f"{path}: holds no state of the {', '.join(absent)}; only a checkpoint of a training run can "
+                                  "be resumed. Without --resume it can start a new one as MODEL.WEIGHTS.")
+        self._fill_model(path, checkpoint, whole_model=whole_model)
+        for name in restored:
+            try:
+                self.checkpointables[name].load_state_dict(checkpoint.pop(name))
+            except (ValueError, KeyError) as error:
+                raise CheckpointError(f"{path}: its state of the {name} does not fit this configuration: {error}") from error
+        return checkpoint
+
+    def _fill_model(self, path, checkpoint, *, whole_model):
+        name = type(self.model).__name__
+        try:
+            fit = fit_checkpoint(self.model, checkpoint, whole_model=whole_model)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        problems = fit.problems()
+        if problems and (whole_model or not self.partial):
+            part = f"the {fit.part[:-1]} of {name}" if fit.part else name
+            remedy = ("The configuration must be the one that the checkpoint was trained with." if whole_model else
+                      "To load what fits and train the rest from random weights: MODEL.WEIGHTS_PARTIAL True.")
+            raise CheckpointError("\n  ".join([f"{path} does not fit {part}:", *problems]) + f"\n{remedy}")
+        if not fit.matching:
+            raise CheckpointError(f"{path}: nothing in it fits {name}")
+        self.model.load_state_dict(fit.matching, strict=False)
+        if problems:
+            self.logger.warning("\n  ".join([f"MODEL.WEIGHTS_PARTIAL: loaded {len(fit.matching)} tensors of {path}", *problems]))
+        if fit.part:
+            self.logger.info("Filled %s only; the other parts start from random weights", fit.part[:-1])
+        if fit.left_out:
+            self.logger.info("Left out, as it should be: %s", ", ".join(fit.left_out))
+
+
+def load_trained_model(cfg):
+    """The model of ``cfg`` on MODEL.DEVICE, in evaluation mode, entirely filled from MODEL.WEIGHTS.
+
+    Raises ConfigError if MODEL.WEIGHTS is empty, CheckpointError if it does not fit.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError("MODEL.WEIGHTS is empty: set it to a trained checkpoint, as in MODEL.WEIGHTS output/model_final.pth")
+    model = build_model(cfg).eval()
+    StrictCheckpointer(model, whole_model=True).load(cfg.MODEL.WEIGHTS)
+    return model

@@ -1,0 +1,142 @@
+"""Reads checkpoint files of every format that the published models use, without running code that a file may carry.
+
+Formats: torch.save files (.pth, .pt, .pyth, whole training states or bare state dicts), pickles of numpy arrays (.pkl, as
+in Detectron2's model zoo, Caffe2's among them) and .safetensors.
+"""
+import codecs
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+from detectron2.utils.file_io import PathManager
+from torch import _utils as torch_utils
+
+TENSOR_ENTRIES = ("model", "state_dict", "model_state", "blobs")    # Detectron2, timm and mmseg, pycls, Caffe2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read or does not fit; the message names the file and what to do."""
+
+
+def local_path(path):
+    """A file on this machine for a path or a URL (detectron2:// and the other schemes of Detectron2's PathManager)."""
+    if "://" in path:
+        url = path.partition("?")[0]        # Detectron2 allows ?matching_heuristics=True, which is decided by the keys here
+        try:
+            path = PathManager.get_local_path(url)
+        except OSError as error:
+            raise CheckpointError(f"{url}: the download failed ({error}). Fetch the file elsewhere and set MODEL.WEIGHTS to "
+                                  "its path, or set MODEL.WEIGHTS \"\" to start from random weights.") from error
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise CheckpointError(f"{path}: no such checkpoint file. Set MODEL.WEIGHTS to the path of one, "
+                              "or to \"\" to start from random weights.")
+    return path
+
+
+def read_checkpoint(path):
+    """The contents of a file: {"model": {name: tensor}, "caffe2": bool, and whatever else it holds, such as "trainer"}.
+
+    Raises CheckpointError for a file that is truncated, of another format, or would run code when read.
+    """
+    contents = _read_file(path)
+    if not isinstance(contents, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(contents).__name__}, not a dictionary of tensors")
+    entry = next((name for name in TENSOR_ENTRIES if isinstance(contents.get(name), Mapping)), None)
+    rest = {} if entry is None else {name: value for name, value in contents.items() if name != entry}
+    tensors = {}
+    for name, value in (contents if entry is None else contents[entry]).items():
+        if isinstance(value, (np.ndarray, np.generic)):
+            value = torch.from_numpy(np.array(value))
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor")
+        tensors[name] = value
+    # Caffe2 is recognised by its names of weights, as in res2_0_branch2a_w; the momenta are of no use.
+    caffe2 = any(name.endswith("_w") for name in tensors)
+    if caffe2:
+        tensors = convert_c2_detectron_names({k: v for k, v in tensors.items() if not k.endswith("_momentum")})[0]
+    return {**rest, "model": tensors, "caffe2": caffe2}
+
+
+def _read_file(path):
+    try:
+        if path.endswith(".safetensors"):
+            return _read_safetensors(path)
+        if path.endswith(".pkl") and not zipfile.is_zipfile(path):
+            with open(path, "rb") as file:
+                return _TensorUnpickler(file, encoding="latin1").load()
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except _ForbiddenGlobal as error:
+        raise _needs_code(path, str(error)) from error
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):          # torch's message for a class that weights_only does not allow
+            raise _needs_code(path, str(error).partition("GLOBAL ")[2].split()[0]) from error
+        raise _unreadable(path, error) from error
+    # What a damaged file makes the readers raise is not documented: a pickle's opcodes can fail in any of these ways.
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_safetensors(path):
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f"{path}: reading .safetensors needs the package: pip install safetensors") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path, error):
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return CheckpointError(f"{path}: cannot be read as a checkpoint, {os.path.getsize(path)} bytes ({reason}). It is truncated "
+                           "or of another format: fetch or save it again (delete it first if it was downloaded).")
+
+
+def _needs_code(path, name):
+    return CheckpointError(f"{path}: holds objects besides tensors ({name}); reading them could run code, so it is refused. If "
+                           "you trust the file, keep its tensors only: torch.save({'model': torch.load(PATH, "
+                           "weights_only=False)['model']}, NEW_PATH).")
+
+
+class _ForbiddenGlobal(Exception):
+    """A pickle asks for something that is not needed to hold arrays; its name."""
+
+
+def _load_from_bytes(data):
+    """Stands in for torch.storage._load_from_bytes, which would unpickle without restriction."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+_array_reconstruct, _array_scalar = np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0]
+_ALLOWED_GLOBALS = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): codecs.encode,                   # how protocol 2 spells bytes
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    **{(module, "_reconstruct"): _array_reconstruct for module in ("numpy.core.multiarray", "numpy._core.multiarray")},
+    **{(module, "scalar"): _array_scalar for module in ("numpy.core.multiarray", "numpy._core.multiarray")},
+    ("torch._utils", "_rebuild_tensor_v2"): torch_utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch_utils._rebuild_parameter,
+    ("torch.storage", "_load_from_bytes"): _load_from_bytes,
+}
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Unpickles dictionaries of numpy arrays and tensors; any other class or function is refused, not imported."""
+
+    def find_class(self, module, name):
+        try:
+            return _ALLOWED_GLOBALS[module, name]
+        except KeyError:
+            raise _ForbiddenGlobal(f"{module}.{name}") from None

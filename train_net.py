@@ -1,0 +1,198 @@
+#!/usr/bin/env python
+"""Trains and evaluates every model of FreqDINO, and Detectron2's own, with Detectron2's command line.
+
+    train_net.py --config-file FILE [--num-gpus N] [--resume] [KEY VALUE ...]          trains, evaluates at the end
+    train_net.py --config-file FILE --eval-only MODEL.WEIGHTS CHECKPOINT               evaluates
+
+OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the last
+evaluation in inference/results.json. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes there. Errors in
+what the user gives end in a line on stderr and exit status 1; their traceback is in log.txt.
+"""
+import json
+import logging
+import math
+import os
+import re
+import sys
+import weakref
+
+import torch
+from detectron2.engine import (AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model,
+                               default_argument_parser, default_setup, launch)
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
+
+import freqdino.registration
+from freqdino.checkpoint import StrictCheckpointer
+from freqdino.config import ConfigError, load_config, lookup
+from freqdino.data import build_test_loader, build_train_loader, register_custom_datasets
+from freqdino.evaluation.build import build_evaluator
+from freqdino.solver import build_lr_scheduler, build_optimizer
+
+# What a wrong configuration, data set or checkpoint raises. Registries raise KeyError for an unknown name.
+USER_ERRORS = (ValueError, OSError, KeyError, ImportError, FloatingPointError)
+FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO"}
+logger = logging.getLogger("freqdino.train_net")
+
+
+def predicted_tasks(cfg):
+    """What the configured model predicts, some of semantic, instance, panoptic; Detectron2's own detectors: instance."""
+    section = FAMILY_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
+    if section is None:
+        return ("instance",)
+    test = lookup(cfg, f"{section}.TEST")
+    return tuple(task for task in ("semantic", "instance", "panoptic") if test[f"{task.upper()}_ON"])
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer with this project's optimiser, checkpoints, data and evaluation; also works on the CPU."""
+
+    def __init__(self, cfg):
+        TrainerBase.__init__(self)          # DefaultTrainer's own would build Detectron2's parts, and for CUDA alone
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_cuda else None)
+        if cfg.SOLVER.AMP.ENABLED:
+            dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE)
+            scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)    # bfloat16 has float32's range
+            self._trainer = AMPTrainer(model, data_loader, optimizer, grad_scaler=scaler, precision=dtype)
+        else:
+            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL,
+                                               trainer=weakref.proxy(self))
+        self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    build_optimizer = staticmethod(build_optimizer)
+    build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_train_loader = staticmethod(build_train_loader)
+    build_test_loader = staticmethod(build_test_loader)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return build_evaluator(dataset_name, tasks=predicted_tasks(cfg), output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """Evaluate on every set of DATASETS.TEST; the results also go to OUTPUT_DIR/inference/results.json."""
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process() and results:
+            single = len(cfg.DATASETS.TEST) == 1
+            write_results({cfg.DATASETS.TEST[0]: results} if single else results, cfg.OUTPUT_DIR)
+        return results
+
+
+def write_results(results, output_dir):
+    """Data set → task → metric → number as JSON; null where a metric is undefined."""
+    def plain(value):
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        return float(value) if math.isfinite(value) else None
+
+    path = os.path.join(output_dir, "inference", "results.json")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as file:
+        json.dump(plain(results), file, indent=2)
+    logger.info("Evaluation results written to %s", path)
+
+
+def load_checked_config(args):
+    """The configuration of a command line, held against the machine. Raises ConfigError."""
+    cfg = load_config(args.config_file, args.opts)
+    processes = args.num_gpus * args.num_machines
+    if args.num_gpus < 1 or not 0 <= args.machine_rank < args.num_machines:
+        raise ConfigError(f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank}: "
+                          "at least one process on each machine, and ranks from 0, are needed (on the CPU, too)")
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise ConfigError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}")
+    if torch.cuda.is_available() and processes > 1 and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ConfigError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} with {processes} processes: hide the GPUs with CUDA_VISIBLE_DEVICES=''"
+                          ", since Detectron2 connects the processes of a machine with GPUs through NCCL")
+    if not args.eval_only and not cfg.SOLVER.REFERENCE_WORLD_SIZE and cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared equally by {processes} processes")
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise ConfigError("--eval-only, but DATASETS.TEST is empty")
+    if not args.eval_only and not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN is empty: name a data set, or your own as datasets/README.md describes")
+    if cfg.TEST.AUG.ENABLED:
+        raise ConfigError("TEST.AUG.ENABLED: there is no test-time augmentation here")
+    cfg.freeze()
+    return cfg
+
+
+def set_up(cfg, args):
+    """Loggers, OUTPUT_DIR and seeds of this process; own data sets by their names. Console output is without tracebacks."""
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="freqdino", configure_stdout=comm.get_world_size() > 1)
+    for name in ("detectron2", "fvcore", "freqdino"):
+        for handler in logging.getLogger(name).handlers:
+            if handler.stream is sys.stdout:
+                handler.addFilter(lambda record: not record.exc_info)
+    if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
+    logger.info("Running on %s in %d process(es)", cfg.MODEL.DEVICE, comm.get_world_size())
+    register_custom_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+
+
+def evaluate(cfg, *, resume):
+    """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; either must fit entirely."""
+    model = Trainer.build_model(cfg)
+    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, whole_model=True)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise ConfigError("--eval-only needs weights: set MODEL.WEIGHTS to a checkpoint, as in MODEL.WEIGHTS "
+                          f"{os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def main(cfg, args):
+    """The work of one process."""
+    try:
+        set_up(cfg, args)
+        if args.eval_only:
+            return evaluate(cfg, resume=args.resume)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    except USER_ERRORS as error:
+        logger.exception("Stopped by an error")
+        exit_with(error)
+
+
+def exit_with(error):
+    """End this process with status 1 and the error's message, without traceback, on stderr."""
+    message = str(error.args[0]) if type(error) is KeyError and error.args else str(error)
+    if "Original Traceback" in message:     # a worker of a data loader passes its traceback on as the message
+        message = re.sub(r"(?s).*\n\S*(?:Error|Exception): ", "", message).rstrip()
+    process = f" in process {comm.get_rank()}" if comm.get_world_size() > 1 else ""
+    print(f"error{process}: {message or type(error).__name__}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def run(arguments=None):
+    """The command line: ``arguments`` are its words, default sys.argv. Exits with status 1 on an error of the user's."""
+    args = default_argument_parser().parse_args(arguments)
+    setup_logger(name="freqdino")
+    try:
+        cfg = load_checked_config(args)
+    except USER_ERRORS as error:
+        exit_with(error)
+    try:
+        launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))
+    except ProcessExitedException as error:
+        if error.exit_code != 1:            # with 1 a process ended itself and said why
+            raise
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()
