@@ -131,8 +131,8 @@ def detr_recipe(cfg: CfgNode, *, label_padding: int, ignore_label: int) -> list[
     """Flip and resize; with INPUT.CROP.ENABLED half of the pictures are resized and cropped first. No padding."""
     recipe = _flips(cfg)
     if cfg.INPUT.CROP.ENABLED:
-        zoom = T.AugmentationList([ResizeShortestEdge(list(_DETR_CROP_EDGES), sample_style="choice"), _random_crop(cfg)])
-        recipe.append(T.RandomApply(zoom, prob=0.5))
+        zoom = [ResizeShortestEdge(list(_DETR_CROP_EDGES), sample_style="choice"), _random_crop(cfg)]
+        recipe.append(T.RandomApply(T.AugmentationList(zoom), prob=0.5))
     return recipe + [_resize_for_training(cfg)]
 
 

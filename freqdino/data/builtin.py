@@ -1,4 +1,4 @@
-"""The datasets that Detectron2 lacks under the names of the published configurations: ADE20K and COCO with semantic maps.
+"""Datasets of the published configurations that Detectron2 lacks: ADE20K panoptic, instance; COCO with semantic maps.
 
 Detectron2 itself has coco_2017_*, coco_2017_{train,val}_panoptic, cityscapes_fine_* and ade20k_sem_seg_{train,val}.
 Folder trees and preparation: datasets/README.md.

@@ -1,4 +1,4 @@
-"""Class tables: the classes of a dataset in the order of their contiguous indices, and what Detectron2's metadata needs.
+"""Class tables: the classes of a dataset in the order of their contiguous indices, and the metadata that they give.
 
 The tables of the built-in datasets are the JSON files in categories/, each a list of {"id", "name", "isthing"} in the
 COCO panoptic format; a dataset's contiguous indices are the positions in the order of the ids.
@@ -60,7 +60,7 @@ class ClassTable:
         return {"stuff_classes": list(self.names), "stuff_colors": class_colors(len(self.names)), "ignore_label": 255}
 
     def panoptic_metadata(self) -> dict:
-        """Detectron2's metadata of a panoptic dataset: both lists have all classes, the id maps tell the kinds apart."""
+        """Detectron2's metadata of a panoptic dataset: both lists hold all classes, the id maps tell them apart."""
         colors = class_colors(len(self.names))
         return {"thing_classes": list(self.names), "thing_colors": colors,
                 "stuff_classes": list(self.names), "stuff_colors": colors,

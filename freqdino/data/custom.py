@@ -2,9 +2,9 @@
 
     <annotations.json>@<image folder>                 COCO instances (polygons or RLE)
     <panoptic.json>@<image folder>@<PNG folder>       COCO panoptic
-    <classes.txt>@<image folder>@<PNG folder>         semantic: PNG value n is the class in line n, from 0; 255 is ignored
+    <classes.txt>@<image folder>@<PNG folder>         semantic: line n of the classes is PNG value n - 1; 255 is ignored
 
-The first part's suffix and the number of folders tell the kind. Paths are relative to the working directory or absolute.
+The first part's suffix and the number of folders tell the kind. Paths may be relative to the working directory.
 An "@" may stand in a path: the first part ends at its suffix, and of two folders the second begins at the last "@"
 unless the whole rest is an existing folder. datasets/README.md has examples.
 """
@@ -53,7 +53,7 @@ def _read_class_names(path: str) -> ClassTable:
                          "one a line (255 is the ignored value)")
     if "" in names:
         raise ValueError(f"class file {path}: line {names.index('') + 1} is empty")
-    return ClassTable.from_categories([{"id": index, "name": name} for index, name in enumerate(names)], path, panoptic=False)
+    return ClassTable(names=tuple(names), ids=tuple(range(len(names))), isthing=(False,) * len(names))
 
 
 def _register(name: str) -> None:
@@ -80,8 +80,8 @@ def _register(name: str) -> None:
 def register_custom_datasets(names: Iterable[str]) -> None:
     """Register every name of an own-data form that is not registered yet; names without an "@" are left alone.
 
-    Reads the class table of each, so that its metadata are complete; annotations and images are read and checked when the
-    dataset is loaded.
+    Reads the class table of each, so that its metadata are complete; annotations and images are read and checked when
+    the dataset is loaded.
 
     Raises:
         FileNotFoundError: a file or folder of the name does not exist.

@@ -1,7 +1,7 @@
 """Reading pictures and label maps from files, with one defined result for every kind of file.
 
-Pictures: grey becomes three equal channels, palettes are resolved, an alpha channel is dropped (the stored colours stay,
-as in Detectron2), 16-bit grey is scaled by 255/65535, and the EXIF orientation is applied: annotations refer to the
+Pictures: grey becomes three equal channels, palettes are resolved, an alpha channel is dropped (the stored colours
+stay, as in Detectron2), 16-bit grey is scaled by 255/65535, and the EXIF orientation is applied: annotations refer to the
 upright picture. Label maps keep their numbers: a palette PNG gives its indices, not its colours.
 
 Shape key: H: height, W: width.

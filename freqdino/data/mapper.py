@@ -65,15 +65,15 @@ def _reader(cls: type, dataset_name: str) -> TargetReader:
     key = "thing_classes" if cls is InstanceReader else "stuff_classes"
     classes = metadata.get(key)
     if classes is None:
-        raise ValueError(f"the metadata of DATASETS.TRAIN[0] = {dataset_name!r} has no {key}; is it the kind of dataset "
-                         "that INPUT.DATASET_MAPPER_NAME reads, and is it registered?")
+        raise ValueError(f"the metadata of DATASETS.TRAIN[0] = {dataset_name!r} has no {key}: it is not registered, or not "
+                         "the kind of dataset that INPUT.DATASET_MAPPER_NAME reads")
     if cls is InstanceReader:
         return InstanceReader(num_classes=len(classes))
     return cls(num_classes=len(classes), ignore_label=metadata.get("ignore_label", 255))
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
-    """The mapper of a configuration: for training the one that INPUT.DATASET_MAPPER_NAME names, for testing without targets.
+    """The mapper of a configuration: for training what INPUT.DATASET_MAPPER_NAME names, else one without targets.
 
     Classes and ignore label are those of the first training dataset, which has to be registered.
 

@@ -35,7 +35,8 @@ def read_annotation_file(path: str, sections: tuple[str, ...]) -> dict:
         raise ValueError(f"annotation file {path} is not JSON: {error}") from error
     for section in sections:
         if not isinstance(document, dict) or not isinstance(document.get(section), list):
-            raise ValueError(f"annotation file {path} has no list {section!r}; the COCO format has {', '.join(sections)}")
+            raise ValueError(f"annotation file {path} has no list {section!r}; "
+                             f"the COCO format has {', '.join(sections)}")
     return document
 
 
@@ -76,7 +77,7 @@ def _known_ids(classes: ClassTable) -> str:
 
 
 def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> list[dict]:
-    """Records of a COCO instance file, one for every image, in the order of the image ids; polygons and RLE stay as they are.
+    """Records of a COCO instance file, one for every image, in the order of the image ids; segmentations stay as is.
 
     Raises:
         FileNotFoundError: the file or an image is missing.
@@ -178,8 +179,8 @@ def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
         raise FileNotFoundError(f"there is no label PNG in the folder {sem_seg_root}")
     orphans = [stem for stem in labels if stem not in images]
     if orphans:
-        raise FileNotFoundError(f"{len(orphans)} of the {len(labels)} label PNGs in {sem_seg_root} have no image of the "
-                                f"same name in {image_root}: {_some(orphans)}")
+        raise FileNotFoundError(f"{len(orphans)} of the {len(labels)} label PNGs in {sem_seg_root} have no image of "
+                                f"the same name in {image_root}: {_some(orphans)}")
     if len(images) > len(labels):
         logger.warning("%d of the %d images in %s have no label PNG in %s and are left out",
                        len(images) - len(labels), len(images), image_root, sem_seg_root)

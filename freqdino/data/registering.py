@@ -30,10 +30,11 @@ def check_dataset_files(name: str, keys: Iterable[str] = PATH_KEYS) -> None:
         path = metadata.get(key)
         if path is None or os.path.exists(path):
             continue
-        variable = os.environ.get("DETECTRON2_DATASETS")
-        root = f"DETECTRON2_DATASETS is {variable!r}" if variable else "DETECTRON2_DATASETS is not set, so ./datasets is used"
-        raise FileNotFoundError(f"dataset {name!r}: {key} {path} does not exist (that is {os.path.abspath(path)}). {root}; "
-                                "datasets/README.md describes the expected folders and how to prepare them.")
+        root = os.environ.get("DETECTRON2_DATASETS")
+        root = "is not set, so ./datasets is used" if root is None else f"is {root!r}"
+        raise FileNotFoundError(f"dataset {name!r}: {key} {path} does not exist (that is {os.path.abspath(path)}). "
+                                f"DETECTRON2_DATASETS {root}; datasets/README.md describes the expected folders and "
+                                "how to prepare them.")
 
 
 def _register(name: str, load: Callable[..., list[dict]], files: dict[str, str], metadata: dict, *,
@@ -48,9 +49,9 @@ def _register(name: str, load: Callable[..., list[dict]], files: dict[str, str],
     entry = MetadataCatalog.get(name)
 
     def locate() -> dict[str, str]:
-        root = datasets_root() if under_root else ""
+        root, named = datasets_root() if under_root else "", {**files, **(evaluation_files or {})}
         # Metadata refuses to change a value, but the root may have moved since the registration.
-        vars(entry).update({key: os.path.join(root, path) for key, path in {**files, **(evaluation_files or {})}.items()})
+        vars(entry).update({key: os.path.join(root, path) for key, path in named.items()})
         return {key: getattr(entry, key) for key in files}
 
     def load_records() -> list[dict]:
@@ -65,7 +66,8 @@ def _register(name: str, load: Callable[..., list[dict]], files: dict[str, str],
     DatasetCatalog.register(name, load_records)
 
 
-def register_instances(name: str, classes: ClassTable, *, json_file: str, image_root: str, under_root: bool = False) -> None:
+def register_instances(name: str, classes: ClassTable, *, json_file: str, image_root: str,
+                       under_root: bool = False) -> None:
     """Register a COCO instance dataset, evaluated as "coco"."""
     _register(name, partial(load_instances, classes=classes), {"json_file": json_file, "image_root": image_root},
               {"evaluator_type": "coco", **classes.instance_metadata()}, under_root=under_root)
@@ -77,16 +79,17 @@ def register_panoptic(name: str, classes: ClassTable, *, panoptic_json: str, ima
                       prepare: Callable[[str], None] | None = None) -> None:
     """Register a COCO panoptic dataset.
 
-    With ``json_file`` (the same objects as COCO instances) and ``sem_seg_root`` (the same classes as semantic PNGs, value =
-    contiguous index) it can be evaluated as instance and semantic segmentation too. ``prepare``, given the datasets root,
-    runs before every loading and has to return at once when there is nothing left to do.
+    With ``json_file`` (the same objects as COCO instances) and ``sem_seg_root`` (the same classes as semantic PNGs,
+    value = contiguous index) it can be evaluated as instance and semantic segmentation too. ``prepare``, given the
+    datasets root, runs before every loading and has to return at once when there is nothing left to do.
     """
     files = {"panoptic_json": panoptic_json, "image_root": image_root, "panoptic_root": panoptic_root}
     if sem_seg_root is not None:
         files["sem_seg_root"] = sem_seg_root
     _register(name, partial(load_panoptic, classes=classes), files,
               {"evaluator_type": evaluator_type, **classes.panoptic_metadata()},
-              evaluation_files={} if json_file is None else {"json_file": json_file}, under_root=under_root, prepare=prepare)
+              evaluation_files={} if json_file is None else {"json_file": json_file},
+              under_root=under_root, prepare=prepare)
 
 
 def register_semantic(name: str, classes: ClassTable, *, image_root: str, sem_seg_root: str) -> None:

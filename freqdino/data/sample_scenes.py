@@ -1,6 +1,6 @@
 """The sample set ``freqdino_scenes_{train,val}``: drawn at first use, in COCO format, under the datasets root.
 
-800 and 100 pictures of 128x128 pixels with instance JSON (polygons; RLE where an object is partly hidden), panoptic JSON
+800 and 100 pictures of 128x128 pixels with instance JSON (polygons; RLE where a part is hidden), panoptic JSON
 and PNGs, and semantic PNGs. Registered as any panoptic dataset; classes are in categories/freqdino_scenes.json.
 
     freqdino_scenes/{train,val}/*.png  instances_*.json  panoptic_*.json  panoptic_*/*.png  semantic_*/*.png
@@ -19,7 +19,7 @@ from PIL import Image
 from .categories import ClassTable, load_class_table
 from .image_reading import segment_colors
 from .registering import register_panoptic
-from .scene_drawing import OUTLINES, SIZE, STRIPE_PERIODS, SceneObject, draw_scene
+from .scene_drawing import OUTLINES, SIZE, STRIPE_PERIODS, STUFF_TEXTURES, SceneObject, draw_scene
 
 FOLDER = "freqdino_scenes"
 SPLITS = {"train": 800, "val": 100}
@@ -37,9 +37,9 @@ def _box_and_area(mask: np.ndarray) -> dict:
 
 
 def _segmentation(scene_object: SceneObject) -> list | dict:
-    """The outline as a polygon, or the visible part as RLE where another object hides some of it."""
-    if not scene_object.occluded:
-        return [[round(float(value), 2) for value in scene_object.outline.clip(0, SIZE).ravel()]]
+    """The outline of a whole object as a polygon, the visible part of another one as RLE."""
+    if scene_object.whole:
+        return [[round(float(value), 2) for value in scene_object.outline.ravel()]]
     rle = mask_util.encode(np.asfortranarray(scene_object.visible))
     return {"size": rle["size"], "counts": rle["counts"].decode()}
 
@@ -55,7 +55,8 @@ def _write_split(folder: Path, split: str, count: int, classes: ClassTable) -> N
             semantic[scene_object.visible] = scene_object.category
         regions = [(scene_object.category, scene_object.visible) for scene_object in scene.objects]
         covered = semantic < _FIRST_STUFF
-        regions += [(_FIRST_STUFF + int(stuff), (scene.stuff == stuff) & ~covered) for stuff in np.unique(scene.stuff)]
+        regions += [(_FIRST_STUFF + stuff, (scene.stuff == stuff) & ~covered)
+                    for stuff in range(len(STUFF_TEXTURES))]
         ids, segments = np.zeros((SIZE, SIZE), dtype=np.int32), []
         for category, mask in regions:
             if not mask.any():
@@ -70,8 +71,8 @@ def _write_split(folder: Path, split: str, count: int, classes: ClassTable) -> N
         images.append({"id": image_id, "file_name": name, "height": SIZE, "width": SIZE})
         panoptic.append({"image_id": image_id, "file_name": name, "segments_info": segments})
         Image.fromarray(scene.image).save(folder / split / name, compress_level=1)
-        Image.fromarray(segment_colors(ids)).save(folder / f"panoptic_{split}" / name)
-        Image.fromarray(semantic).save(folder / f"semantic_{split}" / name)
+        Image.fromarray(segment_colors(ids)).save(folder / f"panoptic_{split}" / name, compress_level=1)
+        Image.fromarray(semantic).save(folder / f"semantic_{split}" / name, compress_level=1)
     categories = [{"id": dataset_id, "name": name, "isthing": int(isthing)}
                   for dataset_id, name, isthing in zip(classes.ids, classes.names, classes.isthing)]
     things = [{"id": category["id"], "name": category["name"]} for category in categories if category["isthing"]]
@@ -107,8 +108,9 @@ def make_sample_scenes(root: str) -> None:
 
 def register_sample_scenes() -> None:
     """Register ``freqdino_scenes_train`` and ``freqdino_scenes_val``; nothing is drawn before one is loaded."""
+    classes = load_class_table(FOLDER)
     for split in SPLITS:
-        register_panoptic(f"{FOLDER}_{split}", load_class_table(FOLDER), panoptic_json=f"{FOLDER}/panoptic_{split}.json",
+        register_panoptic(f"{FOLDER}_{split}", classes, panoptic_json=f"{FOLDER}/panoptic_{split}.json",
                           image_root=f"{FOLDER}/{split}", panoptic_root=f"{FOLDER}/panoptic_{split}",
                           sem_seg_root=f"{FOLDER}/semantic_{split}", json_file=f"{FOLDER}/instances_{split}.json",
                           under_root=True, prepare=make_sample_scenes)

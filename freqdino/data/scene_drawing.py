@@ -22,12 +22,15 @@ _PIXEL_X, _PIXEL_Y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
 
 @dataclass
 class SceneObject:
-    """An object of a scene: class index 2 * outline + texture, outline (P, 2) in (x, y), visible mask (S, S) bool."""
+    """An object of a scene: class index 2 * outline + texture, outline (P, 2) in (x, y), visible mask (S, S) bool.
+
+    It is whole when nothing hides a part of it and it does not reach beyond the picture.
+    """
 
     category: int
     outline: np.ndarray
     visible: np.ndarray
-    occluded: bool
+    whole: bool
 
 
 @dataclass
@@ -57,11 +60,12 @@ class _Random:
 
 def _color(random: _Random, saturation: tuple[float, float], brightness: tuple[float, float]) -> np.ndarray:
     """A random RGB colour, 0..255."""
-    return 255 * np.array(colorsys.hsv_to_rgb(random.uniform(0, 1), random.uniform(*saturation), random.uniform(*brightness)))
+    hue = random.uniform(0, 1)
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, random.uniform(*saturation), random.uniform(*brightness)))
 
 
 def _mix(weight: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(S, S) weights of the second of two colours or pictures."""
+    """Weights (rows, columns) of the second of two colours."""
     return first + weight[..., None] * (second - first)
 
 
@@ -111,21 +115,28 @@ def _outline(shape: str, radius: float, angle: float) -> np.ndarray:
     return np.stack([length * np.cos(turn), length * np.sin(turn)], axis=1)
 
 
-def _inside(points: np.ndarray) -> np.ndarray:
+def _window(points: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns of the picture that a polygon (P, 2) can touch."""
+    (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+    return slice(max(int(top), 0), int(bottom)), slice(max(int(left), 0), int(right))
+
+
+def _inside(points: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
     """(S, S) bool: pixel centres inside a polygon (P, 2), by the even-odd rule."""
     inside = np.zeros((SIZE, SIZE), dtype=bool)
+    x, y = _PIXEL_X[window], _PIXEL_Y[window]
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0)):
         if y0 != y1:
-            crosses = (y0 > _PIXEL_Y) != (y1 > _PIXEL_Y)
-            inside ^= crosses & (_PIXEL_X < x0 + (_PIXEL_Y - y0) * (x1 - x0) / (y1 - y0))
+            inside[window] ^= ((y0 > y) != (y1 > y)) & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
     return inside
 
 
-def _stripes(random: _Random, period: float) -> np.ndarray:
-    """Two shades of one colour in stripes of a given period (pixels) and random direction: (S, S, 3)."""
+def _stripes(random: _Random, period: float, window: tuple[slice, slice]) -> np.ndarray:
+    """Two shades of one colour in stripes of a given period (pixels) and random direction: (rows, columns, 3)."""
     light = _color(random, (0.35, 1.0), (0.75, 1.0))
     angle, phase = random.uniform(0, np.pi), random.uniform(0, 2 * np.pi)
-    wave = np.sin(2 * np.pi / period * (np.cos(angle) * _PIXEL_X + np.sin(angle) * _PIXEL_Y) + phase)
+    across = np.cos(angle) * _PIXEL_X[window] + np.sin(angle) * _PIXEL_Y[window]
+    wave = np.sin(2 * np.pi / period * across + phase)
     return _mix(np.clip(wave * 1.5 + 0.5, 0, 1), light * 0.3, light)
 
 
@@ -145,14 +156,16 @@ def draw_scene(seed: list[int]) -> Scene:
         radius = random.uniform(11, 30) if outline < 2 else random.uniform(15, 32)
         center = np.array([random.uniform(10, SIZE - 10), random.uniform(10, SIZE - 10)])
         points = center + _outline(OUTLINES[outline], radius, random.uniform(0, 2 * np.pi))
-        mask, paint = _inside(points), _stripes(random, STRIPE_PERIODS[texture])
+        window = _window(points)
+        mask, paint = _inside(points, window), _stripes(random, STRIPE_PERIODS[texture], window)
         if any((other.visible & ~mask).sum() < _LEAST_VISIBLE * area for other, area in zip(objects, areas)):
             continue
         for other in objects:
-            other.occluded |= bool((other.visible & mask).any())
+            other.whole &= not (other.visible & mask).any()
             other.visible &= ~mask
-        picture[mask] = paint[mask]
-        objects.append(SceneObject(len(STRIPE_PERIODS) * outline + texture, points, mask, occluded=False))
+        picture[mask] = paint[mask[window]]
+        whole = bool((points >= 0).all() and (points <= SIZE).all())
+        objects.append(SceneObject(len(STRIPE_PERIODS) * outline + texture, points, mask, whole))
         areas.append(mask.sum())
     noisy = picture * random.uniform(0.75, 1.1) + 12 * (random.field(SIZE, SIZE, 3) - 0.5)
     return Scene(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), objects, stuff)
