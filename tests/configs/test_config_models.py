@@ -99,8 +99,8 @@ def build():
         if leaf not in last:
             cfg = load_config(str(CONFIGS / leaf))
             name = cfg.MODEL.META_ARCHITECTURE
-            if name not in META_ARCH_REGISTRY:
-                pytest.skip(f"the meta-architecture {name} is not registered")
+            if name == "MaskDINO" and name not in META_ARCH_REGISTRY:
+                pytest.skip("the meta-architecture MaskDINO is not registered")
             with EmptyWeights():
                 model = META_ARCH_REGISTRY.get(name)(cfg)
             last.clear()
