@@ -3,6 +3,7 @@
 Source: the rules of the published train_net.py of Mask2Former and Mask DINO.
 """
 import importlib.util
+import logging
 from collections.abc import Callable, Collection
 
 from detectron2.data import MetadataCatalog
@@ -18,12 +19,18 @@ from freqdino.evaluation.instance_evaluator import InstanceEvaluator
 from freqdino.evaluation.panoptic_evaluator import PanopticEvaluator
 from freqdino.evaluation.semantic_evaluator import SemanticEvaluator
 
+logger = logging.getLogger(__name__)
+
 TASKS = ("semantic", "instance", "panoptic")
+# Panoptic datasets may come without the ground truth of the other tasks; the metadata's key tells.
+GROUND_TRUTH_KEY = {"semantic": "sem_seg_root", "instance": "json_file", "panoptic": "panoptic_json"}
 
 
 def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: str | None,
                     distributed: bool = True) -> DatasetEvaluators:
     """The evaluators of every task that the model predicts and the dataset has ground truth for.
+
+    A panoptic dataset without instance JSON or semantic maps is evaluated without them, with a warning.
 
     Args:
         tasks: what the model predicts, some of "semantic", "instance", "panoptic".
@@ -37,15 +44,22 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
     unknown = set(tasks) - set(TASKS)
     if unknown:
         raise ValueError(f"tasks must be some of {list(TASKS)}, got {sorted(unknown)}")
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type")
     if kind not in EVALUATORS:
         raise ValueError(f"dataset {dataset_name!r} has evaluator_type {kind!r}; known types: {sorted(EVALUATORS)} "
                          f"(set MetadataCatalog.get({dataset_name!r}).evaluator_type)")
-    chosen = [EVALUATORS[kind][task] for task in TASKS if task in tasks and task in EVALUATORS[kind]]
+    known = [task for task in TASKS if task in EVALUATORS[kind]]
+    if kind in ("coco_panoptic_seg", "ade20k_panoptic_seg"):
+        known = [task for task in known if metadata.get(GROUND_TRUTH_KEY[task])]
+        for task in sorted(set(tasks) - set(known)):
+            logger.warning("The %s predictions on %s are not evaluated: its metadata has no %s.", task, dataset_name,
+                           GROUND_TRUTH_KEY[task])
+    chosen = [EVALUATORS[kind][task] for task in known if task in tasks]
     if not chosen:
-        raise ValueError(f"nothing to evaluate: dataset {dataset_name!r} (evaluator_type {kind!r}) evaluates "
-                         f"{sorted(EVALUATORS[kind])}, the model predicts {sorted(tasks)}; see SEMANTIC_ON, INSTANCE_ON "
-                         "and PANOPTIC_ON of the model's TEST options")
+        raise ValueError(f"nothing to evaluate: dataset {dataset_name!r} (evaluator_type {kind!r}) has ground truth for "
+                         f"{known}, the model predicts {sorted(tasks)}; see SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON of "
+                         "the model's TEST options")
     return DatasetEvaluators([build(dataset_name, output_dir, distributed) for build in chosen])
 
 

@@ -27,12 +27,13 @@ def dataset(tmp_path):
         "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "segmentation": [[0, 0, 2, 0, 2, 2]]}]}))
     DatasetCatalog.register(NAME, lambda: [{"file_name": "1.jpg", "sem_seg_file_name": str(tmp_path / "labels.png")}])
 
-    def register(kind):
+    def register(kind, without=()):
         MetadataCatalog.pop(NAME, None)
-        MetadataCatalog.get(NAME).set(
-            evaluator_type=kind, json_file=str(tmp_path / "instances.json"), panoptic_root=str(tmp_path), ignore_label=255,
+        metadata = dict(
+            evaluator_type=kind, sem_seg_root=str(tmp_path), json_file=str(tmp_path / "instances.json"), panoptic_root=str(tmp_path), ignore_label=255,
             panoptic_json=str(tmp_path / "panoptic.json"), stuff_classes=["cat", "sky"],
             thing_dataset_id_to_contiguous_id={5: 0}, stuff_dataset_id_to_contiguous_id={6: 1})
+        MetadataCatalog.get(NAME).set(**{key: value for key, value in metadata.items() if key not in without})
         return NAME
     yield register
     DatasetCatalog.remove(NAME)
@@ -79,6 +80,15 @@ def test_nothing_to_evaluate(dataset, kind, tasks):
         chosen(dataset(kind), tasks)
     for part in (NAME, kind, str(sorted(tasks)), "INSTANCE_ON"):
         assert part in str(error.value)
+
+
+def test_panoptic_dataset_without_the_other_ground_truth(dataset, caplog):
+    name = dataset("coco_panoptic_seg", without=("json_file", "sem_seg_root"))
+    assert chosen(name) == [PanopticEvaluator]
+    assert f"instance predictions on {NAME} are not evaluated: its metadata has no json_file" in caplog.text
+    assert f"semantic predictions on {NAME} are not evaluated: its metadata has no sem_seg_root" in caplog.text
+    with pytest.raises(ValueError, match=r"has ground truth for \['panoptic'\], the model predicts \['instance'\]"):
+        chosen(name, ["instance"])
 
 
 def test_unknown_task_and_type(dataset):
