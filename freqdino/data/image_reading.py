@@ -1,8 +1,8 @@
 """Reading pictures and label maps from files, with one defined result for every kind of file.
 
 Pictures: grey becomes three equal channels, palettes are resolved, an alpha channel is dropped (the stored colours
-stay, as in Detectron2), 16-bit grey is scaled by 255/65535, and the EXIF orientation is applied: annotations refer to the
-upright picture. Label maps keep their numbers: a palette PNG gives its indices, not its colours.
+stay, as in Detectron2), 16-bit grey is scaled by 255/65535, and the EXIF orientation is applied: annotations refer to
+the upright picture. Label maps keep their numbers: a palette PNG gives its indices, not its colours.
 
 Shape key: H: height, W: width.
 """
@@ -20,7 +20,7 @@ _16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 logger = logging.getLogger(__name__)
 
 
-def _open(path: str) -> Image.Image:
+def open_image(path: str) -> Image.Image:
     """Open and decode an image file, so that a damaged one fails here and with its name."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"image file {path} does not exist")
@@ -59,7 +59,7 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are {', '.join(IMAGE_FORMATS)}")
-    image = _open(path)
+    image = open_image(path)
     if _orientation(image, path) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode in _16_BIT_MODES:
@@ -79,36 +79,11 @@ def read_label_map(path: str) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be decoded or has several channels.
     """
-    labels = np.asarray(_open(path))
+    labels = np.asarray(open_image(path))
     if labels.ndim != 2 or labels.dtype.kind == "f":
         raise ValueError(f"label map {path} has shape {labels.shape} and type {labels.dtype}; "
                          "expected one channel of whole numbers")
     return labels.astype(np.uint8) if labels.dtype == bool else labels
-
-
-def read_segment_ids(path: str) -> np.ndarray:
-    """Read a panoptic PNG as it is stored, (H, W, 3) uint8: segment id = R + 256 G + 65536 B (COCO panoptic format).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded or has no three colour channels.
-    """
-    colors = np.asarray(_open(path))
-    if colors.ndim != 3 or colors.shape[2] != 3 or colors.dtype != np.uint8:
-        raise ValueError(f"panoptic PNG {path} has shape {colors.shape} and type {colors.dtype}; "
-                         "expected three 8-bit channels (id = R + 256 G + 65536 B)")
-    return colors
-
-
-def segment_ids(colors: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 colours to (H, W) int32 segment ids, id = R + 256 G + 65536 B."""
-    colors = colors.astype(np.int32)
-    return colors[:, :, 0] + 256 * colors[:, :, 1] + 65536 * colors[:, :, 2]
-
-
-def segment_colors(ids: np.ndarray) -> np.ndarray:
-    """The inverse of `segment_ids`: (H, W) ids below 2**24 to (H, W, 3) uint8 colours."""
-    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
 
 
 def check_image_size(record: dict, image: np.ndarray) -> None:

@@ -65,8 +65,8 @@ def _reader(cls: type, dataset_name: str) -> TargetReader:
     key = "thing_classes" if cls is InstanceReader else "stuff_classes"
     classes = metadata.get(key)
     if classes is None:
-        raise ValueError(f"the metadata of DATASETS.TRAIN[0] = {dataset_name!r} has no {key}: it is not registered, or not "
-                         "the kind of dataset that INPUT.DATASET_MAPPER_NAME reads")
+        raise ValueError(f"the metadata of DATASETS.TRAIN[0] = {dataset_name!r} has no {key}: it is not registered, or "
+                         "not the kind of dataset that INPUT.DATASET_MAPPER_NAME reads")
     if cls is InstanceReader:
         return InstanceReader(num_classes=len(classes))
     return cls(num_classes=len(classes), ignore_label=metadata.get("ignore_label", 255))

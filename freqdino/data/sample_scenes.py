@@ -13,35 +13,26 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pycocotools.mask as mask_util
 from PIL import Image
 
 from .categories import ClassTable, load_class_table
-from .image_reading import segment_colors
+from .panoptic_png import nth_segment_id, segment_colors
 from .registering import register_panoptic
 from .scene_drawing import OUTLINES, SIZE, STRIPE_PERIODS, STUFF_TEXTURES, SceneObject, draw_scene
+from .segmentation import box_and_area, encode_rle
 
 FOLDER = "freqdino_scenes"
 SPLITS = {"train": 800, "val": 100}
 _FIRST_STUFF = len(OUTLINES) * len(STRIPE_PERIODS)
-_SEGMENT_ID_STEP = 1_618_033  # odd, so its multiples modulo 2**24 differ and give colours far apart
 
 logger = logging.getLogger(__name__)
-
-
-def _box_and_area(mask: np.ndarray) -> dict:
-    """COCO's bbox [x, y, width, height] and area of a mask that has a pixel."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-    return {"bbox": [int(value) for value in box], "area": int(mask.sum()), "iscrowd": 0}
 
 
 def _segmentation(scene_object: SceneObject) -> list | dict:
     """The outline of a whole object as a polygon, the visible part of another one as RLE."""
     if scene_object.whole:
         return [[round(float(value), 2) for value in scene_object.outline.ravel()]]
-    rle = mask_util.encode(np.asfortranarray(scene_object.visible))
-    return {"size": rle["size"], "counts": rle["counts"].decode()}
+    return encode_rle(scene_object.visible)
 
 
 def _write_split(folder: Path, split: str, count: int, classes: ClassTable) -> None:
@@ -61,13 +52,13 @@ def _write_split(folder: Path, split: str, count: int, classes: ClassTable) -> N
         for category, mask in regions:
             if not mask.any():
                 continue
-            segment_id = (len(segments) + 1) * _SEGMENT_ID_STEP % 2**24
+            segment_id = nth_segment_id(len(segments) + 1)
             ids[mask] = segment_id
-            segments.append({"id": segment_id, "category_id": classes.ids[category], **_box_and_area(mask)})
+            segments.append({"id": segment_id, "category_id": classes.ids[category], **box_and_area(mask)})
         for scene_object in scene.objects:
             instances.append({"id": len(instances) + 1, "image_id": image_id,
                               "category_id": classes.ids[scene_object.category],
-                              "segmentation": _segmentation(scene_object), **_box_and_area(scene_object.visible)})
+                              "segmentation": _segmentation(scene_object), **box_and_area(scene_object.visible)})
         images.append({"id": image_id, "file_name": name, "height": SIZE, "width": SIZE})
         panoptic.append({"image_id": image_id, "file_name": name, "segments_info": segments})
         Image.fromarray(scene.image).save(folder / split / name, compress_level=1)

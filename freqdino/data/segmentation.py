@@ -1,4 +1,4 @@
-"""COCO segmentations of one object: checking polygons and run-length encodings (RLE), and turning them into masks.
+"""COCO segmentations of one object: polygons and run-length encodings (RLE), checked and turned into masks and back.
 
 Source: the COCO annotation format. Polygons are lists [x1, y1, x2, y2, ...] in pixels, an RLE is {"size": [H, W],
 "counts": ...} with run lengths in column order, either a list or pycocotools' compact string.
@@ -97,3 +97,16 @@ def decode_rle(rle: dict) -> np.ndarray:
     if isinstance(rle["counts"], list):
         rle = mask_util.frPyObjects(rle, *rle["size"])
     return mask_util.decode(rle)
+
+
+def encode_rle(mask: np.ndarray) -> dict:
+    """An (H, W) bool mask as an RLE that JSON can hold."""
+    rle = mask_util.encode(np.asfortranarray(mask))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def box_and_area(mask: np.ndarray) -> dict:
+    """COCO's bbox [x, y, width, height], area and iscrowd 0 of an (H, W) bool mask that has a pixel."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
+    return {"bbox": [int(value) for value in box], "area": int(mask.sum()), "iscrowd": 0}

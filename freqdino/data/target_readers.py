@@ -16,7 +16,8 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from fvcore.transforms.transform import TransformList
 
-from .image_reading import check_label_size, read_label_map, read_segment_ids, segment_ids
+from .image_reading import check_label_size, read_label_map
+from .panoptic_png import read_segment_colors, segment_ids
 from .segmentation import check_segmentation, decode_rle, lies_outside, polygon_points, rasterise
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class PanopticReader:
         """
         path = _required(record, "pan_seg_file_name", "*_panoptic*")
         segments = _required(record, "segments_info", "*_panoptic*")
-        colors = read_segment_ids(path)
+        colors = read_segment_colors(path)
         check_label_size(path, colors, image_size)
         drawn = set(np.unique(segment_ids(colors)).tolist()) - {0}
         listed = {segment["id"] for segment in segments}

@@ -1,0 +1,34 @@
+"""ADE20K semantic labels for Detectron2: annotations/ -> annotations_detectron2/, value - 1 and 0 -> 255 (ignored).
+
+    python datasets/prepare_ade20k_sem_seg.py [--root datasets] [--splits train val] [--processes 8]
+"""
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from prepare_common import ADE20K, ADE20K_SPLITS, files_in, parse_arguments, run_jobs, write_png
+
+from freqdino.data.image_reading import read_label_map
+
+CLASSES = 150
+
+
+def convert(path: Path, target: Path) -> None:
+    """Shift one label map."""
+    labels = read_label_map(str(path))
+    if labels.max() > CLASSES:
+        raise ValueError(f"{path} has the value {labels.max()}; expected 0..{CLASSES}")
+    write_png((labels.astype(np.int32) - 1).astype(np.uint8), target / path.name)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Convert the splits that the command line names."""
+    options = parse_arguments(__doc__.splitlines()[0], ADE20K_SPLITS, arguments)
+    for split in options.splits:
+        folder = options.root / ADE20K / "annotations" / ADE20K_SPLITS[split]
+        target = options.root / ADE20K / "annotations_detectron2" / ADE20K_SPLITS[split]
+        run_jobs(partial(convert, target=target), files_in(folder, "*.png"), options.processes, split)
+
+
+if __name__ == "__main__":
+    main()
