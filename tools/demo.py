@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT))
 from freqdino.checkpoint import load_trained_model  # noqa: E402  (ROOT has to be on the path first)
 from freqdino.config import load_config  # noqa: E402
 from freqdino.data import build_mapper, register_custom_datasets  # noqa: E402
-from freqdino.data.image_reading import read_image, read_label_map, read_segment_ids, segment_ids  # noqa: E402
+from freqdino.data.image_reading import read_image, read_label_map  # noqa: E402
+from freqdino.evaluation.panoptic_files import read_segment_ids  # noqa: E402
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 OUTPUT_KEYS = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}  # the richest first
@@ -158,7 +159,7 @@ def draw_ground_truth(visualizer: Visualizer, record: dict, task: str):
     if task == "panoptic":
         things = set(metadata.thing_dataset_id_to_contiguous_id.values())
         segments = [{"isthing": segment["category_id"] in things, **segment} for segment in record["segments_info"]]
-        visualizer.draw_panoptic_seg(torch.from_numpy(segment_ids(read_segment_ids(truth))), segments)
+        visualizer.draw_panoptic_seg(torch.from_numpy(read_segment_ids(truth)), segments)
     elif task == "instance":
         visualizer.overlay_instances(masks=[annotation["segmentation"] for annotation in truth],
                                      labels=[metadata.thing_classes[annotation["category_id"]] for annotation in truth])

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
 
-from freqdino.data.image_reading import segment_colors
+from freqdino.evaluation.panoptic_quality import id_to_rgb
 
 # By its path: pytest knows this folder under the name tools.
 _SPEC = importlib.util.spec_from_file_location("freqdino_demo", Path(__file__).resolve().parents[2] / "tools" / "demo.py")
@@ -61,7 +61,7 @@ def project(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     halves = np.tile(np.arange(40) // 20, (30, 1))
-    Image.fromarray(segment_colors(halves + 7)).save(tmp_path / "segments.png")
+    Image.fromarray(id_to_rgb(halves + 7)).save(tmp_path / "segments.png")
     Image.fromarray(halves.astype(np.uint8)).save(tmp_path / "labels.png")
     records = []
     for stem in ("a", "b"):
