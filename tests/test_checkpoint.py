@@ -1,0 +1,368 @@
+"""Loading of checkpoints: formats, both published key styles, backbone weights, and what every misfit says."""
+import collections
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from safetensors.torch import save_file
+from torch import nn
+
+from freqdino.checkpoint import StrictCheckpointer, load_trained_model, upgrade_keys
+from freqdino.checkpoint_files import CheckpointError, local_path, read_checkpoint
+from freqdino.config import ConfigError, load_config
+
+
+class Backbone(nn.Module):
+    """Names as in a ResNet (stem) and a Swin transformer (norm1 is an output's normalisation)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(collections.OrderedDict(conv1=nn.Conv2d(3, 2, 1), norm=nn.BatchNorm2d(2)))
+        self.norm1 = nn.LayerNorm(2)
+
+
+class Head(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.pixel_decoder = nn.ModuleDict({"mask_features": nn.Conv2d(2, 2, 1), "layer_1": nn.Conv2d(2, 2, 1)})
+        self.predictor = nn.ModuleDict({"query_feat": nn.Embedding(3, 2), "class_embed": nn.Linear(2, classes + 1)})
+        self.predictor["tied"] = self.predictor["class_embed"]
+
+
+@META_ARCH_REGISTRY.register()
+class CheckpointTestModel(nn.Module):
+    def __init__(self, cfg=None, classes=4):
+        super().__init__()
+        self.backbone = Backbone()
+        self.sem_seg_head = Head(classes)
+
+
+def filled(value, **kwargs):
+    model = CheckpointTestModel(**kwargs)
+    for tensor in model.state_dict().values():
+        tensor.fill_(value)
+    return model
+
+
+def load(path, model=None, **kwargs):
+    model = filled(0) if model is None else model
+    StrictCheckpointer(model, **kwargs).load(str(path))
+    return model
+
+
+def assert_filled(model, value, but=()):
+    for name, tensor in model.state_dict().items():
+        expected = 0 if name.startswith(tuple(but)) and but else value
+        assert (tensor == expected).all(), name
+
+
+STEM = ("stem.conv1.weight", "stem.conv1.bias", "stem.norm.weight", "stem.norm.bias", "stem.norm.running_mean",
+        "stem.norm.running_var")
+
+
+def stem_tensors(prefix=""):
+    state = filled(7).state_dict()
+    return {prefix + name: state["backbone." + name] for name in STEM}
+
+
+def test_upgrade_keys_of_the_first_style():
+    model_keys = ["backbone.stem.weight", "sem_seg_head.pixel_decoder.input_proj.0.weight",
+                  "sem_seg_head.predictor.query_feat.weight"]
+    first = {"backbone.stem.weight": 0, "sem_seg_head.input_proj.0.weight": 1, "sem_seg_head.predictor.static_query.weight": 2}
+    assert upgrade_keys(first, model_keys) == dict(zip(model_keys, range(3)))
+    second = dict(zip(model_keys, range(3)))
+    assert upgrade_keys(second, model_keys) == second
+    assert upgrade_keys({f"module.{key}": value for key, value in first.items()}, model_keys) == second
+
+
+def test_upgrade_keys_leaves_other_heads_alone():
+    keys = {"sem_seg_head.p2.0.weight": 0, "sem_seg_head.predictor.weight": 1}
+    assert upgrade_keys(keys, ["sem_seg_head.p2.0.weight", "sem_seg_head.predictor.weight"]) == keys
+
+
+def test_upgrade_keys_refuses_two_names_for_one():
+    with pytest.raises(CheckpointError, match="two entries .* mean sem_seg_head.pixel_decoder.a"):
+        upgrade_keys({"sem_seg_head.a": 0, "sem_seg_head.pixel_decoder.a": 1}, ["sem_seg_head.pixel_decoder.a"])
+
+
+def first_style(state):
+    return {name.replace("pixel_decoder.", "").replace("query_feat", "static_query"): tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("style", [dict, first_style])
+@pytest.mark.parametrize("suffix", ["pth", "pkl", "safetensors"])
+def test_both_key_styles_load_from_every_format(tmp_path, style, suffix):
+    state, path = style(filled(7).state_dict()), tmp_path / f"model.{suffix}"
+    if suffix == "pth":
+        torch.save({"model": state}, path)
+    elif suffix == "pkl":
+        arrays = {name: tensor.numpy() for name, tensor in state.items()}
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "third_party", "matching_heuristics": True}))
+    else:
+        save_file({name: tensor.clone() for name, tensor in state.items()}, path)
+    assert_filled(load(path, whole_model=True), 7)
+
+
+def test_state_dict_with_metadata_and_bare_state_dict(tmp_path):
+    torch.save(filled(7).state_dict(), tmp_path / "bare.pth")
+    assert_filled(load(tmp_path / "bare.pth"), 7)
+    torch.save({"state_dict": filled(6).state_dict(), "epoch": 3}, tmp_path / "timm.pth")
+    assert_filled(load(tmp_path / "timm.pth"), 6)
+
+
+def test_one_name_of_a_shared_parameter_is_enough(tmp_path):
+    state = {name: tensor for name, tensor in filled(7).state_dict().items() if ".tied." not in name}
+    save_file(state, tmp_path / "model.safetensors")
+    assert_filled(load(tmp_path / "model.safetensors", whole_model=True), 7)
+
+
+def test_tensors_in_a_plain_pickle(tmp_path):
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": filled(7).state_dict()}))
+    assert_filled(load(tmp_path / "model.pkl"), 7)
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_backbone_weights_fill_the_backbone(tmp_path, prefix, caplog):
+    extra = {prefix + name: torch.zeros(1) for name in ("fc.weight", "head.bias", "norm.weight", "stem.fc.weight")}
+    torch.save({"model": {**stem_tensors(prefix), **extra}}, tmp_path / "imagenet.pth")
+    with caplog.at_level("INFO"):
+        model = load(tmp_path / "imagenet.pth")
+    assert_filled(model, 7, but=("sem_seg_head", "backbone.norm1", "backbone.stem.norm.num_batches_tracked"))
+    [left] = [record.getMessage() for record in caplog.records if "Left out" in record.getMessage()]
+    for name in ("fc.weight", "head.bias", "backbone.norm1.weight", "num_batches_tracked"):
+        assert name in left
+
+
+def test_caffe2_names(tmp_path):
+    blobs = {"conv1_w": np.full((2, 3, 1, 1), 7, np.float32), "conv1_b": np.full(2, 7, np.float32),
+             "fc1000_w": np.zeros((5, 2), np.float32), "conv1_w_momentum": np.zeros(1)}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"blobs": blobs}))
+    checkpoint = read_checkpoint(str(tmp_path / "R-50.pkl"))
+    assert checkpoint["caffe2"] and set(checkpoint["model"]) == {"stem.conv1.weight", "stem.conv1.bias", "fc1000.weight"}
+
+
+class ResNetModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        cfg = load_config(opts=["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", "18",
+                                "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.RESNETS.OUT_FEATURES", "['res2']"])
+        self.backbone = build_backbone(cfg)
+
+
+# Detectron2's names → Detectron's, in this order.
+CAFFE2_SPELLING = ((r"^stem\.conv1\.norm", "res_conv1.norm"), (r"^stem\.", ""), (r"\.shortcut", ".branch1"),
+                   (r"\.conv1", ".branch2a"), (r"\.conv2", ".branch2b"), (r"norm\.weight$", "bn_s"), (r"norm\.bias$", "bn_b"),
+                   (r"weight$", "w"), (r"\.", "_"))
+
+
+def caffe2_blobs(state):
+    """Without the statistics, which there are folded into scale and shift of the normalisation."""
+    blobs = {}
+    for name, tensor in state.items():
+        if "running" not in name:
+            for pattern, spelling in CAFFE2_SPELLING:
+                name = re.sub(pattern, spelling, name)
+            blobs[name] = tensor.numpy()
+    return blobs
+
+
+@pytest.mark.parametrize("origin", ["torchvision", "Caffe2"])
+def test_resnets_of_the_model_zoo_fill_the_backbone(tmp_path, origin):
+    source, model = ResNetModel(), ResNetModel()
+    state = source.backbone.state_dict()
+    if origin == "torchvision":
+        arrays = {name: tensor.numpy() for name, tensor in state.items()}
+        contents = {"model": {**arrays, "stem.fc.weight": np.zeros((10, 512))}, "__author__": origin, "matching_heuristics": True}
+    else:
+        contents = {**caffe2_blobs(state), "fc1000_w": np.zeros((10, 512)), "fc1000_b": np.zeros(10)}
+    (tmp_path / "R-18.pkl").write_bytes(pickle.dumps(contents))
+    load(tmp_path / "R-18.pkl", model)
+    for name, tensor in model.backbone.state_dict().items():
+        torch.testing.assert_close(tensor, state[name], atol=2e-5, rtol=0)      # FrozenBatchNorm's variance 1 - 1e-5
+
+
+def test_incomplete_backbone_is_an_error(tmp_path):
+    tensors = stem_tensors()
+    del tensors["stem.conv1.bias"]
+    torch.save(tensors, tmp_path / "half.pth")
+    with pytest.raises(CheckpointError, match="half.pth does not fit the backbone of CheckpointTestModel:\n"
+                                              "  1 missing from the checkpoint: backbone.stem.conv1.bias\n.*WEIGHTS_PARTIAL"):
+        load(tmp_path / "half.pth")
+
+
+def test_deeper_backbone_is_an_error(tmp_path):
+    torch.save({**stem_tensors(), "res4.6.conv1.weight": torch.zeros(1)}, tmp_path / "deep.pth")
+    with pytest.raises(CheckpointError, match="1 not in the model: backbone.res4.6.conv1.weight"):
+        load(tmp_path / "deep.pth")
+
+
+def test_backbone_alone_is_not_a_trained_model(tmp_path):
+    torch.save(stem_tensors("backbone."), tmp_path / "imagenet.pth")
+    with pytest.raises(CheckpointError, match="does not fit CheckpointTestModel:\n.*missing.*sem_seg_head.*\n.*trained with"):
+        load(tmp_path / "imagenet.pth", whole_model=True)
+
+
+def misfit(tmp_path):
+    state = filled(7, classes=80).state_dict()
+    del state["backbone.stem.conv1.weight"]
+    torch.save({"model": {**state, "criterion.extra": torch.zeros(1)}}, tmp_path / "misfit.pth")
+    return tmp_path / "misfit.pth"
+
+
+def test_every_kind_of_misfit_is_listed_and_nothing_is_loaded(tmp_path):
+    model = filled(0)
+    with pytest.raises(CheckpointError) as caught:
+        load(misfit(tmp_path), model)
+    message = str(caught.value)
+    assert "1 missing from the checkpoint: backbone.stem.conv1.weight\n" in message
+    assert "1 not in the model: criterion.extra\n" in message
+    assert "sem_seg_head.predictor.class_embed.bias (checkpoint (81,), model (5,))" in message
+    assert message.endswith("MODEL.WEIGHTS_PARTIAL True.")
+    assert_filled(model, 0)
+
+
+def test_long_lists_are_cut(tmp_path):
+    torch.save({"model": {**filled(7).state_dict(), **{f"head.{i:02}.x": torch.zeros(1) for i in range(30)}}}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"30 not in the model: head.00.x, .*head.09.x, \.\.\.\n"):
+        load(tmp_path / "x.pth")
+
+
+def test_partial_loads_what_fits_and_says_what_does_not(tmp_path, caplog):
+    model = load(misfit(tmp_path), partial=True)
+    assert_filled(model, 7, but=("backbone.stem.conv1.weight", "sem_seg_head.predictor.class_embed",
+                                 "sem_seg_head.predictor.tied"))
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "criterion.extra" in warning and "(checkpoint (81,), model (5,))" in warning
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load(misfit(tmp_path), partial=True, whole_model=True)
+
+
+def test_partial_with_nothing_in_common(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="other.pth: nothing in it fits CheckpointTestModel"):
+        load(tmp_path / "other.pth", partial=True)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl", "safetensors"])
+@pytest.mark.parametrize("keep", [0, 100, 0.5])
+def test_truncated_file(tmp_path, suffix, keep):
+    whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"model.{suffix}"
+    state = filled(7).state_dict()
+    if suffix == "pth":
+        torch.save(state, whole)
+    elif suffix == "pkl":
+        whole.write_bytes(pickle.dumps({"model": {name: tensor.numpy() for name, tensor in state.items()}}))
+    else:
+        save_file({name: tensor.clone() for name, tensor in state.items()}, whole)
+    data = whole.read_bytes()
+    path.write_bytes(data[:int(keep * len(data)) if keep < 1 else keep])
+    with pytest.raises(CheckpointError, match=rf"model.{suffix}: cannot be read as a checkpoint.*It is truncated") as caught:
+        load(path)
+    assert caught.value.__cause__ is not None
+
+
+def test_other_files(tmp_path):
+    (tmp_path / "text.pth").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(CheckpointError, match="text.pth: cannot be read as a checkpoint"):
+        load(tmp_path / "text.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="list.pth: holds a list, not a dictionary of tensors"):
+        load(tmp_path / "list.pth")
+    torch.save({"model": {"a": 3}}, tmp_path / "int.pth")
+    with pytest.raises(CheckpointError, match="int.pth: entry 'a' is a int, not a tensor"):
+        load(tmp_path / "int.pth")
+
+
+class RunsCode:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code ran')",)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_code_in_a_checkpoint_is_refused(tmp_path, suffix):
+    path = tmp_path / f"evil.{suffix}"
+    if suffix == "pth":
+        torch.save({"model": {}, "x": RunsCode()}, path)
+    else:
+        path.write_bytes(pickle.dumps({"model": {"a": RunsCode()}}))
+    with pytest.raises(CheckpointError, match=rf"evil.{suffix}: holds objects besides tensors \(.*exec\)"):
+        load(path)
+
+
+def test_code_in_the_bytes_of_a_pickled_tensor_is_refused(tmp_path):
+    class Storage:
+        def __reduce__(self):
+            return torch.storage._load_from_bytes, (pickle.dumps(RunsCode()),)
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": {"a": Storage()}}))
+    with pytest.raises(CheckpointError, match="evil.pkl"):
+        load(tmp_path / "evil.pkl")
+
+
+def test_missing_file_and_failing_download(tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match="gone.pth: no such checkpoint file. Set MODEL.WEIGHTS"):
+        load(tmp_path / "gone.pth")
+    with pytest.raises(CheckpointError, match=r"http://127.0.0.1:1/R-50.pkl: the download failed .*set MODEL.WEIGHTS"):
+        local_path("http://127.0.0.1:1/R-50.pkl?matching_heuristics=True")
+
+
+def test_no_weights_leave_the_model_alone():
+    assert StrictCheckpointer(filled(3)).load("") == {}
+
+
+def run_checkpointer(folder, model=None):
+    model = filled(0) if model is None else model
+    return StrictCheckpointer(model, str(folder), optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+
+
+def test_resuming_restores_model_and_optimizer(tmp_path):
+    saved = run_checkpointer(tmp_path, filled(7))
+    saved.checkpointables["optimizer"].param_groups[0]["lr"] = 0.25
+    saved.save("model_0000009", iteration=9)
+    resumed = run_checkpointer(tmp_path)
+    rest = resumed.resume_or_load("", resume=True)
+    assert rest["iteration"] == 9
+    assert_filled(resumed.model, 7)
+    assert resumed.checkpointables["optimizer"].param_groups[0]["lr"] == 0.25
+
+
+def test_without_resume_only_the_weights_are_taken(tmp_path):
+    run_checkpointer(tmp_path, filled(7)).save("model_0000009")
+    fresh = run_checkpointer(tmp_path / "new")
+    fresh.resume_or_load(str(tmp_path / "model_0000009.pth"), resume=True)
+    assert_filled(fresh.model, 7)
+    assert fresh.checkpointables["optimizer"].param_groups[0]["lr"] == 0.1
+
+
+def test_resuming_from_what_is_gone_truncated_or_of_another_kind(tmp_path):
+    run_checkpointer(tmp_path, filled(7)).save("model_0000009")
+    path = tmp_path / "model_0000009.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="model_0000009.pth: cannot be read .*last_checkpoint names this file"):
+        run_checkpointer(tmp_path).resume_or_load("", resume=True)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="model_0000009.pth: no such checkpoint file.*last_checkpoint names this file"):
+        run_checkpointer(tmp_path).resume_or_load("", resume=True)
+    torch.save({"model": filled(7).state_dict()}, path)
+    with pytest.raises(CheckpointError, match="holds no state of the optimizer"):
+        run_checkpointer(tmp_path).resume_or_load("", resume=True)
+
+
+def test_resuming_with_another_optimizer(tmp_path):
+    run_checkpointer(tmp_path, filled(7)).save("model_0000009")
+    model = filled(0)
+    other = StrictCheckpointer(model, str(tmp_path), optimizer=torch.optim.SGD(list(model.parameters())[:2], lr=0.1))
+    with pytest.raises(CheckpointError, match="its state of the optimizer does not fit this configuration"):
+        other.resume_or_load("", resume=True)
+
+
+def test_load_trained_model(tmp_path):
+    torch.save({"model": filled(7).state_dict()}, tmp_path / "model.pth")
+    opts = ["MODEL.META_ARCHITECTURE", "CheckpointTestModel", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS"]
+    model = load_trained_model(load_config(opts=[*opts, str(tmp_path / "model.pth")]))
+    assert not model.training
+    assert_filled(model, 7)
+    with pytest.raises(ConfigError, match="MODEL.WEIGHTS is empty"):
+        load_trained_model(load_config(opts=[*opts, ""]))
