@@ -27,7 +27,7 @@ BORDER = 2
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (dy, dx)
 
 # Elements of the largest intermediate made at a time: what a cache holds on the CPU, what memory is well spent elsewhere.
-CHUNK_ELEMENTS = {"cpu": 2**20}
+CHUNK_ELEMENTS = {"cpu": 2**19}
 CHUNK_ELEMENTS_ELSEWHERE = 2**26
 
 SpatialShapes = Sequence[tuple[int, int]] | Tensor
@@ -161,6 +161,7 @@ class MSDeformAttnFunction(torch.autograd.Function):
             slope = torch.lerp(upper_right - upper_left, lower_right - lower_left, y)
             grad_locations[chunk][..., 0] = slope * weight * layout.width
             grad_locations[chunk][..., 1] = (lower - upper) * weight * layout.height
+        del table
         grad_value = layout.grad_value(cells, corner_weights, grad_rows).to(value.dtype)
         return grad_value, grad_locations.view_as(sampling_locations), grad_weights.view_as(attention_weights), None
 
@@ -237,14 +238,14 @@ class TableLayout:
         table_rows = self.batch * self.positions * self.heads
         bags = torch.searchsorted(cells, torch.arange(table_rows, dtype=cells.dtype, device=cells.device))
         readers = order // self.samples
-        grad_levels = [grad_rows.new_zeros(self.batch, height, width, self.heads, self.channels)
-                       for height, width in self.sizes]
+        areas = [height * width for height, width in self.sizes]
+        grad_value = grad_rows.new_zeros(self.batch, sum(areas), self.heads, self.channels)
         for (dy, dx), weights in zip(CORNERS, corner_weights.flatten(1)):
-            sums = F.embedding_bag(readers, grad_rows, bags, mode="sum", per_sample_weights=weights[order])
-            for grad_level, level_sums, (height, width) in zip(grad_levels, self.levels(sums), self.sizes):
+            sums = F.embedding_bag(readers, grad_rows, bags, mode="sum", per_sample_weights=weights.index_select(0, order))
+            for grad_level, level_sums, (height, width) in zip(grad_value.split(areas, 1), self.levels(sums), self.sizes):
                 top, left = BORDER - dy, BORDER - dx
-                grad_level += level_sums[:, top:top + height, left:left + width]
-        return torch.cat([grad_level.flatten(1, 2) for grad_level in grad_levels], dim=1)
+                grad_level.unflatten(1, (height, width)).add_(level_sums[:, top:top + height, left:left + width])
+        return grad_value
 
 
 def chunks(tokens: int, elements_of_token: int, device: torch.device) -> Iterator[slice]:
