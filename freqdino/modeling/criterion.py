@@ -9,30 +9,36 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from .losses import cross_entropy_loss, mask_bce_loss, mask_dice_loss
+from ..layers.boxes import cxcywh_to_xyxy, generalized_box_iou
+from .losses import cross_entropy_loss, focal_loss, mask_bce_loss, mask_dice_loss
 from .matcher import HungarianMatcher
 from .point_sampling import sample_each, uncertain_points
 from .targets import ImageTargets
 
 Match = list[tuple[Tensor, Tensor]]
+CLASS_LOSSES = ("cross_entropy", "focal")
 
 
 class SetCriterion(nn.Module):
-    """Weighted losses ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction and, as ``*_0``, ``*_1``, ..., of
-    the earlier ones where ``deep_supervision`` is on.
+    """Weighted losses ``loss_<term>`` of the last prediction and, as ``*_0``, ``*_1``, ..., of the earlier ones where
+    ``deep_supervision`` is on.
 
-    ``weights``: of the terms ``ce``, ``mask``, ``dice``. Mask losses are sums over matched pairs divided by the number of
-    objects per process; the class loss is a weighted mean over all queries, "no object" weighing ``no_object_weight``.
-    Key: ``empty_weight`` (num_classes + 1).
+    ``weights``: term -> weight for ``ce``, ``mask``, ``dice``, ``bbox``, ``giou``; a term that is absent is not computed.
+    Mask and box losses are sums over matched pairs divided by the number of objects per process. ``class_loss``:
+    ``cross_entropy``, a weighted mean over all queries in which "no object" weighs ``no_object_weight``, or ``focal``, a
+    sum divided by the number of objects. Key: ``empty_weight`` (num_classes + 1), which focal loss does not read.
     """
 
-    def __init__(self, *, num_classes: int, matcher: HungarianMatcher, weights: Mapping[str, float],
+    def __init__(self, *, num_classes: int, matcher: HungarianMatcher, weights: Mapping[str, float], class_loss: str,
                  no_object_weight: float, num_points: int, oversample_ratio: float, importance_sample_ratio: float,
                  deep_supervision: bool):
         super().__init__()
+        if class_loss not in CLASS_LOSSES:
+            raise ValueError(f"class_loss must be one of {CLASS_LOSSES}, got {class_loss!r}")
         self.num_classes = num_classes
         self.matcher = matcher
         self.weights = dict(weights)
+        self.class_loss = class_loss
         self.points = {"num_points": num_points, "oversample_ratio": oversample_ratio,
                        "importance_ratio": importance_sample_ratio}
         self.deep_supervision = deep_supervision
@@ -41,50 +47,61 @@ class SetCriterion(nn.Module):
         self.register_buffer("empty_weight", empty_weight)
 
     def forward(self, outputs: Mapping, targets: Sequence[ImageTargets]) -> dict[str, Tensor]:
-        """outputs: ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) logits, ``aux_outputs``: the same of the earlier
-        predictions. Returns name -> scalar. Raises `matcher.NonFiniteCostError`.
+        """outputs: ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) logits, with box terms ``pred_boxes`` (B, Q, 4);
+        ``aux_outputs``: the same of the earlier predictions. Returns name -> scalar. Raises `matcher.NonFiniteCostError`.
         """
         num_objects = self.count_objects(targets, outputs["pred_logits"].device)
-        groups = {"": outputs}
-        if self.deep_supervision:
-            groups |= {f"_{i}": aux for i, aux in enumerate(outputs["aux_outputs"])}
         losses = {}
-        for suffix, prediction in groups.items():
+        for suffix, prediction in self.supervised(outputs).items():
             match = self.matcher(prediction, targets)
-            for term, loss in self.prediction_losses(prediction, targets, match, num_objects).items():
-                losses[f"loss_{term}{suffix}"] = self.weights[term] * loss
+            losses |= self.losses_of(prediction, targets, match, num_objects, suffix, self.weights)
         return losses
 
-    def prediction_losses(self, prediction, targets, match: Match, num_objects: Tensor) -> dict[str, Tensor]:
-        """Unweighted terms of one prediction under a given match."""
+    def supervised(self, outputs: Mapping) -> dict[str, Mapping]:
+        """Suffix of the loss names -> prediction."""
+        if not self.deep_supervision:
+            return {"": outputs}
+        return {"": outputs, **{f"_{i}": auxiliary for i, auxiliary in enumerate(outputs["aux_outputs"])}}
+
+    def losses_of(self, prediction: Mapping, targets, match: Match, num_objects: Tensor, suffix: str,
+                  terms) -> dict[str, Tensor]:
+        """The weighted losses of one prediction under a given match, only those in ``terms``."""
         # A half-precision sum over points or queries loses the small terms.
         with torch.autocast(prediction["pred_logits"].device.type, enabled=False):
-            return {"ce": self.class_loss(prediction["pred_logits"], targets, match),
-                    **self.mask_losses(prediction["pred_masks"], targets, match, num_objects)}
+            losses = {"ce": self._class_loss(prediction["pred_logits"], targets, match, num_objects)}
+            if "mask" in terms or "dice" in terms:
+                losses |= self._mask_losses(prediction["pred_masks"], targets, match, num_objects)
+            if "bbox" in terms or "giou" in terms:
+                losses |= self._box_losses(prediction["pred_boxes"], targets, match, num_objects)
+        return {f"loss_{term}{suffix}": self.weights[term] * loss for term, loss in losses.items() if term in terms}
 
-    def class_loss(self, logits: Tensor, targets, match: Match) -> Tensor:
-        classes = self.matched_classes(logits, targets, match)
-        return cross_entropy_loss(logits.flatten(0, 1), classes.flatten(), self.empty_weight)
-
-    def matched_classes(self, logits: Tensor, targets, match: Match) -> Tensor:
-        """(B, Q): the class of the matched object, ``num_classes`` where there is none."""
+    def _class_loss(self, logits, targets, match, num_objects):
         classes = torch.full(logits.shape[:2], self.num_classes, device=logits.device)
         for row, target, (queries, objects) in zip(classes, targets, match):
             row[queries] = target.labels[objects]
-        return classes
+        if self.class_loss == "focal":
+            return focal_loss(logits.flatten(0, 1), classes.flatten()) / num_objects
+        return cross_entropy_loss(logits.flatten(0, 1), classes.flatten(), self.empty_weight)
 
-    def mask_losses(self, masks: Tensor, targets, match: Match, num_objects: Tensor) -> dict[str, Tensor]:
+    def _mask_losses(self, masks, targets, match, num_objects):
         """Cross-entropy and dice of the matched masks at points chosen by uncertainty."""
-        logits = torch.cat([image[queries] for image, (queries, _) in zip(masks, match)]).float()
+        logits = _matched(masks, match)
         if len(logits) == 0:
             nothing = logits.sum()      # keeps every parameter in the graph, as distributed training wants
             return {"mask": nothing, "dice": nothing}
         points = uncertain_points(logits, **self.points)
         with torch.no_grad():
-            truth = torch.cat([sample_objects(target.masks, objects, p) for target, (_, objects), p in
+            truth = torch.cat([target.sample(objects, own) for target, (_, objects), own in
                                zip(targets, match, points.split([len(queries) for queries, _ in match]))])
         logits = sample_each(logits, points)
         return {"mask": mask_bce_loss(logits, truth) / num_objects, "dice": mask_dice_loss(logits, truth) / num_objects}
+
+    def _box_losses(self, boxes, targets, match, num_objects):
+        """L1 distance and generalised IoU of the matched boxes."""
+        boxes = _matched(boxes, match)
+        truth = torch.cat([target.boxes[objects] for target, (_, objects) in zip(targets, match)])
+        overlap = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
+        return {"bbox": (boxes - truth).abs().sum() / num_objects, "giou": (1 - overlap).sum() / num_objects}
 
     @staticmethod
     def count_objects(targets: Sequence[ImageTargets], device) -> Tensor:
@@ -95,6 +112,6 @@ class SetCriterion(nn.Module):
         return (count / comm.get_world_size()).clamp(min=1)
 
 
-def sample_objects(masks: Tensor, objects: Tensor, points: Tensor) -> Tensor:
-    """The objects (N,) of bool masks (G, H, W) at points (N, P, 2) -> (N, P)."""
-    return sample_each(masks[objects].float(), points)
+def _matched(values: Tensor, match: Match) -> Tensor:
+    """The matched queries' values (B, Q, ...) -> (N, ...), image by image, in float32."""
+    return torch.cat([image[queries] for image, (queries, _) in zip(values, match)]).float()

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ..layers.boxes import cxcywh_to_xyxy, generalized_box_iou
 from .losses import mask_bce_cost, mask_dice_cost
 from .point_sampling import sample_all
 from .targets import ImageTargets
@@ -21,29 +22,32 @@ class NonFiniteCostError(FloatingPointError, ValueError):
 class HungarianMatcher:
     """Pairs each object with one query (as many pairs as the fewer of both) at the least total cost.
 
-    ``weights``: of the terms ``class``, ``mask`` and ``dice``. ``class_cost(logits (Q, K), labels (G,))``
-    -> (Q, G). Masks are compared at ``num_points`` uniform random points, drawn anew for each image and call.
+    ``weights``: term -> weight for ``class``, ``mask``, ``dice``, ``box`` (L1) and ``giou``; a term that is absent or weighs
+    0 is not computed. ``class_cost(logits (Q, K), labels (G,))`` -> (Q, G). Masks are compared at ``num_points`` uniform
+    random points, drawn anew for each image and call.
     """
 
     def __init__(self, *, weights: Mapping[str, float], class_cost: Callable[[Tensor, Tensor], Tensor], num_points: int):
         if not any(weights.values()):
             raise ValueError(f"at least one matching weight must differ from 0, got {dict(weights)}")
-        self.weights = dict(weights)
+        self.weights = {term: weight for term, weight in weights.items() if weight}
         self.class_cost = class_cost
         self.num_points = num_points
 
     @torch.no_grad()
     def __call__(self, prediction: Mapping[str, Tensor], targets: Sequence[ImageTargets]) -> list[tuple[Tensor, Tensor]]:
-        """prediction: ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) logits. Returns for each image the matched
-        query indices and object indices, the latter rising. Raises NonFiniteCostError.
+        """prediction: ``pred_logits`` (B, Q, K), and as the terms ask ``pred_masks`` (B, Q, H, W) logits and ``pred_boxes``
+        (B, Q, 4) cxcywh. Returns for each image the matched query indices and object indices, the latter rising.
+
+        Raises NonFiniteCostError.
         """
         matches = []
         for index, target in enumerate(targets):
             if len(target.labels) == 0:
-                empty = target.labels.new_zeros(0, dtype=torch.int64)
+                empty = target.labels.new_zeros(0)
                 matches.append((empty, empty))
                 continue
-            costs = self.costs({key: prediction[key][index] for key in ("pred_logits", "pred_masks")}, target)
+            costs = self._costs(prediction, index, target)
             total = sum(self.weights[term] * cost for term, cost in costs.items()).cpu()
             if not total.isfinite().all():
                 raise_non_finite(costs, target.name)
@@ -51,16 +55,25 @@ class HungarianMatcher:
             matches.append(tuple(torch.as_tensor(i, device=target.labels.device) for i in (queries, objects)))
         return matches
 
-    def costs(self, prediction: Mapping[str, Tensor], target: ImageTargets) -> dict[str, Tensor]:
-        """Every term (Q, G) for one image, unweighted and in float32."""
+    def _costs(self, prediction, index, target):
+        """Term -> (Q, G) for one image, unweighted and in float32."""
+        logits = prediction["pred_logits"]
+        costs = {}
         # Autocast would turn the products back to half precision, which cannot tell near queries apart.
-        with torch.autocast(prediction["pred_masks"].device.type, enabled=False):
-            points = torch.rand(self.num_points, 2, device=prediction["pred_masks"].device)
-            logits = sample_all(prediction["pred_masks"].float(), points)
-            truth = sample_all(target.masks.float(), points)
-            return {"class": self.class_cost(prediction["pred_logits"], target.labels),
-                    "mask": mask_bce_cost(logits, truth),
-                    "dice": mask_dice_cost(logits, truth)}
+        with torch.autocast(logits.device.type, enabled=False):
+            if "class" in self.weights:
+                costs["class"] = self.class_cost(logits[index], target.labels)
+            if "mask" in self.weights or "dice" in self.weights:
+                points = torch.rand(self.num_points, 2, device=logits.device)
+                masks = sample_all(prediction["pred_masks"][index].float(), points)
+                truth = target.sample_all(points)
+                costs["mask"] = mask_bce_cost(masks, truth)
+                costs["dice"] = mask_dice_cost(masks, truth)
+            if "box" in self.weights or "giou" in self.weights:
+                boxes = prediction["pred_boxes"][index].float()
+                costs["box"] = torch.cdist(boxes, target.boxes, p=1)
+                costs["giou"] = -generalized_box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target.boxes)[None])
+        return {term: cost for term, cost in costs.items() if term in self.weights}
 
 
 def raise_non_finite(costs: Mapping[str, Tensor], name: str):

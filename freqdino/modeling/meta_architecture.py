@@ -30,18 +30,21 @@ class SegmentationHead(nn.Module):
 class MaskClassificationModel(nn.Module):
     """Predicts a set of masks, each with a class, and turns it into semantic, instance and panoptic results.
 
+    ``learns_masks`` and ``box_frame`` say what the criterion reads of the ground truth, see `targets.prepare_targets`.
     Keys: ``backbone.*``, ``sem_seg_head.*``, ``criterion.*``. ``pixel_mean`` and ``pixel_std`` are not in the state dict.
     """
 
     def __init__(self, *, backbone: nn.Module, sem_seg_head: SegmentationHead, criterion: nn.Module,
                  post_processing: PostProcessing, size_divisibility: int, pixel_mean: Sequence[float],
-                 pixel_std: Sequence[float]):
+                 pixel_std: Sequence[float], learns_masks: bool = True, box_frame: str | None = None):
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.post_processing = post_processing
         self.size_divisibility = size_divisibility
+        self.learns_masks = learns_masks
+        self.box_frame = box_frame
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
@@ -58,7 +61,8 @@ class MaskClassificationModel(nn.Module):
         images = self._images(batched_inputs)
         features = self.backbone(images.tensor)
         if self.training:
-            targets = prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:]), self.criterion.num_classes, self.device)
+            targets = prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:]), self.criterion.num_classes, self.device,
+                                      with_masks=self.learns_masks, box_frame=self.box_frame)
             return self.criterion(self.sem_seg_head(features, targets), targets)
         outputs = self.sem_seg_head(features)
         return [self._result(outputs, index, example, images) for index, example in enumerate(batched_inputs)]

@@ -4,20 +4,38 @@ G: objects of an image, (H, W): the padded size of the batch.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import torch
 import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
+from ..layers.boxes import masks_to_boxes, xyxy_to_cxcywh
+from .point_sampling import sample_all, sample_each
+
 
 @dataclass
 class ImageTargets:
-    """Objects of one image: labels (G,) int64, masks (G, H, W) bool, and the name by which messages call the image."""
+    """Objects of one image: labels (G,) int64, masks (G, H, W) bool or None where no term reads them, boxes (G, 4) cxcywh
+    in [0, 1] or None, and the name by which messages call the image.
+    """
 
     labels: Tensor
-    masks: Tensor
+    masks: Tensor | None
+    boxes: Tensor | None
     name: str
+
+    def sample(self, objects: Tensor, points: Tensor) -> Tensor:
+        """The masks of some objects (N,), each at its own points (N, P, 2) -> (N, P)."""
+        return sample_each(self._float_masks[objects], points)
+
+    def sample_all(self, points: Tensor) -> Tensor:
+        """All masks at the same points (P, 2) -> (G, P)."""
+        return sample_all(self._float_masks, points)
+
+    @cached_property
+    def _float_masks(self):
+        return self.masks.float()
 
 
 def image_name(example: dict, index: int) -> str:
@@ -38,9 +56,12 @@ def mask_tensor(instances: Instances, name: str) -> Tensor:
     return masks.bool()
 
 
-def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_classes: int, device) -> list[ImageTargets]:
+def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_classes: int, device, *,
+                    with_masks: bool = True, box_frame: str | None = None) -> list[ImageTargets]:
     """Targets of a batch of examples with ``instances``; masks are padded by zeros at the right and the bottom.
 
+    ``box_frame``: None leaves boxes out; ``image`` divides them by the image's own size, as Mask DINO was published,
+    ``padded`` by the padded size, to which everything else refers. Boxes that are absent are those of the masks.
     Raises ValueError, naming the image, where instances or masks are absent or a class is not below ``num_classes``.
     """
     targets = []
@@ -49,13 +70,34 @@ def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_
         if "instances" not in example:
             raise ValueError(f"{name}: training needs 'instances' with gt_classes and gt_masks; the mapper gave {list(example)}")
         instances = example["instances"].to(device)
-        if not instances.has("gt_masks"):
-            raise ValueError(f"{name}: the ground truth has no masks, which this model learns from")
         labels = instances.gt_classes
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             raise ValueError(f"{name}: a class index of {int(labels.max() if labels.min() >= 0 else labels.min())}, but "
                              f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}")
-        masks = mask_tensor(instances, name)
-        padding = (0, padded_size[1] - masks.shape[2], 0, padded_size[0] - masks.shape[1])
-        targets.append(ImageTargets(labels, F.pad(masks, padding) if len(masks) else masks.new_zeros(0, *padded_size), name))
+        masks = padded_masks(instances, padded_size, name) if with_masks else None
+        boxes = None if box_frame is None else relative_boxes(
+            instances, padded_size if box_frame == "padded" else instances.image_size, name)
+        targets.append(ImageTargets(labels, masks, boxes, name))
     return targets
+
+
+def padded_masks(instances: Instances, padded_size: tuple[int, int], name: str) -> Tensor:
+    """Bool (G, *padded_size)."""
+    if not instances.has("gt_masks"):
+        raise ValueError(f"{name}: the ground truth has no masks, which this model learns from")
+    masks = mask_tensor(instances, name)
+    if len(masks) == 0:
+        return masks.new_zeros(0, *padded_size)
+    return F.pad(masks, (0, padded_size[1] - masks.shape[2], 0, padded_size[0] - masks.shape[1]))
+
+
+def relative_boxes(instances: Instances, frame: tuple[int, int], name: str) -> Tensor:
+    """Boxes cxcywh (G, 4), divided by the width and height of ``frame``."""
+    if instances.has("gt_boxes"):
+        boxes = instances.gt_boxes.tensor.float()
+    elif instances.has("gt_masks"):
+        boxes = masks_to_boxes(mask_tensor(instances, name))
+    else:
+        raise ValueError(f"{name}: the ground truth has neither boxes nor masks to take them from")
+    height, width = frame
+    return xyxy_to_cxcywh(boxes) / boxes.new_tensor([width, height, width, height])

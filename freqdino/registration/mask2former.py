@@ -39,6 +39,7 @@ def _criterion(cfg):
         num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         matcher=matcher,
         weights={"ce": family.CLASS_WEIGHT, **weights},
+        class_loss="cross_entropy",
         no_object_weight=family.NO_OBJECT_WEIGHT,
         deep_supervision=family.DEEP_SUPERVISION,
         **point_arguments(family),

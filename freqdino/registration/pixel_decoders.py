@@ -45,3 +45,24 @@ def MSDeformAttnPixelDecoder(cfg, input_shape):
         common_stride=head.COMMON_STRIDE,
         min_fpn_levels=0,
     )
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+def MaskDINOEncoder(cfg, input_shape):
+    """Mask DINO's: extra levels, either order, and one step of the top-down path in any case."""
+    family, head = cfg.MODEL.MaskDINO, cfg.MODEL.SEM_SEG_HEAD
+    return MultiScaleDeformablePixelDecoder(
+        input_shape=input_shape,
+        encoder_features=head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
+        conv_dim=head.CONVS_DIM,
+        mask_dim=head.MASK_DIM,
+        norm=head.NORM,
+        num_layers=head.TRANSFORMER_ENC_LAYERS,
+        num_heads=family.NHEADS,
+        dim_feedforward=head.DIM_FEEDFORWARD,
+        dropout=family.DROPOUT,
+        num_levels=head.TOTAL_NUM_FEATURE_LEVELS,
+        order=head.FEATURE_ORDER,
+        common_stride=head.COMMON_STRIDE,
+        min_fpn_levels=1,
+    )

@@ -1,0 +1,101 @@
+"""Mask DINO by its registry names: meta-architecture, head and transformer decoder."""
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_backbone, build_sem_seg_head
+
+from ..config import ConfigError
+from ..modeling import mask_dino_decoder
+from ..modeling.class_scores import SigmoidScores, SoftmaxScores
+from ..modeling.losses import focal_class_cost
+from ..modeling.mask_dino_criterion import DENOISING_KINDS, MASK_TERMS, MaskDINOCriterion
+from ..modeling.matcher import HungarianMatcher
+from ..modeling.meta_architecture import MaskClassificationModel
+from .class_tables import check_num_classes, thing_classes
+from .model_parts import build_head, build_post_processing, point_arguments, size_divisibility
+from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY
+
+BOX_FRAMES = ("image", "padded")
+
+
+@META_ARCH_REGISTRY.register()
+def MaskDINO(cfg):
+    """MODEL.MaskDINO.* -> Mask DINO."""
+    check_num_classes(cfg)
+    family = cfg.MODEL.MaskDINO
+    _check_choices(cfg)
+    temperature = family.TEST.PANO_TEMPERATURE if family.TEST.PANO_TRANSFORM_EVAL else None
+    scores = SoftmaxScores() if family.SEMANTIC_CE_LOSS else SigmoidScores(temperature)
+    criterion = _criterion(cfg)
+    backbone = build_backbone(cfg)
+    return MaskClassificationModel(
+        backbone=backbone,
+        sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
+        criterion=criterion,
+        post_processing=build_post_processing(cfg, family, scores=scores, rescore_by_mask=not family.TEST.TEST_FOUCUS_ON_BOX),
+        size_divisibility=size_divisibility(family, backbone),
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+        learns_masks=any(term in criterion.weights or term in criterion.matcher.weights for term in MASK_TERMS),
+        box_frame=family.BOX_FRAME,
+    )
+
+
+def _check_choices(cfg):
+    family = cfg.MODEL.MaskDINO
+    for key, value, known in (("DN", family.DN, DENOISING_KINDS), ("BOX_FRAME", family.BOX_FRAME, BOX_FRAMES)):
+        if value not in known:
+            raise ConfigError(f"MODEL.MaskDINO.{key} is {value!r}; {', '.join(known)} are possible")
+    if family.SEMANTIC_CE_LOSS and (family.TEST.PANOPTIC_ON or family.TEST.INSTANCE_ON or not family.TEST.SEMANTIC_ON):
+        raise ConfigError("MODEL.MaskDINO.SEMANTIC_CE_LOSS trains a semantic model: it needs TEST.SEMANTIC_ON True, "
+                          "TEST.INSTANCE_ON False and TEST.PANOPTIC_ON False")
+
+
+def _criterion(cfg):
+    family = cfg.MODEL.MaskDINO
+    weights = {"ce": family.CLASS_WEIGHT, "mask": family.MASK_WEIGHT, "dice": family.DICE_WEIGHT,
+               "bbox": family.BOX_WEIGHT, "giou": family.GIOU_WEIGHT}
+    matcher = HungarianMatcher(
+        weights={"class": family.COST_CLASS_WEIGHT, "mask": family.COST_MASK_WEIGHT, "dice": family.COST_DICE_WEIGHT,
+                 "box": family.COST_BOX_WEIGHT, "giou": family.COST_GIOU_WEIGHT},
+        class_cost=focal_class_cost,
+        num_points=family.TRAIN_NUM_POINTS,
+    )
+    return MaskDINOCriterion(
+        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        matcher=matcher,
+        weights={term: weight for term, weight in weights.items() if weight},
+        class_loss="cross_entropy" if family.SEMANTIC_CE_LOSS else "focal",
+        no_object_weight=family.NO_OBJECT_WEIGHT,
+        deep_supervision=family.DEEP_SUPERVISION,
+        denoising=family.DN,
+        box_loss=family.BOX_LOSS,
+        box_classes=thing_classes(cfg) if family.PANO_BOX_LOSS else None,
+        **point_arguments(family),
+    )
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+def MaskDINOHead(cfg, input_shape):
+    """Mask DINO's head."""
+    return build_head(cfg, input_shape, cfg.MODEL.MaskDINO)
+
+
+@TRANSFORMER_DECODER_REGISTRY.register()
+def MaskDINODecoder(cfg, in_channels):
+    """Mask DINO's decoder; with SEMANTIC_CE_LOSS the class layer has one more output, for "no object"."""
+    family, head = cfg.MODEL.MaskDINO, cfg.MODEL.SEM_SEG_HEAD
+    return mask_dino_decoder.MaskDINODecoder(
+        in_channels=in_channels,
+        num_classes=head.NUM_CLASSES,
+        num_class_logits=head.NUM_CLASSES + bool(family.SEMANTIC_CE_LOSS),
+        hidden_dim=family.HIDDEN_DIM,
+        num_queries=family.NUM_OBJECT_QUERIES,
+        dim_feedforward=family.DIM_FEEDFORWARD,
+        num_layers=family.DEC_LAYERS,
+        mask_dim=head.MASK_DIM,
+        num_levels=head.TOTAL_NUM_FEATURE_LEVELS,
+        two_stage=family.TWO_STAGE,
+        learn_content=family.LEARN_TGT,
+        box_initialisation=family.INITIALIZE_BOX_TYPE,
+        num_denoising=family.DN_NUM if family.DN != "no" else 0,
+        noise_scale=family.DN_NOISE_SCALE,
+        enforce_input_proj=family.ENFORCE_INPUT_PROJ,
+    )
