@@ -57,7 +57,7 @@ class PanopticEvaluator(DatasetEvaluator):
         self._distributed = distributed
 
         self._categories, by_image = read_ground_truth(self._ground_truth_json)
-        self._file_names = {image_id: annotation["file_name"] for image_id, annotation in by_image.items()}
+        self._file_names = dict(zip(by_image, _prediction_names(by_image.values())))
         self._predictions = []
 
     def reset(self):
@@ -131,10 +131,9 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def _write(self, predictions, folder):
         """Write PNG files and JSON; returns the JSON's path."""
+        PathManager.mkdirs(os.path.join(folder, PREDICTIONS_FOLDER))
         for prediction in predictions:
-            path = os.path.join(folder, PREDICTIONS_FOLDER, prediction["file_name"])
-            PathManager.mkdirs(os.path.dirname(path))
-            with PathManager.open(path, "wb") as file:
+            with PathManager.open(os.path.join(folder, PREDICTIONS_FOLDER, prediction["file_name"]), "wb") as file:
                 file.write(prediction["png"])
         annotations = [{key: value for key, value in prediction.items() if key != "png"} for prediction in predictions]
         path = os.path.join(folder, PREDICTIONS_FILE)
@@ -155,3 +154,11 @@ class PanopticEvaluator(DatasetEvaluator):
         table = tabulate(rows + class_rows, headers=("", "PQ", "SQ", "RQ"), tablefmt="pipe", floatfmt=".2f")
         logger.info("Panoptic quality on %s:\n%s", self._dataset_name, table)
         return results
+
+
+def _prediction_names(annotations):
+    """PNG names of the predictions: those of the ground truth, without folders, and numbered where that repeats names."""
+    names = [os.path.basename(annotation["file_name"]) for annotation in annotations]
+    if len(set(names)) < len(names):
+        names = [f"{number:06}_{name}" for number, name in enumerate(names)]
+    return names

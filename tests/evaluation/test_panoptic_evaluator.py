@@ -98,6 +98,20 @@ def test_image_ids_may_be_text_in_the_file(dataset, tmp_path):
     assert evaluate(PanopticEvaluator(dataset), model_output(), model_output())["PQ"] == 100
 
 
+def test_ground_truth_with_folders_and_repeated_names_is_left_alone(dataset, tmp_path):
+    # One file serves both images, once by its absolute path: predictions must not be written over it or each other.
+    path = tmp_path / "truth.json"
+    content = json.loads(path.read_text())
+    for annotation, name in zip(content["annotations"], ("1_gt.png", str(tmp_path / "truth" / "1_gt.png"))):
+        annotation["file_name"] = name
+    path.write_text(json.dumps(content))
+    before = (tmp_path / "truth" / "1_gt.png").read_bytes()
+    nothing = model_output(np.zeros_like(TRUTH), ())
+    result = evaluate(PanopticEvaluator(dataset, output_dir=str(tmp_path / "out")), model_output(), nothing)
+    assert result["RQ"] == pytest.approx(200 / 3)
+    assert (tmp_path / "truth" / "1_gt.png").read_bytes() == before
+
+
 @pytest.mark.parametrize(("output", "message"), [
     ({"sem_seg": 0}, r"image 1 of panoptic_evaluator_test: .* has no 'panoptic_seg', only \['sem_seg'\].*PANOPTIC_ON"),
     (model_output(classes=((1, 5, True),)), r"image 1 of .*: segment 1 has thing class 5, but the thing .* are \[1\]"),
