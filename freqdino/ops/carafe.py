@@ -3,15 +3,30 @@
 Source: Wang et al., "CARAFE: Content-Aware ReAssembly of FEatures", ICCV 2019, section 3.2; taps outside the map count
 as zero and the rest is not renormalised, as in the authors' CUDA operator.
 
-N: batch, C: channels, G: channel groups, k: kernel size, H, W: input map, u: upsampling factor.
+The fast path lays a strip of the map out as a table, channels last, bordered by zeros, whose rows each output pixel
+gathers (``weighted_gather``): strip by strip, so that there is never a second copy of a whole large map.
+
+N: batch, C: channels, G: channel groups, k: kernel size, r: k//2, H, W: input map, u: upsampling factor;
+n, h: images and input rows of a strip.
 """
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
+
+# A strip's output may be this many times the largest intermediate that the cache should hold: it is only written.
+OUTPUT_CHUNKS = 2
 
 
 def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:
     """out[c, y, x'] = Σ_{i,j<k} x[c, ⌊y/u⌋+i−k//2, ⌊x'/u⌋+j−k//2] · mask[(g·k+i)·k+j, y, x'], with g = c div (C/G).
+
+    float16 and bfloat16 are computed in float32. Differentiable once, in x and mask.
 
     Args:
         x: (N, C, H, W).
@@ -21,23 +36,24 @@ def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Te
         up: u, at least 1.
 
     Returns:
-        (N, C, H·u, W·u).
+        (N, C, H·u, W·u) of x's dtype.
 
     Raises:
         ValueError: arguments whose ranks, sizes or channels do not fit each other.
     """
     check_arguments(x, mask, kernel_size, group, up)
-    return carafe_reference(x, mask, kernel_size, group, up)
+    return CarafeFunction.apply(x, mask, kernel_size, group, up)
 
 
 def carafe_reference(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:
     """The definition of :func:`carafe`, by unfolding: it makes k² copies of the features."""
     check_arguments(x, mask, kernel_size, group, up)
+    dtype = compute_dtype(x, mask)
     batch, channels, height, width = x.shape
-    taps = F.unfold(x, kernel_size, padding=kernel_size // 2)
+    taps = F.unfold(x.to(dtype), kernel_size, padding=kernel_size // 2)
     taps = taps.view(batch, group, channels // group, kernel_size**2, height, 1, width, 1)
-    weights = mask.view(batch, group, 1, kernel_size**2, height, up, width, up)
-    return (taps * weights).sum(dim=3).reshape(batch, channels, height * up, width * up)
+    weights = mask.to(dtype).reshape(batch, group, 1, kernel_size**2, height, up, width, up)
+    return (taps * weights).sum(dim=3).reshape(batch, channels, height * up, width * up).to(x.dtype)
 
 
 def check_arguments(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> None:
@@ -55,3 +71,132 @@ def check_arguments(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: i
     if tuple(mask.shape) != expected:
         raise ValueError(f"mask must have the shape (N, group·kernel_size², H·up, W·up) = {expected}, "
                          f"got {tuple(mask.shape)}")
+
+
+class CarafeFunction(torch.autograd.Function):
+    """The fast path and its gradient; it keeps nothing but the inputs."""
+
+    @staticmethod
+    def forward(ctx, x, mask, kernel_size, group, up):
+        ctx.save_for_backward(x, mask)
+        ctx.geometry = kernel_size, group, up
+        dtype = compute_dtype(x, mask)
+        batch, channels, height, width = x.shape
+        output = x.new_empty(batch, channels, height * up, width * up)
+        for strip in strips(x, *ctx.geometry):
+            sums = weighted_gather(strip.table(x, dtype), strip.index, strip.to_rows(mask, dtype))
+            strip.of(output).copy_(strip.to_map(sums))
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        x, mask = ctx.saved_tensors
+        dtype = compute_dtype(x, mask)
+        grad_x = torch.zeros_like(x, dtype=dtype) if ctx.needs_input_grad[0] else None
+        grad_mask = torch.empty_like(mask) if ctx.needs_input_grad[1] else None
+        for strip in strips(x, *ctx.geometry):
+            grad_rows = strip.to_rows(grad_output, dtype)
+            if grad_mask is not None:
+                dots = gathered_dot(strip.table(x, dtype), strip.index, grad_rows)
+                strip.of(grad_mask).copy_(strip.to_map(dots))
+            if grad_x is not None:
+                weights = strip.to_rows(mask, dtype)
+                strip.add_table(grad_x, WeightedScatter(strip.index, strip.table_rows)(grad_rows, weights))
+        return None if grad_x is None else grad_x.to(x.dtype), grad_mask, None, None, None
+
+
+@dataclass
+class Strip:
+    """Some input rows of some images, the output pixels that they make, and the table that these read.
+
+    Table row ((image·(h+2r) + y)·(W+2r) + x)·G + g holds the channels of group g at one pixel, and one output row of the
+    gather those of the group at one output pixel.
+    """
+    images: slice
+    rows: slice
+    width: int
+    kernel_size: int
+    group: int
+    up: int
+    index: Tensor  # (n·h·u·W·u·G, k²), the table rows that each output row reads
+
+    @property
+    def count(self) -> int:
+        return self.images.stop - self.images.start
+
+    @property
+    def height(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    @property
+    def bordered(self) -> tuple[int, int, int]:
+        """(n, h + 2r, W + 2r)."""
+        border = self.kernel_size - 1
+        return self.count, self.height + border, self.width + border
+
+    @property
+    def table_rows(self) -> int:
+        images, height, width = self.bordered
+        return images * height * width * self.group
+
+    def inside(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of the same pixels in a map (N, C, H, W) and in a table (n, h+2r, W+2r, C), as (n, h', W, C)."""
+        radius = self.kernel_size // 2
+        top, bottom = max(self.rows.start - radius, 0), min(self.rows.stop + radius, x.shape[2])
+        offset = radius - self.rows.start
+        return (x[self.images, :, top:bottom].permute(0, 2, 3, 1),
+                table[:, top + offset:bottom + offset, radius:radius + self.width])
+
+    def table(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The strip of the map and r rows and columns round it, zero where that is outside the map: (rows, C/G)."""
+        table = x.new_zeros(*self.bordered, x.shape[1], dtype=dtype)
+        map_pixels, table_pixels = self.inside(x, table)
+        table_pixels.copy_(map_pixels)
+        return table.view(self.table_rows, -1)
+
+    def add_table(self, x: Tensor, table: Tensor) -> None:
+        """Add what lies inside the map to it."""
+        map_pixels, table_pixels = self.inside(x, table.view(*self.bordered, -1))
+        map_pixels.add_(table_pixels)
+
+    def of(self, output_map: Tensor) -> Tensor:
+        """The strip's part of a map of the output's size: a view (n, channels, h·u, W·u)."""
+        return output_map[self.images, :, self.rows.start * self.up:self.rows.stop * self.up]
+
+    def to_rows(self, output_map: Tensor, dtype: torch.dtype) -> Tensor:
+        """The strip's part of a map of the output's size, (n·h·u·W·u·G, channels/G)."""
+        part = self.of(output_map)
+        return part.permute(0, 2, 3, 1).to(dtype).reshape(len(self.index), part.shape[1] // self.group)
+
+    def to_map(self, rows: Tensor) -> Tensor:
+        """The inverse of ``to_rows``: (n, channels, h·u, W·u)."""
+        return rows.view(self.count, self.height * self.up, self.width * self.up, -1).permute(0, 3, 1, 2)
+
+
+def strips(x: Tensor, kernel_size: int, group: int, up: int) -> Iterator[Strip]:
+    """Cut the maps into strips; small images go several at a time."""
+    batch, channels, height, width = x.shape
+    row_elements = max(channels, group * kernel_size**2) * width * up**2 // OUTPUT_CHUNKS
+    index = None
+    for images in chunks(batch, row_elements * height, x.device):
+        for rows in chunks(height, row_elements * (images.stop - images.start), x.device):
+            size = images.stop - images.start, rows.stop - rows.start, width
+            if index is None or size != index_size:
+                index, index_size = table_index(*size, kernel_size, group, up, x.device), size
+            yield Strip(images, rows, width, kernel_size, group, up, index)
+
+
+def table_index(images: int, height: int, width: int, kernel_size: int, group: int, up: int,
+                device: torch.device) -> Tensor:
+    """The table rows that each output row of a strip reads: (n·h·u·W·u·G, k²)."""
+    border = kernel_size - 1
+
+    def count(stop: int) -> Tensor:
+        return torch.arange(stop, dtype=torch.int32, device=device)
+
+    image, row, column = count(images), count(height * up) // up, count(width * up) // up
+    line = image[:, None] * (height + border) + row
+    pixel = (line * (width + border))[..., None] + column
+    tap = count(kernel_size)[:, None] * (width + border) + count(kernel_size)
+    return ((pixel * group)[..., None] + count(group)).view(-1, 1) + (tap * group).view(1, -1)

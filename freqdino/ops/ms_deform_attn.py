@@ -11,24 +11,19 @@ weighted sum of 4·L·P rows (``weighted_gather``), made chunk by chunk so that 
 B: batch, S: positions of all levels together, M: heads, D: channels of a head, Q: queries, L: levels, P: points;
 N: B·Q, T: positions of all bordered levels together, J: L·P samples of a query and head.
 """
-from collections.abc import Iterator, Sequence
-from functools import reduce
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from freqdino.ops.weighted_gather import weighted_gather
+from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
 
 # Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
 # so that both its value and its slope are zero.
 BORDER = 2
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (dy, dx)
-
-# Elements of the largest intermediate made at a time: what a cache holds on the CPU, what memory is well spent elsewhere.
-CHUNK_ELEMENTS = {"cpu": 2**19}
-CHUNK_ELEMENTS_ELSEWHERE = 2**26
 
 SpatialShapes = Sequence[tuple[int, int]] | Tensor
 
@@ -108,11 +103,6 @@ def check_arguments(
         raise ValueError(f"attention_weights has the shape {tuple(attention_weights.shape)}, sampling_locations "
                          f"{tuple(sampling_locations.shape)} ask for {tuple(sampling_locations.shape[:-1])}")
     return sizes
-
-
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 where an argument is float64, otherwise float32."""
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
 
 
 class MSDeformAttnFunction(torch.autograd.Function):
@@ -230,29 +220,19 @@ class TableLayout:
         return cell[:, :, None] + self.corner_steps
 
     def grad_value(self, cells: Tensor, corner_weights: Tensor, grad_rows: Tensor) -> Tensor:
-        """(B, S, M, D): each table row sums the output gradients of the samples that read it.
+        """(B, S, M, D) from cells (N, M, J) and their corners' weights (4, N, M, J).
 
-        Sorted by cell, the samples of a cell are a bag; a corner's bags lie one step beside the cell.
+        Sorting the cells serves all corners: the others' sums lie one row or column beside the upper left one's.
         """
-        cells, order = cells.flatten().sort(stable=True)
-        table_rows = self.batch * self.positions * self.heads
-        bags = torch.searchsorted(cells, torch.arange(table_rows, dtype=cells.dtype, device=cells.device))
-        readers = order // self.samples
+        scatter = WeightedScatter(cells.view(-1, self.samples), self.batch * self.positions * self.heads)
         areas = [height * width for height, width in self.sizes]
         grad_value = grad_rows.new_zeros(self.batch, sum(areas), self.heads, self.channels)
-        for (dy, dx), weights in zip(CORNERS, corner_weights.flatten(1)):
-            sums = F.embedding_bag(readers, grad_rows, bags, mode="sum", per_sample_weights=weights.index_select(0, order))
+        for (dy, dx), weight in zip(CORNERS, corner_weights):
+            sums = scatter(grad_rows, weight)
             for grad_level, level_sums, (height, width) in zip(grad_value.split(areas, 1), self.levels(sums), self.sizes):
                 top, left = BORDER - dy, BORDER - dx
                 grad_level.unflatten(1, (height, width)).add_(level_sums[:, top:top + height, left:left + width])
         return grad_value
-
-
-def chunks(tokens: int, elements_of_token: int, device: torch.device) -> Iterator[slice]:
-    budget = CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ELSEWHERE)
-    step = max(1, budget // max(1, elements_of_token))
-    for start in range(0, tokens, step):
-        yield slice(start, min(start + step, tokens))
 
 
 def fill_corner_weights(out: Sequence[Tensor], x: Tensor, y: Tensor, weight: Tensor) -> None:
@@ -264,12 +244,3 @@ def fill_corner_weights(out: Sequence[Tensor], x: Tensor, y: Tensor, weight: Ten
     torch.sub(right, lower_right, out=upper_right)
     torch.mul(left, y, out=lower_left)
     torch.sub(left, lower_left, out=upper_left)
-
-
-def gathered_dot(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """dot[r, j] = rows[r] · table[index[r, j]], (R, J)."""
-    dots = rows.new_empty(index.shape)
-    for chunk in chunks(len(index), index.shape[1] * rows.shape[1], rows.device):
-        gathered = F.embedding_bag(index[chunk].reshape(-1, 1), table, mode="sum").view(*index[chunk].shape, -1)
-        dots[chunk] = gathered.mul_(rows[chunk, None]).sum(-1)
-    return dots

@@ -1,13 +1,21 @@
 """Weighted sum of a few table rows for each output row: the primitive of both sparse operators.
 
 out[r] = Σ_j weight[r, j] · table[index[r, j]]. PyTorch has it fused as ``embedding_bag`` with per-sample weights: the
-rows are read where they lie and no (R, J, D) copy of them is made.
+rows are read where they lie and no (R, J, D) copy of them is made. Its gradient with respect to the weights is slow on
+the CPU, hence the two functions below the primitive, from which the operators make their own.
 
 T: rows of the table, D: channels, R: output rows, J: summands of a row.
 """
+from collections.abc import Iterator
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+# Elements of the largest intermediate made at a time: what a cache holds on the CPU, what memory is well spent elsewhere.
+CHUNK_ELEMENTS = {"cpu": 2**19}
+CHUNK_ELEMENTS_ELSEWHERE = 2**26
 
 
 def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -41,9 +49,50 @@ def weighted_gather_reference(table: Tensor, index: Tensor, weight: Tensor) -> T
     return (weight.to(dtype)[..., None] * table.to(dtype)[index]).sum(dim=1).to(table.dtype)
 
 
-def compute_dtype(table: Tensor, weight: Tensor) -> torch.dtype:
-    """One dtype for both, as embedding_bag wants it: float32, or float64 where one of them is."""
-    return torch.promote_types(torch.promote_types(table.dtype, weight.dtype), torch.float32)
+def gathered_dot(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """dot[r, j] = rows[r] · table[index[r, j]]: the gradient of the weights, (R, J) from rows (R, D). Not differentiable."""
+    dots = rows.new_empty(index.shape)
+    for chunk in chunks(len(index), index.shape[1] * rows.shape[1], rows.device):
+        # Bags of one row: embedding_bag fetches ahead, index_select does not.
+        gathered = F.embedding_bag(index[chunk].reshape(-1, 1), table, mode="sum")
+        dots[chunk] = gathered.view(*index[chunk].shape, -1).mul_(rows[chunk, None]).sum(-1)
+    return dots
+
+
+class WeightedScatter:
+    """table[t] = Σ weight[r, j] · rows[r] over all (r, j) with index[r, j] = t: the gradient of the table.
+
+    Sorted by table row, the summands of a table row are a bag, so that this is a gather too and its order is fixed.
+    Sorting once serves several weights. Not differentiable.
+    """
+
+    def __init__(self, index: Tensor, table_rows: int):
+        """index: (R, J) of int32 or int64, each in [0, table_rows)."""
+        sorted_index, self.order = index.flatten().sort(stable=True)
+        self.readers = self.order // index.shape[1]
+        table_row = torch.arange(table_rows, dtype=index.dtype, device=index.device)
+        self.bags = torch.searchsorted(sorted_index, table_row)
+
+    def __call__(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """(table_rows, D) from rows (R, D) and weight (R, J)."""
+        weight = weight.reshape(-1).index_select(0, self.order)
+        return F.embedding_bag(self.readers, rows, self.bags, mode="sum", per_sample_weights=weight)
+
+
+def chunks(count: int, elements_each: int, device: torch.device) -> Iterator[slice]:
+    """Cut range(count) so that the elements of a chunk stay within the device's budget."""
+    step = max(1, chunk_elements(device) // max(1, elements_each))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def chunk_elements(device: torch.device) -> int:
+    return CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ELSEWHERE)
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """The one dtype that embedding_bag wants of all: float64 where a tensor is float64, otherwise float32."""
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
 
 
 def check_arguments(table: Tensor, index: Tensor, weight: Tensor) -> None:
