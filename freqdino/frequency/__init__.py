@@ -2,6 +2,9 @@
 from freqdino.frequency.attention_inversion import AttentionInversion, InversionGates, attention_inversion
 from freqdino.frequency.fdam_block import FDAMBlock
 from freqdino.frequency.fdam_vit import FDAMVisionTransformer
+from freqdino.frequency.fdconv import FDConv
+from freqdino.frequency.fdconv_conversion import convert_to_fdconv, fdconv_from_conv2d
+from freqdino.frequency.fdlinear import FDLinear
 from freqdino.frequency.freqfusion import FreqFusion
 from freqdino.frequency.frequency_scale import FrequencyScale
 
@@ -9,8 +12,12 @@ __all__ = [
     "AttentionInversion",
     "FDAMBlock",
     "FDAMVisionTransformer",
+    "FDConv",
+    "FDLinear",
     "FreqFusion",
     "FrequencyScale",
     "InversionGates",
     "attention_inversion",
+    "convert_to_fdconv",
+    "fdconv_from_conv2d",
 ]

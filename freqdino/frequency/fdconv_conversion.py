@@ -1,0 +1,84 @@
+"""Swap the convolutions of a finished model for FDConv, keeping what the model computes.
+
+Source: Frequency Dynamic Convolution for Dense Image Prediction (CVPR 2025, arXiv 2503.18783): its pretrained networks
+are converted this way.
+"""
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from freqdino.frequency.fdconv import FDConv
+
+Predicate = Callable[[str, nn.Conv2d], bool]
+
+
+def convert_to_fdconv(module: nn.Module, kernel_num: int = 64, where: Predicate | Sequence[str] | None = None,
+                      **fdconv_arguments) -> list[str]:
+    """Replace convolutions inside ``module`` by FDConv and return the dotted names of those replaced.
+
+    ``where`` chooses them: name patterns with the wildcards of fnmatch ("layer*.conv?"; a dot is a character like
+    others), or a predicate of name and convolution; default all. A chosen convolution that FDConv would leave plain
+    (few channels, another kernel size, FDConv already) stays what it is and is not in the list. A module used twice
+    stays shared. ``fdconv_arguments`` are FDConv's. Device, type, training mode and hyper-parameters are kept; so is
+    requires_grad, but the modulation is always trainable: a frozen stage stays adaptive.
+
+    nn.Conv2d and classes in the manner of Detectron2's Conv2d (``norm`` and ``activation`` applied to the output, both
+    handed over) can be converted. ValueError if another subclass is chosen, a pattern matches no convolution, or
+    ``module`` is itself a convolution (see ``fdconv_from_conv2d``).
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 32, 7), nn.ReLU(), nn.Conv2d(32, 64, 3))
+    >>> convert_to_fdconv(model, kernel_num=16)
+    ['2']
+    >>> type(model[2]).__name__
+    'FDConv'
+    """
+    if isinstance(module, nn.Conv2d):
+        raise ValueError("module is a convolution itself, which cannot be replaced in place: use fdconv_from_conv2d")
+    convolutions = [(name, child) for name, child in module.named_modules(remove_duplicate=False)
+                    if isinstance(child, nn.Conv2d) and not isinstance(child, FDConv)]
+    converted, replacements = [], {}
+    for name, conv in chosen(convolutions, where):
+        if conv not in replacements:
+            try:
+                replacements[conv] = fdconv_from_conv2d(conv, kernel_num=kernel_num, **fdconv_arguments)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        if replacements[conv].active:
+            converted.append(name)
+    for name in converted:
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, replacements[module.get_submodule(name)])
+    return converted
+
+
+def chosen(convolutions: list[tuple[str, nn.Conv2d]],
+           where: Predicate | Sequence[str] | None) -> list[tuple[str, nn.Conv2d]]:
+    if where is None:
+        return convolutions
+    if callable(where):
+        return [(name, conv) for name, conv in convolutions if where(name, conv)]
+    patterns = [where] if isinstance(where, str) else list(where)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name, _ in convolutions):
+            raise ValueError(f"where: the pattern {pattern!r} matches none of the {len(convolutions)} convolutions")
+    return [(name, conv) for name, conv in convolutions if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def fdconv_from_conv2d(conv: nn.Conv2d, **fdconv_arguments) -> FDConv:
+    """An FDConv that computes what ``conv`` computes: its weights, device, type, mode, norm and activation.
+
+    ValueError for a subclass of nn.Conv2d that is not in the manner of Detectron2's (``norm`` and ``activation``).
+    """
+    if type(conv) is not nn.Conv2d and not (hasattr(conv, "norm") and hasattr(conv, "activation")):
+        raise ValueError(f"a {type(conv).__module__}.{type(conv).__qualname__} may compute something else than "
+                         f"nn.Conv2d and cannot be converted")
+    fdconv = FDConv(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+                    conv.groups, conv.bias is not None, conv.padding_mode, conv.weight.device, conv.weight.dtype,
+                    **fdconv_arguments)
+    fdconv.load_state_dict({name: value for name, value in conv.named_parameters(recurse=False)})
+    fdconv.train(conv.training)
+    for name, parameter in fdconv.named_parameters(recurse=False):
+        parameter.requires_grad_((conv.bias if name == "bias" else conv.weight).requires_grad)
+    fdconv.norm, fdconv.activation = getattr(conv, "norm", None), getattr(conv, "activation", None)
+    return fdconv

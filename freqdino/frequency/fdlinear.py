@@ -1,0 +1,76 @@
+"""FDLinear: FDConv's dynamic weight for a linear layer on tokens.
+
+Source: our definition, after Frequency Dynamic Convolution for Dense Image Prediction (CVPR 2025, arXiv 2503.18783),
+which names Transformers as a use and leaves the layer open: the Fourier Disjoint Weight over (Co, Ci) and Kernel
+Spatial Modulation as in a 1 × 1 FDConv, pooled over the tokens of each image; no band modulation.
+
+Shape key: B: batch (images), N: tokens of one image, in one or more dimensions, Ci, Co: input and output features.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freqdino.frequency.dynamic_weight import DynamicWeight
+from freqdino.frequency.fourier_weight import at_least_float32
+from freqdino.frequency.kernel_modulation import KernelFactors
+
+
+class FDLinear(DynamicWeight, nn.Linear):
+    """Drop-in for nn.Linear on the tokens of images: (B, N, Ci) → (B, N, Co), also (B, H, W, Ci) → (B, H, W, Co).
+
+    Active where min(Ci, Co) > ``use_fdconv_if_c_gt``, elsewhere the plain linear layer. Arguments, keys, loading of
+    a plain ``weight`` and neutral start: see FDConv. Raises ValueError for a wrong argument or an input of fewer than
+    three dimensions (which dimension is the image's would be a guess), of other than Ci features, or without tokens.
+
+    >>> linear = FDLinear(32, 64, kernel_num=16)
+    >>> linear(torch.zeros(2, 49, 32)).shape
+    torch.Size([2, 49, 64])
+    >>> plain = nn.Linear(32, 64)
+    >>> linear.load_state_dict(plain.state_dict())
+    <All keys matched successfully>
+    >>> tokens = torch.randn(2, 49, 32)
+    >>> torch.allclose(linear(tokens), plain(tokens), atol=1e-4)
+    True
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True,
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None, *,
+                 kernel_num: int = 4, use_fdconv_if_c_gt: int = 16, reduction: float = 0.0625,
+                 kernel_temp: float = 1.0, temp: float | None = None, att_multi: float = 2.0, param_ratio: int = 1,
+                 ksm_global_act: str = "sigmoid", ksm_kernel_act: str | None = None, ksm_local_act: str = "sigmoid",
+                 convert_param: bool = True):
+        if kernel_num < 1:
+            raise ValueError(f"kernel_num must be at least 1, got {kernel_num}")
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.active = min(in_features, out_features) > use_fdconv_if_c_gt
+        if self.active:
+            self.make_dynamic(in_channels=in_features, groups=1, kernel_num=kernel_num, param_ratio=param_ratio,
+                              reduction=reduction, temp=temp, kernel_temp=kernel_temp, att_multi=att_multi,
+                              ksm_global_act=ksm_global_act, ksm_kernel_act=ksm_kernel_act,
+                              ksm_local_act=ksm_local_act, convert_param=convert_param)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 3:
+            raise ValueError(f"FDLinear's x must have at least 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"FDLinear's x must have in_features = {self.in_features} features, got {x.shape[-1]}")
+        if not self.active:
+            return super().forward(x)
+        if 0 in x.shape[1:]:
+            raise ValueError(f"FDLinear's x must have at least one token an image, got {tuple(x.shape)}")
+        if len(x) == 0:
+            return F.linear(x, self.static_weight(), self.bias)
+        tokens = x.flatten(1, -2)
+        y = self.forward_images(tokens, tokens.mean(1, dtype=at_least_float32(x)))
+        return y.unflatten(1, x.shape[1:-1])
+
+    def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
+        """x: (B, N, Ci), pooled: (B, Ci) → (B, N, Co)."""
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.image_weights(pooled, factors)[..., 0, 0]
+            weight = weight * factors.channel[:, None]
+            if factors.filter is not None:
+                weight = weight * factors.filter[..., None]
+            weight = weight.to(self.KSM_Local.conv.weight.dtype)
+        y = x @ weight.transpose(1, 2)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
