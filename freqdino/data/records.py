@@ -86,6 +86,9 @@ def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> l
     """
     document = read_annotation_file(json_file, ("images", "annotations"))
     images = _images(json_file, image_root, document["images"])
+    if any("segments_info" in annotation for annotation in document["annotations"]):
+        raise ValueError(f"{json_file} holds panoptic annotations; own data of that kind are named "
+                         "<panoptic.json>@<image folder>@<PNG folder>")
     _check_entries(json_file, "annotations", document["annotations"], ("id", "image_id", "category_id"), "id")
     objects = {image_id: [] for image_id in images}
     index_of_id = classes.index_of_id
@@ -99,8 +102,6 @@ def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> l
             raise ValueError(f"{where} has category_id {annotation['category_id']}, which is not in the class table; "
                              f"{_known_ids(classes)}")
         if "segmentation" not in annotation:
-            if "segments_info" in annotation:
-                raise ValueError(f"{where} is panoptic; name the dataset <panoptic.json>@<image folder>@<PNG folder>")
             raise ValueError(f"{where} has no segmentation; masks are needed, not boxes alone")
         check_segmentation(annotation["segmentation"], image["height"], image["width"], where)
         target = {"id": annotation["id"], "category_id": index_of_id[annotation["category_id"]],
