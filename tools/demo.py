@@ -91,7 +91,8 @@ def find_records(args: argparse.Namespace) -> list[dict]:
     """Dataset records to draw; those of files hold ``file_name`` only. ValueError where there is nothing to draw."""
     if args.dataset:
         if args.dataset not in DatasetCatalog:
-            raise ValueError(f"--dataset {args.dataset} is not registered; registered are {', '.join(sorted(DatasetCatalog))}")
+            raise ValueError(f"--dataset {args.dataset} is not registered; registered are "
+                             f"{', '.join(sorted(DatasetCatalog))}")
         records = DatasetCatalog.get(args.dataset)
     else:
         records = [{"file_name": str(path)} for pattern in args.input for path in find_images(pattern)]
@@ -119,16 +120,16 @@ def choose_task(output: dict, task: str | None) -> str:
     if task is None and predicted:
         return predicted[0]
     if task not in predicted:
-        raise ValueError(f"--task {task}: the model predicts {predicted}; its TEST options PANOPTIC_ON, INSTANCE_ON and "
-                         "SEMANTIC_ON choose what")
+        raise ValueError(f"--task {task}: the model predicts {predicted}; its TEST options PANOPTIC_ON, INSTANCE_ON "
+                         "and SEMANTIC_ON choose what")
     return task
 
 
 def draw_panoptic(visualizer: Visualizer, output, threshold: float) -> str:
     ids, segments = output
     if any("score" not in segment for segment in segments) and threshold > 0:
-        log_first_n(logging.WARNING, "The model gives its segments no score: --confidence-threshold does not apply to them.",
-                    name="freqdino")
+        log_first_n(logging.WARNING, "The model gives its segments no score: --confidence-threshold does not apply to "
+                    "them.", name="freqdino")
     shown = [segment for segment in segments if segment.get("score", 1) >= threshold]
     shown_ids = torch.tensor([segment["id"] for segment in shown], dtype=ids.dtype, device=ids.device)
     visualizer.draw_panoptic_seg(torch.where(torch.isin(ids, shown_ids), ids, 0).cpu(), shown)
@@ -211,7 +212,8 @@ def run(args: argparse.Namespace) -> int:
         task = choose_task(output, task)
         picture, count = draw(record, output, task, metadata, args)
         Image.fromarray(picture).save(path)
-        print(f"{record['file_name']}: {sample['width']}x{sample['height']}, {count}, {seconds:.2f} s -> {path}", flush=True)
+        size = f"{sample['width']}x{sample['height']}"
+        print(f"{record['file_name']}: {size}, {count}, {seconds:.2f} s -> {path}", flush=True)
     print(f"{len(records) - skipped} of {len(records)} images drawn into {args.output}")
     return skipped
 

@@ -57,9 +57,9 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
                            GROUND_TRUTH_KEY[task])
     chosen = [EVALUATORS[kind][task] for task in known if task in tasks]
     if not chosen:
-        raise ValueError(f"nothing to evaluate: dataset {dataset_name!r} (evaluator_type {kind!r}) has ground truth for "
-                         f"{known}, the model predicts {sorted(tasks)}; see SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON of "
-                         "the model's TEST options")
+        raise ValueError(f"nothing to evaluate: dataset {dataset_name!r} (evaluator_type {kind!r}) has ground truth "
+                         f"for {known}, the model predicts {sorted(tasks)}; see SEMANTIC_ON, INSTANCE_ON and "
+                         "PANOPTIC_ON of the model's TEST options")
     return DatasetEvaluators([build(dataset_name, output_dir, distributed) for build in chosen])
 
 

@@ -33,10 +33,10 @@ PREDICTION_FIELD = {"bbox": "pred_boxes", "segm": "pred_masks"}
 class InstanceEvaluator(DatasetEvaluator):
     """Collects ``instances`` (scores, pred_classes, pred_boxes, pred_masks) and computes their AP.
 
-    Contiguous classes become category ids through the metadata's thing_dataset_id_to_contiguous_id, which need not start
-    at 0. Predictions of a stuff class (stuff_dataset_id_to_contiguous_id) are left out: they are not instances. Without
-    either table classes are category ids. The ground truth is the metadata's json_file; a dataset that was registered
-    without one is converted into ``output_dir``.
+    Contiguous classes become category ids through the metadata's thing_dataset_id_to_contiguous_id, which need not
+    start at 0. Predictions of a stuff class (stuff_dataset_id_to_contiguous_id) are left out: they are not instances.
+    Without either table classes are category ids. The ground truth is the metadata's json_file; a dataset that was
+    registered without one is converted into ``output_dir``.
     """
 
     def __init__(self, dataset_name: str, *, tasks: Sequence[str] = ("bbox", "segm"), output_dir: str | None = None,
@@ -49,7 +49,7 @@ class InstanceEvaluator(DatasetEvaluator):
             max_dets_per_image: predictions of a class that count in an image.
             use_fast_impl: faster-coco-eval if it is installed; False: always pycocotools.
         Raises:
-            ValueError: an unknown task, no ground truth, or a class of the metadata that the ground truth does not have.
+            ValueError: an unknown task, no ground truth, or a class of the metadata that the ground truth lacks.
         """
         unknown = set(tasks) - PREDICTION_FIELD.keys()
         if unknown or not tasks:
@@ -66,7 +66,7 @@ class InstanceEvaluator(DatasetEvaluator):
         for annotation in self._ground_truth["annotations"]:
             if "segm" in self._tasks and not annotation.get("segmentation"):
                 raise ValueError(f"{self._ground_truth_file} has an annotation without segmentation on image "
-                                 f"{annotation['image_id']}: masks cannot be evaluated against it, only tasks=('bbox',)")
+                                 f"{annotation['image_id']}: only boxes, tasks=('bbox',), can be evaluated against it")
         self._class_names = {category["id"]: category["name"] for category in self._ground_truth["categories"]}
 
         metadata = MetadataCatalog.get(dataset_name)
@@ -106,8 +106,8 @@ class InstanceEvaluator(DatasetEvaluator):
     def evaluate(self) -> OrderedDict | None:
         """
         Returns:
-            {task: {AP, AP50, AP75, APs, APm, APl, AP-<class name>}}, in percent; 0 where nothing was predicted, NaN where
-            there is no ground truth. None on ranks other than the first.
+            {task: {AP, AP50, AP75, APs, APm, APl, AP-<class name>}}, in percent; 0 where nothing was predicted, NaN
+            where there is no ground truth. None on ranks other than the first.
         """
         predictions = self._predictions
         if self._distributed:

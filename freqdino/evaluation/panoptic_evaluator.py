@@ -32,8 +32,8 @@ class PanopticEvaluator(DatasetEvaluator):
     """Collects panoptic predictions, writes them in COCO's format and scores them.
 
     A model's output for an image is ``panoptic_seg``: (segment ids (H, W), segments_info). Each segment has ``id``,
-    ``isthing`` and a contiguous ``category_id``; without ``isthing`` the category id is the dataset's own. segments_info
-    may be None: then a pixel holds category · label_divisor + instance, or -1 for void.
+    ``isthing`` and a contiguous ``category_id``; without ``isthing`` the category id is the dataset's own.
+    segments_info may be None: then a pixel holds category * label_divisor + instance, or -1 for void.
 
     The metadata of the dataset must have panoptic_json, panoptic_root, thing_dataset_id_to_contiguous_id and
     stuff_dataset_id_to_contiguous_id; label_divisor if segments_info is None.
@@ -96,8 +96,8 @@ class PanopticEvaluator(DatasetEvaluator):
     def evaluate(self) -> OrderedDict | None:
         """
         Returns:
-            {"panoptic_seg": {PQ, SQ, RQ, the same with _th and _st, PQ-<class name>}}, in percent; NaN where no category
-            occurs. None on ranks other than the first.
+            {"panoptic_seg": {PQ, SQ, RQ, the same with _th and _st, PQ-<class name>}}, in percent; NaN where no
+            category occurs. None on ranks other than the first.
         """
         predictions = self._predictions
         if self._distributed:
@@ -113,7 +113,7 @@ class PanopticEvaluator(DatasetEvaluator):
         return OrderedDict(panoptic_seg=self._summarize(quality))
 
     def _decode_segments(self, ids):
-        """Segments of a map of category · label_divisor + instance; ids go up by one, since 0 means void in the file."""
+        """Segments of a map of category * label_divisor + instance; ids go up by one: 0 means void in the file."""
         divisor = require_metadata(self._dataset_name, "label_divisor")
         categories = {int(label) + 1: int(label) // divisor for label in np.unique(ids) if label >= 0}
         segments = [{"id": segment_id, "category_id": category, "isthing": category in self._thing_ids}
@@ -125,8 +125,8 @@ class PanopticEvaluator(DatasetEvaluator):
             return int(segment["category_id"])
         kind, table = ("thing", self._thing_ids) if segment["isthing"] else ("stuff", self._stuff_ids)
         if segment["category_id"] not in table:
-            raise ValueError(f"segment {segment['id']} has {kind} class {segment['category_id']}, but the {kind} classes "
-                             f"of the dataset are {sorted(table)}")
+            raise ValueError(f"segment {segment['id']} has {kind} class {segment['category_id']}, but the {kind} "
+                             f"classes of the dataset are {sorted(table)}")
         return table[segment["category_id"]]
 
     def _write(self, predictions, folder):
@@ -157,7 +157,7 @@ class PanopticEvaluator(DatasetEvaluator):
 
 
 def _prediction_names(annotations):
-    """PNG names of the predictions: those of the ground truth, without folders, and numbered where that repeats names."""
+    """PNG names of the predictions: the ground truth's without folders, numbered where that repeats a name."""
     names = [os.path.basename(annotation["file_name"]) for annotation in annotations]
     if len(set(names)) < len(names):
         names = [f"{number:06}_{name}" for number, name in enumerate(names)]

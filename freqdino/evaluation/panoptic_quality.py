@@ -3,9 +3,10 @@
 Source: Kirillov et al., Panoptic Segmentation (CVPR 2019), section 4, with COCO's rules for void and crowd regions.
 Shape key: H, W: height and width of an image, G: ground-truth segments, P: predicted segments, C: categories.
 
-A segment map holds one segment id a pixel, 0 being void. Two segments of one category match when their IoU exceeds 0.5,
-pixels that are void in the ground truth not counting towards the union; at most one pair can do so. Crowd segments never
-match. An unmatched prediction that lies by more than half in void and in crowd of its own category is no error.
+A segment map holds one segment id a pixel, 0 being void. Two segments of one category match when their IoU exceeds
+0.5, pixels that are void in the ground truth not counting towards the union; a segment can have one match at most.
+Crowd segments never match. An unmatched prediction that lies by more than half in void and in crowd of its own category
+is no error.
 """
 from collections.abc import Collection, Mapping, Sequence
 

@@ -1,7 +1,7 @@
 """Evaluator of semantic predictions: Detectron2's, with the checks that its counting needs.
 
-Detectron2's SemSegEvaluator adds up a confusion matrix by flat index, where a label that the dataset does not have lands
-silently in the row of another class, and its default reader fails under numpy 2.
+Detectron2's SemSegEvaluator adds up a confusion matrix by flat index, where a label that the dataset does not have
+lands silently in the row of another class, and its default reader fails under numpy 2.
 Shape key: K: classes, H, W: height and width of an image.
 """
 import logging
@@ -38,7 +38,7 @@ class SemanticEvaluator(SemSegEvaluator):
         for image in DatasetCatalog.get(dataset_name):
             if "sem_seg_file_name" not in image:
                 raise ValueError(f"dataset {dataset_name!r} has no semantic ground truth: {image['file_name']} has no "
-                                 "sem_seg_file_name; switch semantic inference off (SEMANTIC_ON) or use a dataset that has")
+                                 "sem_seg_file_name; switch semantic inference off (SEMANTIC_ON) to go without")
         super().__init__(dataset_name, distributed, output_dir, sem_seg_loading_fn=self._read_labels)
         if self._contiguous_id_to_dataset_id is not None:
             # Detectron2 looks every predicted class up among the stuff; with K classes some of them are things.
@@ -55,8 +55,8 @@ class SemanticEvaluator(SemSegEvaluator):
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "sem_seg" not in output:
-                raise ValueError(f"{image['file_name']}: the model's output has no 'sem_seg', only {sorted(output)}; is "
-                                 "its semantic inference switched on (SEMANTIC_ON)?")
+                raise ValueError(f"{image['file_name']}: the model's output has no 'sem_seg', only {sorted(output)}; "
+                                 "is its semantic inference switched on (SEMANTIC_ON)?")
             classes, height, width = output["sem_seg"].shape
             if classes != self._label_count:
                 raise ValueError(f"{image['file_name']}: the model scores {classes} classes, dataset "

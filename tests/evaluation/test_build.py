@@ -30,7 +30,8 @@ def dataset(tmp_path):
     def register(kind, without=()):
         MetadataCatalog.pop(NAME, None)
         metadata = dict(
-            evaluator_type=kind, sem_seg_root=str(tmp_path), json_file=str(tmp_path / "instances.json"), panoptic_root=str(tmp_path), ignore_label=255,
+            evaluator_type=kind, sem_seg_root=str(tmp_path), json_file=str(tmp_path / "instances.json"),
+            panoptic_root=str(tmp_path), ignore_label=255,
             panoptic_json=str(tmp_path / "panoptic.json"), stuff_classes=["cat", "sky"],
             thing_dataset_id_to_contiguous_id={5: 0}, stuff_dataset_id_to_contiguous_id={6: 1})
         MetadataCatalog.get(NAME).set(**{key: value for key, value in metadata.items() if key not in without})

@@ -89,8 +89,9 @@ def test_perfect_predictions(dataset, tmp_path, fast):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_worked_values(dataset, fast):
-    # cat: one of two objects found, with IoU 0.8, which passes the thresholds 0.5 .. 0.8 (7 of 10). Precision is 1 up to
-    # recall 0.5, which are 51 of the 101 recalls. dog: the better of two predictions misses, precision 1/2 at recall 1.
+    # cat: one of two objects found, with IoU 0.8, which passes the thresholds 0.5 .. 0.8 (7 of 10). Precision is 1 up
+    # to recall 0.5, which are 51 of the 101 recalls. dog: the better of two predictions misses, precision 1/2 at
+    # recall 1.
     outputs = predict((0, 0.9, (0, 0, 10, 8)), (1, 0.9, (20, 10, 5, 5)), (1, 0.5, (10, 0, 10, 10))), predict()
     result = evaluate(InstanceEvaluator(dataset(), use_fast_impl=fast), *outputs)["segm"]
     cat50, dog = 100 * 51 / 101, 50
@@ -109,8 +110,7 @@ def test_both_packages_agree_on_random_predictions(dataset):
                    for i, box in enumerate(boxes(24))]
     for entry in annotations:
         if entry["iscrowd"]:
-            entry["segmentation"] = mask_util.encode(np.asfortranarray(rectangle(*entry["bbox"]).numpy().astype(np.uint8)))
-            entry["segmentation"]["counts"] = entry["segmentation"]["counts"].decode()
+            entry["segmentation"], = encode_masks(rectangle(*entry["bbox"])[None])
     outputs = []
     for _ in range(2):
         near = [np.clip(np.array(box) + generator.integers(-1, 2, 4), [0, 0, 1, 1], [29, 19, 12, 12]).tolist()
@@ -166,7 +166,8 @@ def test_one_task(dataset, tasks):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_ground_truth_with_missing_fields_and_id_zero(dataset, fast):
-    bare = [{key: entry[key] for key in ("image_id", "category_id", "segmentation")} | {"id": 0} for entry in ANNOTATIONS]
+    kept = ("image_id", "category_id", "segmentation")
+    bare = [{"id": 0, **{key: entry[key] for key in kept}} for entry in ANNOTATIONS]
     results = evaluate(InstanceEvaluator(dataset(bare), use_fast_impl=fast), *PERFECT)
     for task in ("bbox", "segm"):
         assert (results[task]["AP"], results[task]["APs"]) == pytest.approx((100, 100))
@@ -220,7 +221,7 @@ def test_unknown_image(dataset):
     ([], "truth.json holds no annotations: there is no ground truth"),
     ([annotation(8, 5, 3, (0, 0, 1, 1))], "truth.json: annotation 8 belongs to image 5, which the file does not have"),
     ([{"id": 8, "image_id": 1, "category_id": 3}], "annotation 8 has neither segmentation nor bbox"),
-    ([annotation(8, 1, 3, (0, 0, 1, 1), segmentation=[])], "truth.json has an annotation without segmentation on image 1"),
+    ([annotation(8, 1, 3, (0, 0, 1, 1), segmentation=[])], "has an annotation without segmentation on image 1"),
 ])
 def test_bad_ground_truth(dataset, annotations, message):
     with pytest.raises(ValueError, match=message):

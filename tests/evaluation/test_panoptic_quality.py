@@ -22,7 +22,8 @@ def segments(**categories):
 
 def statistics(truth, found, truth_segments, found_segments):
     """{category: (IoU sum, matches, false positives, false negatives)} for one-row maps."""
-    counts = match_segments(np.array([truth]), np.array([found], dtype=np.int32), truth_segments, found_segments, CATEGORIES)
+    maps = np.array([truth]), np.array([found], dtype=np.int32)
+    counts = match_segments(*maps, truth_segments, found_segments, CATEGORIES)
     return dict(zip(CATEGORIES, map(tuple, counts.tolist())))
 
 
@@ -37,7 +38,8 @@ def test_match_with_an_iou_of_three_fifths():
 
 
 def test_an_iou_of_exactly_one_half_is_no_match():
-    result = statistics([1, 1, 2, 2], [5, 6, 7, 7], segments(s1=THING, s2=STUFF), segments(s5=THING, s6=OTHER, s7=STUFF))
+    result = statistics([1, 1, 2, 2], [5, 6, 7, 7], segments(s1=THING, s2=STUFF),
+                        segments(s5=THING, s6=OTHER, s7=STUFF))
     assert result == {THING: (0, 0, 1, 1), STUFF: (1, 1, 0, 0), OTHER: (0, 0, 1, 0)}
 
 
@@ -90,7 +92,7 @@ def test_map_without_pixels():
 
 
 def test_average():
-    # A: 2 matches with IoU 0.8 and 0.6, 1 false positive, 1 false negative: RQ 2/3, SQ 0.7. B: only false: 0. C: absent.
+    # A: 2 matches with IoU 0.8 and 0.6, 1 false positive, 1 false negative: RQ 2/3, SQ 0.7. B: one false. C: absent.
     quality = average_quality(np.array([[1.4, 2, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]]), [True, False, False])
     a = [0.7 * 2 / 3, 0.7, 2 / 3]
     np.testing.assert_allclose(quality["per_class"], [a, [0, 0, 0], [np.nan] * 3])
@@ -156,7 +158,8 @@ def random_maps(seed, size=24):
     """Blocky ground truth with void and crowds, and a prediction that is partly the same and partly shifted."""
     generator = np.random.default_rng(seed)
     truth = np.kron(generator.integers(0, 7, (size // 4, size // 4)), np.ones((4, 4), dtype=np.int64))
-    found = np.where(generator.random(truth.shape) < 0.2, generator.integers(0, 7, truth.shape), np.roll(truth, seed % 2, 1))
+    noise = generator.integers(0, 7, truth.shape)
+    found = np.where(generator.random(truth.shape) < 0.2, noise, np.roll(truth, seed % 2, 1))
     categories = generator.choice(CATEGORIES, 7)
 
     def describe(ids, crowd):
@@ -236,7 +239,8 @@ class TestFileErrors:
     @pytest.mark.parametrize("processes", [1, 2])
     def test_segments_that_do_not_fit_name_the_files(self, files, processes):
         self.edit(files[2][0], lambda content: content["annotations"][1]["segments_info"].pop())
-        self.fails(files, r"image 1 \(.*truth.b.png, .*found.b.png\): predicted .* not in segments_info: \[2\]", processes)
+        self.fails(files, r"image 1 \(.*truth.b.png, .*found.b.png\): predicted .* not in segments_info: \[2\]",
+                   processes)
 
     def test_size(self, files):
         Image.fromarray(np.zeros((4, 3, 3), np.uint8)).save(files[0] / "found" / "a.png")

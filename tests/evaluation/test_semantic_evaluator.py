@@ -79,7 +79,8 @@ def test_palette_and_16_bit_label_maps(dataset, tmp_path):
     (LABELS, {"instances": 0}, r"1.jpg: the model's output has no 'sem_seg', only \['instances'\].*SEMANTIC_ON"),
     (LABELS, scores(LABELS % 4, 5), f"1.jpg: the model scores 5 classes, dataset '{NAME}' has 4"),
     (LABELS, scores(LABELS.T % 4), "labels.png has 4x2 pixels, the prediction 2x4"),
-    (LABELS + [[4] * 4, [0] * 4], scores(LABELS % 4), r"labels.png holds labels \[4, 5\], but .* 0..3 and ignore_label 255"),
+    (LABELS + [[4] * 4, [0] * 4], scores(LABELS % 4),
+     r"labels.png holds labels \[4, 5\], but .* 0..3 and ignore_label 255"),
     (np.zeros((2, 4, 3)), scores(LABELS % 4), "labels.png: a label map has one value a pixel, this one has 3"),
 ])
 def test_what_does_not_fit(dataset, labels, output, message):
@@ -91,7 +92,7 @@ def test_dataset_without_label_maps():
     name = "semantic_evaluator_no_labels"
     DatasetCatalog.register(name, lambda: [{"file_name": "7.jpg"}])
     try:
-        with pytest.raises(ValueError, match=f"dataset '{name}' cannot be evaluated: its metadata has no 'stuff_classes'"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot be evaluated: its metadata has no 'stuff_classes'"):
             SemanticEvaluator(name)
         MetadataCatalog.get(name).set(stuff_classes=CLASSES, ignore_label=255)
         with pytest.raises(ValueError, match=f"dataset '{name}' has no semantic ground truth: 7.jpg .*SEMANTIC_ON"):

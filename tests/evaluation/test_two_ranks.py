@@ -21,7 +21,7 @@ def test_every_evaluator_gathers_over_ranks(tmp_path):
             rank.kill()
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(logs)
     results = json.loads((tmp_path / "results.json").read_text())
-    # cat: found in one of two images. sky: in the second image its IoU is 1/2, no match: one match, one false, one missed.
+    # cat: found in one of two images. sky: its IoU in the second image is 1/2, no match: one match, false, missed each.
     assert results["panoptic_seg"]["PQ-cat"] == pytest.approx(100 * 1 / (1 + 1 / 2))
     assert results["panoptic_seg"]["PQ-sky"] == pytest.approx(100 * 1 / (1 + 1 / 2 + 1 / 2))
     # Of two equal halves: cat 1 of 2 halves, sky 2 right halves and 1 too many.

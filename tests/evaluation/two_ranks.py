@@ -1,7 +1,7 @@
 """One rank of test_two_ranks.py: ``python two_ranks.py RANK FOLDER`` evaluates its own one of two images.
 
-Both images show a cat on the left half and sky on the right. Rank 0 predicts that, rank 1 calls everything sky and finds no
-cat. The first rank writes the results to FOLDER/results.json.
+Both images show a cat on the left half and sky on the right. Rank 0 predicts that, rank 1 calls everything sky and
+finds no cat. The first rank writes the results to FOLDER/results.json.
 """
 import json
 import sys
@@ -36,7 +36,8 @@ def register(folder):
     MetadataCatalog.get(NAME).set(
         evaluator_type="coco_panoptic_seg", json_file=str(folder / "instances.json"), panoptic_root=str(folder),
         panoptic_json=str(folder / "panoptic.json"), sem_seg_root=str(folder), ignore_label=255,
-        stuff_classes=["cat", "sky"], thing_dataset_id_to_contiguous_id={5: 0}, stuff_dataset_id_to_contiguous_id={6: 1})
+        stuff_classes=["cat", "sky"], thing_dataset_id_to_contiguous_id={5: 0},
+        stuff_dataset_id_to_contiguous_id={6: 1})
 
 
 def predict(rank):

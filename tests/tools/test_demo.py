@@ -15,7 +15,8 @@ from torch import nn
 from freqdino.evaluation.panoptic_quality import id_to_rgb
 
 # By its path: pytest knows this folder under the name tools.
-_SPEC = importlib.util.spec_from_file_location("freqdino_demo", Path(__file__).resolve().parents[2] / "tools" / "demo.py")
+_SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
+_SPEC = importlib.util.spec_from_file_location("freqdino_demo", _SCRIPT)
 demo = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(demo)
 
@@ -44,8 +45,9 @@ class DemoTestModel(nn.Module):
             "panoptic": ("panoptic_seg", (torch.where(left, 1, 2).int(), [
                 {"id": 1, "isthing": True, "category_id": 0, "score": 0.9},
                 {"id": 2, "isthing": False, "category_id": 1, "score": 0.4}])),
-            "instance": ("instances", Instances((height, width), pred_masks=masks.float(), scores=scores,
-                                                pred_boxes=Boxes(torch.zeros(2, 4)), pred_classes=torch.tensor([0, 0]))),
+            "instance": ("instances", Instances(
+                (height, width), pred_masks=masks.float(), scores=scores, pred_boxes=Boxes(torch.zeros(2, 4)),
+                pred_classes=torch.tensor([0, 0]))),
             "semantic": ("sem_seg", masks.float())}
         return dict(output[task] for task in self.tasks)
 
@@ -72,8 +74,8 @@ def project(tmp_path):
                         "annotations": [{"segmentation": [[0, 0, 20, 0, 20, 30]], "category_id": 0}]})
     DatasetCatalog.register(name, lambda: records)
     colors = [[255, 0, 0], [0, 0, 255]]
-    MetadataCatalog.get(name).set(thing_classes=CLASSES, stuff_classes=CLASSES, thing_colors=colors, stuff_colors=colors,
-                                  thing_dataset_id_to_contiguous_id={1: 0}, evaluator_type="none")
+    MetadataCatalog.get(name).set(thing_classes=CLASSES, stuff_classes=CLASSES, thing_colors=colors,
+                                  stuff_colors=colors, thing_dataset_id_to_contiguous_id={1: 0}, evaluator_type="none")
     yield tmp_path
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
@@ -117,8 +119,8 @@ def test_first_task_that_the_model_predicts(project, capsys):
 
 
 def test_task_that_the_model_does_not_predict(project, capsys):
-    status = run(project, "--input", project / "images", "--task", "panoptic", "DATASETS.PROPOSAL_FILES_TEST", "('semantic',)")
-    assert status == 2
+    options = "DATASETS.PROPOSAL_FILES_TEST", "('semantic',)"
+    assert run(project, "--input", project / "images", "--task", "panoptic", *options) == 2
     assert "--task panoptic: the model predicts ['semantic']; its TEST options" in capsys.readouterr().err
 
 
@@ -140,7 +142,8 @@ def test_wrong_files_are_reported_and_skipped(project, capsys):
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_dataset_with_ground_truth_on_the_left(project, task):
-    assert run(project, "--dataset", "demo_test", "--with-ground-truth", "--task", task, "--confidence-threshold", 1) == 0
+    arguments = ["--dataset", "demo_test", "--with-ground-truth", "--task", task, "--confidence-threshold", 1]
+    assert run(project, *arguments) == 0
     drawn = colored(picture(project, "b.png"))
     assert drawn.shape == (30, 80)
     assert drawn[2:10, 8:18].mean() > 0.5  # the ground truth's cat
