@@ -1,0 +1,234 @@
+"""train_net.py on a tiny model and a tiny data set: train, evaluate, resume, two processes, and its errors."""
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+import train_net
+import two_processes
+from detectron2.engine import default_argument_parser
+from detectron2.utils.logger import setup_logger
+from PIL import Image
+
+from freqdino.config import ConfigError, load_config
+
+TINY_SWIN = ["MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM", "8", "MODEL.SWIN.DEPTHS", "[1, 1, 1, 1]",
+             "MODEL.SWIN.NUM_HEADS", "[1, 1, 2, 2]", "MODEL.SWIN.WINDOW_SIZE", "4"]
+TINY_HEAD = ["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead", "MODEL.WEIGHTS", "",
+             "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "2",
+             "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res2', 'res3', 'res4', 'res5']", "MODEL.SEM_SEG_HEAD.NORM", "GN",
+             "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.MASK_DIM", "32",
+             "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1", "MODEL.MASK_FORMER.HIDDEN_DIM", "32",
+             "MODEL.MASK_FORMER.NHEADS", "4", "MODEL.MASK_FORMER.DIM_FEEDFORWARD", "32", "MODEL.MASK_FORMER.DEC_LAYERS", "3",
+             "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "5", "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "32",
+             "MODEL.MASK_FORMER.DROPOUT", "0.0", "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "multi_scale_pixel_decoder",
+             "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "MODEL.MASK_FORMER.TEST.INSTANCE_ON", "True"]
+SHORT = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "DATALOADER.NUM_WORKERS", "0",
+         "MODEL.DEVICE", "cpu", "TEST.DETECTIONS_PER_IMAGE", "5", "SEED", "1"]
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before():
+    """Detectron2's loggers keep their handlers and stop propagating; other tests read them through caplog."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "freqdino")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    threads = torch.get_num_threads()
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    setup_logger.cache_clear()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """Own-data name of four pictures with a bright or a dark square each."""
+    folder = tmp_path_factory.mktemp("squares")
+    (folder / "images").mkdir()
+    images, annotations = [], []
+    for index in range(4):
+        pixels = np.full((48, 64, 3), 128, np.uint8)
+        x, y, dark = 4 + 8 * index, 6 + 4 * index, index % 2
+        pixels[y:y + 20, x:x + 20] = 40 if dark else 230
+        Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
+        images.append({"id": index + 1, "file_name": f"{index}.png", "height": 48, "width": 64})
+        corners = [x, y, x + 20, y, x + 20, y + 20, x, y + 20]
+        annotations.append({"id": index + 1, "image_id": index + 1, "category_id": dark + 1, "iscrowd": 0, "area": 400,
+                            "bbox": [x, y, 20, 20], "segmentation": [corners]})
+    categories = [{"id": 1, "name": "bright"}, {"id": 2, "name": "dark"}]
+    (folder / "squares.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return f"{folder}/squares.json@{folder}/images"
+
+
+def options(squares, output, *more):
+    data = ["DATASETS.TRAIN", f"('{squares}',)", "DATASETS.TEST", f"('{squares}',)", "INPUT.DATASET_MAPPER_NAME",
+            "coco_instance_lsj", "INPUT.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96"]
+    return [*data, *TINY_SWIN, *TINY_HEAD, *SHORT, "OUTPUT_DIR", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def trained(squares, tmp_path_factory):
+    """Output folder of a run of four iterations."""
+    output = tmp_path_factory.mktemp("run")
+    train_net.run(options(squares, output, "SOLVER.CHECKPOINT_PERIOD", "2"))
+    return output
+
+
+def results(folder):
+    return json.loads((folder / "inference" / "results.json").read_text())
+
+
+def iterations(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [line["iteration"] for line in lines if "total_loss" in line]
+
+
+def test_training_leaves_what_detectron2_users_expect(trained, squares):
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.yaml", "log.txt", "metrics.json", "last_checkpoint", "model_0000001.pth", "model_final.pth"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert (trained / "last_checkpoint").read_text() == "model_final.pth"
+    log = (trained / "log.txt").read_text()
+    assert "Running on cpu in 1 process(es)" in log and "eta: " in log and "loss_mask_0: " in log
+    assert iterations(trained) == [3]
+    assert set(results(trained)[squares]) == {"bbox", "segm"}
+
+
+def test_eval_only_reproduces_the_last_evaluation(trained, squares, tmp_path):
+    train_net.run(["--eval-only", *options(squares, tmp_path, "MODEL.WEIGHTS", str(trained / "model_final.pth"))])
+    assert results(tmp_path) == results(trained)
+
+
+def test_resume_continues_and_two_processes_resume_what_one_began(trained, squares, tmp_path):
+    for name in ("last_checkpoint", "model_final.pth"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    train_net.run(["--resume", *options(squares, tmp_path, "SOLVER.MAX_ITER", "5")])
+    assert "Starting training from iteration 4" in (tmp_path / "log.txt").read_text()
+    assert iterations(tmp_path) == [4]
+    train_net.run(["--resume", "--num-gpus", "2", "--dist-url", "auto",
+                   *options(squares, tmp_path, "SOLVER.MAX_ITER", "7")])
+    assert iterations(tmp_path) == [4, 6]
+    assert "Rank of current process: 1. World size: 2" in (tmp_path / "log.txt.rank1").read_text()
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 6
+    assert set(results(tmp_path)[squares]) == {"bbox", "segm"}
+
+
+def test_resume_after_the_last_iteration_only_evaluates(trained, squares, tmp_path):
+    for name in ("last_checkpoint", "model_final.pth"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    train_net.run(["--resume", *options(squares, tmp_path)])
+    assert results(tmp_path) == results(trained)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    # With as many objects and queries on either rank the class loss, a weighted mean, is the mean of the ranks' losses too;
+    # the mask losses are sums over objects divided by the number of objects over all ranks.
+    models = {"mean_over_images": ["MODEL.META_ARCHITECTURE", "MeanColour"],
+              "mask2former": ["MODEL.BACKBONE.NAME", "PatchesBackbone", *TINY_HEAD]}
+    solver = ["SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", "0.01", "SOLVER.CLIP_GRADIENTS.ENABLED", "True",
+              "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1.0"]
+    models = {name: [*model, *SHORT, *solver, "OUTPUT_DIR", str(tmp_path)] for name, model in models.items()}
+    start, one, first, second = two_processes.train_by_one_and_by_two(models, tmp_path)
+    for name in models:
+        assert any(not torch.equal(start[name][key], one[name][key]) for key in one[name])
+        for key, expected in one[name].items():
+            assert torch.equal(first[name][key], second[name][key]), key
+            torch.testing.assert_close(first[name][key], expected, atol=1e-6, rtol=1e-4, msg=lambda text: f"{key}: {text}")
+
+
+def fails(capsys, words):
+    with pytest.raises(SystemExit) as caught:
+        train_net.run(words)
+    error = capsys.readouterr().err
+    assert caught.value.code == 1 and "Traceback" not in error
+    return error[error.index("error: "):]
+
+
+def test_errors_are_a_line_and_status_1(trained, squares, tmp_path, capsys):
+    assert "x.yaml: no such configuration file" in fails(capsys, ["--config-file", "x.yaml"])
+    assert "unknown configuration key SOLVER.BASE_LRR" in fails(capsys, ["SOLVER.BASE_LRR", "1"])
+    wrong_classes = fails(capsys, options(squares, tmp_path / "a", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"))
+    assert "2 classes" in wrong_classes and "NUM_CLASSES 2" in wrong_classes
+    assert "Traceback" in (tmp_path / "a" / "log.txt").read_text()
+    assert "no such checkpoint file" in fails(capsys, options(squares, tmp_path / "b", "MODEL.WEIGHTS", "gone.pth"))
+    nowhere = fails(capsys, options("nowhere.json@images", tmp_path / "c"))
+    assert "nowhere.json" in nowhere
+    assert "'Nonesuch'" in fails(capsys, options(squares, tmp_path / "d", "MODEL.META_ARCHITECTURE", "Nonesuch"))
+
+
+def test_eval_only_wants_all_weights(trained, squares, tmp_path, capsys):
+    assert "--eval-only needs weights" in fails(capsys, ["--eval-only", *options(squares, tmp_path)])
+    state = torch.load(trained / "model_final.pth", weights_only=True)["model"]
+    del state["criterion.empty_weight"]
+    torch.save(state, tmp_path / "less.pth")
+    error = fails(capsys, ["--eval-only", *options(squares, tmp_path, "MODEL.WEIGHTS", str(tmp_path / "less.pth"),
+                                                   "MODEL.WEIGHTS_PARTIAL", "True")])
+    assert "1 missing from the checkpoint: criterion.empty_weight" in error
+
+
+def test_errors_during_training_keep_their_message(squares, tmp_path, capsys):
+    annotations, images = squares.split("@")
+    copy = json.loads(open(annotations).read())
+    copy["images"][0]["file_name"] = "gone.png"
+    (tmp_path / "copy.json").write_text(json.dumps(copy))
+    for workers in "01":
+        error = fails(capsys, options(f"{tmp_path}/copy.json@{images}", tmp_path / "out", "SOLVER.MAX_ITER", "4",
+                                      "DATALOADER.NUM_WORKERS", workers))
+        assert "gone.png" in error and len(error.splitlines()) <= 3
+
+
+def test_an_error_in_one_of_two_processes_ends_both(squares, tmp_path, capfd):
+    with pytest.raises(SystemExit) as caught:
+        train_net.run(["--num-gpus", "2", "--dist-url", "auto", *options(squares, tmp_path, "MODEL.WEIGHTS", "gone.pth")])
+    error = capfd.readouterr().err
+    assert caught.value.code == 1 and "error in process " in error and "gone.pth: no such checkpoint file" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--num-gpus", "0"], "--num-gpus 0 .*at least one process"),
+    (["--machine-rank", "1"], "--machine-rank 1.*ranks from 0"),
+    (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "IMS_PER_BATCH 3 cannot be shared equally by 2 processes"),
+    (["--eval-only", "DATASETS.TEST", "()"], "DATASETS.TEST is empty"),
+    ([], "DATASETS.TRAIN is empty"),
+    (["DATASETS.TRAIN", "('a',)", "TEST.AUG.ENABLED", "True"], "no test-time augmentation"),
+])
+def test_command_lines_that_cannot_work(words, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=message):
+        train_net.load_checked_config(default_argument_parser().parse_args(words))
+
+
+def test_gpus_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    parse = default_argument_parser().parse_args
+    with pytest.raises(ConfigError, match="--num-gpus 4, but this machine has 2"):
+        train_net.load_checked_config(parse(["--num-gpus", "4"]))
+    with pytest.raises(ConfigError, match="MODEL.DEVICE cpu with 2 processes: hide the GPUs"):
+        train_net.load_checked_config(parse(["--num-gpus", "2", "MODEL.DEVICE", "cpu"]))
+
+
+def test_tasks_of_each_family():
+    cfg = load_config(opts=["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True"])
+    assert train_net.predicted_tasks(cfg) == ("semantic", "panoptic")
+    cfg = load_config(opts=["MODEL.META_ARCHITECTURE", "MaskDINO", "MODEL.MaskDINO.TEST.SEMANTIC_ON", "False",
+                            "MODEL.MaskDINO.TEST.INSTANCE_ON", "True"])
+    assert train_net.predicted_tasks(cfg) == ("instance",)
+    assert train_net.predicted_tasks(load_config(opts=["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"])) == ("instance",)
+
+
+def test_undefined_metrics_are_null(tmp_path):
+    train_net.write_results({"set": {"segm": {"AP": np.float64(12.5), "APs": math.nan}}}, tmp_path)
+    assert results(tmp_path) == {"set": {"segm": {"AP": 12.5, "APs": None}}}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mixed_precision_trains(squares, tmp_path, dtype):
+    train_net.run(options(squares, tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype))
+    scaler = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]["_trainer"]["grad_scaler"]
+    assert bool(scaler) == (dtype == "float16")

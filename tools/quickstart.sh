@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Trains, evaluates and draws a small model on the sample scenes; see the usage text below.
+set -euo pipefail
+usage="Usage: bash tools/quickstart.sh [MODEL] [KEY VALUE ...]
+
+Sets up .venv if needed, trains configs/quickstart/MODEL.yaml (default: mask2former) on the sample scenes, evaluates it,
+draws predictions beside the ground truth, and ends with a table and the paths of the pictures. Everything goes to
+output/quickstart/MODEL. KEY VALUE pairs are configuration options, as in SOLVER.MAX_ITER 500."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=.venv/bin/python
+
+model=mask2former
+case "${1:-}" in
+    -h|--help) echo "$usage"; exit 0 ;;
+    ""|*.*) ;;                                  # an option's key has a dot, a model's name has none
+    *) model=$1; shift ;;
+esac
+config=configs/quickstart/$model.yaml
+if [ ! -f "$config" ]; then
+    { echo "quickstart: no $config; models: $(cd configs/quickstart && ls -- *.yaml | sed 's/\.yaml$//' | paste -sd' ')"
+      echo "$usage"; } >&2
+    exit 2
+fi
+output=output/quickstart/$model
+pictures=$output/pictures
+
+stage="" times=""
+begin() { finish; stage=$1; started=$SECONDS; echo "quickstart: $stage"; }
+finish() { if [ -n "$stage" ]; then times+="$(printf '%-24s %4d s' "$stage" $((SECONDS - started)))"$'\n'; fi; }
+trap 'echo "quickstart: failed while $stage; the lines above say why" >&2' ERR
+
+begin "setting up"
+bash tools/setup_env.sh
+
+begin "training and evaluating"
+rm -rf "$output"
+"$python" train_net.py --config-file "$config" "$@" OUTPUT_DIR "$output"
+
+begin "drawing"
+"$python" tools/demo.py --config-file "$output/config.yaml" --weights "$output/model_final.pth" \
+    --dataset "$("$python" tools/summarize_run.py --dataset "$output")" --with-ground-truth --max-images 6 --output "$pictures"
+
+finish
+printf '\n%s%-24s %4d s\n\n' "$times" "total" "$SECONDS"
+"$python" tools/summarize_run.py "$output"
+printf '\nPictures, ground truth on the left:\n'
+ls "$pictures"/*.png
