@@ -26,8 +26,16 @@ class ImageTargets:
     name: str
 
     def sample(self, objects: Tensor, points: Tensor) -> Tensor:
-        """The masks of some objects (N,), each at its own points (N, P, 2) -> (N, P)."""
-        return sample_each(self._float_masks[objects], points)
+        """The masks of matched objects (N,), each at its own points (N, P, 2) -> (N, P).
+
+        ``objects`` is what a match holds: distinct and rising, or all of them in order, several times over.
+        """
+        repeats, rest = divmod(len(objects), max(len(self.labels), 1))
+        if rest or not repeats:
+            return sample_each(self._float_masks[objects], points)
+        # Each mask is read where it lies, at the points of all its pairs, instead of being copied for every pair.
+        points = points.unflatten(0, (repeats, -1)).transpose(0, 1).flatten(1, 2)
+        return sample_each(self._float_masks, points).unflatten(1, (repeats, -1)).transpose(0, 1).flatten(0, 1)
 
     def sample_all(self, points: Tensor) -> Tensor:
         """All masks at the same points (P, 2) -> (G, P)."""
