@@ -14,6 +14,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from fvcore.transforms.transform import PadTransform, Transform
 
 IMAGE_PADDING = 128
+UNLABELLED = 255  # in the category maps that `CategoryLimitedCrop` looks at
 _DETR_CROP_EDGES = (400, 500, 600)
 
 
@@ -53,11 +54,10 @@ class CategoryLimitedCrop(T.Augmentation):
     Source: Detectron2's DeepLab recipe; a picture without a category map is cropped anywhere.
     """
 
-    def __init__(self, crop: RandomCrop, single_category_max_area: float, ignore_label: int):
+    def __init__(self, *, crop: RandomCrop, single_category_max_area: float):
         super().__init__()
         self.crop = crop
         self.single_category_max_area = single_category_max_area
-        self.ignore_label = ignore_label
 
     def get_transform(self, image: np.ndarray, sem_seg: np.ndarray | None) -> Transform:
         transform = self.crop.get_transform(image)
@@ -65,7 +65,7 @@ class CategoryLimitedCrop(T.Augmentation):
             return transform
         for _ in range(9):
             labels = transform.apply_segmentation(sem_seg)
-            counts = np.bincount(labels[labels != self.ignore_label])
+            counts = np.bincount(labels[labels != UNLABELLED])
             if np.count_nonzero(counts) > 1 and counts.max() < counts.sum() * self.single_category_max_area:
                 break
             transform = self.crop.get_transform(image)
@@ -75,7 +75,7 @@ class CategoryLimitedCrop(T.Augmentation):
 class PadToMultiple(T.Augmentation):
     """Pad right and bottom up to the next multiple of ``divisor``; an edge that is one already stays."""
 
-    def __init__(self, divisor: int, label_padding: int):
+    def __init__(self, *, divisor: int, label_padding: int):
         super().__init__()
         self.divisor = divisor
         self.label_padding = label_padding
@@ -100,10 +100,16 @@ def _resize_for_training(cfg: CfgNode) -> ResizeShortestEdge:
 
 
 def _random_crop(cfg: CfgNode) -> RandomCrop:
-    return RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+    kind, size = cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE
+    largest = {"relative": 1.0, "relative_range": 1.0, "absolute": float("inf"), "absolute_range": float("inf")}
+    if kind not in largest:
+        raise ValueError(f"INPUT.CROP.TYPE is {kind!r}; known are {', '.join(largest)}")
+    if len(size) != 2 or not all(0 < edge <= largest[kind] for edge in size):
+        raise ValueError(f"INPUT.CROP.SIZE is {list(size)}; {kind} wants two numbers above 0 and at most {largest[kind]}")
+    return RandomCrop(kind, size)
 
 
-def large_scale_jitter(cfg: CfgNode, *, label_padding: int, ignore_label: int) -> list[T.Augmentation]:
+def large_scale_jitter(cfg: CfgNode, *, label_padding: int) -> list[T.Augmentation]:
     """Flip, rescale into IMAGE_SIZE times MIN_SCALE..MAX_SCALE, crop or pad to IMAGE_SIZE squared."""
     size, low, high = cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE
     if size < 1:
@@ -114,20 +120,21 @@ def large_scale_jitter(cfg: CfgNode, *, label_padding: int, ignore_label: int) -
                           T.FixedSizeCrop((size, size), pad_value=IMAGE_PADDING, seg_pad_value=label_padding)]
 
 
-def crop_recipe(cfg: CfgNode, *, label_padding: int, ignore_label: int) -> list[T.Augmentation]:
+def crop_recipe(cfg: CfgNode, *, label_padding: int) -> list[T.Augmentation]:
     """Resize the shorter edge, crop (INPUT.CROP), colour jitter (COLOR_AUG_SSD), flip, pad (SIZE_DIVISIBILITY)."""
     recipe = [_resize_for_training(cfg)]
     if cfg.INPUT.CROP.ENABLED:
-        recipe.append(CategoryLimitedCrop(_random_crop(cfg), cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA, ignore_label))
+        recipe.append(CategoryLimitedCrop(crop=_random_crop(cfg),
+                                          single_category_max_area=cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA))
     if cfg.INPUT.COLOR_AUG_SSD:
         recipe.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
     recipe += _flips(cfg)
     if cfg.INPUT.SIZE_DIVISIBILITY > 0:
-        recipe.append(PadToMultiple(cfg.INPUT.SIZE_DIVISIBILITY, label_padding))
+        recipe.append(PadToMultiple(divisor=cfg.INPUT.SIZE_DIVISIBILITY, label_padding=label_padding))
     return recipe
 
 
-def detr_recipe(cfg: CfgNode, *, label_padding: int, ignore_label: int) -> list[T.Augmentation]:
+def detr_recipe(cfg: CfgNode, *, label_padding: int) -> list[T.Augmentation]:
     """Flip and resize; with INPUT.CROP.ENABLED half of the pictures are resized and cropped first. No padding."""
     recipe = _flips(cfg)
     if cfg.INPUT.CROP.ENABLED:
@@ -136,6 +143,6 @@ def detr_recipe(cfg: CfgNode, *, label_padding: int, ignore_label: int) -> list[
     return recipe + [_resize_for_training(cfg)]
 
 
-def test_recipe(cfg: CfgNode) -> list[T.Augmentation]:
+def inference_recipe(cfg: CfgNode) -> list[T.Augmentation]:
     """Resize the shorter edge to MIN_SIZE_TEST (0: not at all), the longer one to at most MAX_SIZE_TEST."""
     return [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]

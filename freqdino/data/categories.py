@@ -25,7 +25,8 @@ class ClassTable:
         """Read a COCO list of categories; ``where`` (the file) begins the error messages.
 
         Raises:
-            ValueError: no category, one without id, name or (for panoptic data) isthing, or an id that occurs twice.
+            ValueError: no category, one without id, name or (for panoptic data) isthing, an id that is no integer or
+                occurs twice.
         """
         keys = ("id", "name", "isthing") if panoptic else ("id", "name")
         if not isinstance(categories, list) or not categories:
@@ -34,6 +35,8 @@ class ClassTable:
             missing = [key for key in keys if not isinstance(category, dict) or key not in category]
             if missing:
                 raise ValueError(f"{where}: category number {position} has no {', '.join(missing)}: {category}")
+            if not isinstance(category["id"], int):
+                raise ValueError(f"{where}: category {category['name']!r} has the id {category['id']!r}; ids are integers")
         ordered = sorted(categories, key=lambda category: category["id"])
         ids = tuple(category["id"] for category in ordered)
         repeated = sorted({left for left, right in zip(ids, ids[1:]) if left == right})

@@ -21,7 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 def open_image(path: str) -> Image.Image:
-    """Open and decode an image file, so that a damaged one fails here and with its name."""
+    """Open and decode an image file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be decoded, from the first byte to the last.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"image file {path} does not exist")
     try:

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
-from .augmentation import crop_recipe, detr_recipe, large_scale_jitter, test_recipe
+from .augmentation import crop_recipe, detr_recipe, inference_recipe, large_scale_jitter
 from .image_reading import check_image_size, read_image
 from .target_readers import InstanceReader, PanopticReader, SemanticReader, TargetReader
 
@@ -67,9 +67,9 @@ def _reader(cls: type, dataset_name: str) -> TargetReader:
     if classes is None:
         raise ValueError(f"the metadata of DATASETS.TRAIN[0] = {dataset_name!r} has no {key}: it is not registered, or "
                          "not the kind of dataset that INPUT.DATASET_MAPPER_NAME reads")
-    if cls is InstanceReader:
-        return InstanceReader(num_classes=len(classes))
-    return cls(num_classes=len(classes), ignore_label=metadata.get("ignore_label", 255))
+    if cls is SemanticReader:
+        return SemanticReader(num_classes=len(classes), ignore_label=metadata.get("ignore_label", 255))
+    return cls(num_classes=len(classes))
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
@@ -81,7 +81,7 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
         ValueError: an unknown mapper name, a setting out of range, or a dataset without the classes that it needs.
     """
     if not is_train:
-        return SegmentationMapper(augmentations=test_recipe(cfg), image_format=cfg.INPUT.FORMAT)
+        return SegmentationMapper(augmentations=inference_recipe(cfg), image_format=cfg.INPUT.FORMAT)
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPERS:
         raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; known are {', '.join(MAPPERS)}")
@@ -89,6 +89,5 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; it has to name at least one dataset")
     reader = _reader(reader_class, cfg.DATASETS.TRAIN[0])
-    augmentations = recipe(cfg, label_padding=reader.label_padding,
-                           ignore_label=MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("ignore_label", 255))
-    return SegmentationMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT, reader=reader)
+    return SegmentationMapper(augmentations=recipe(cfg, label_padding=reader.label_padding),
+                              image_format=cfg.INPUT.FORMAT, reader=reader)

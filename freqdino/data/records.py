@@ -28,7 +28,7 @@ def read_annotation_file(path: str, sections: tuple[str, ...]) -> dict:
         ValueError: it is not JSON, not an object, or lacks a section.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"annotation file {path} does not exist")
+        raise FileNotFoundError(f"annotation file {path} does not exist (that is {os.path.abspath(path)})")
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -165,8 +165,14 @@ def load_panoptic(*, panoptic_json: str, image_root: str, panoptic_root: str, cl
 
 def _files_by_stem(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Relative path without suffix -> path, of the files under the folder, subfolders included, in sorted order."""
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes)
-    return {path.relative_to(folder).with_suffix("").as_posix(): str(path) for path in paths}
+    paths = {}
+    for path in sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in paths:
+            raise ValueError(f"{paths[stem]} and {path} have the same name but for the suffix, so a label PNG cannot be "
+                             "matched with its image; keep images and labels in folders of their own")
+        paths[stem] = str(path)
+    return paths
 
 
 def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
@@ -174,6 +180,7 @@ def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
 
     Raises:
         FileNotFoundError: there is no label PNG, or one without an image.
+        ValueError: two images differ in their suffix alone.
     """
     labels, images = _files_by_stem(sem_seg_root, (".png",)), _files_by_stem(image_root, IMAGE_SUFFIXES)
     if not labels:

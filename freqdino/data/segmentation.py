@@ -5,30 +5,29 @@ Source: the COCO annotation format. Polygons are lists [x1, y1, x2, y2, ...] in 
 
 Shape key: H: height, W: width.
 """
-from numbers import Real
-
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.structures.masks import polygons_to_bitmask
 
 
-def _compact_runs(counts: bytes) -> list[int]:
-    """Run lengths of pycocotools' compact string: 5 bits a byte, bit 6 continues, the fourth run on are differences."""
-    runs, value, shift = [], 0, 0
-    for byte in counts:
-        bits = byte - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"the character {chr(byte)!r} cannot stand in 'counts'")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    if shift:
+def _compact_runs(counts: bytes) -> np.ndarray:
+    """Run lengths of pycocotools' compact string.
+
+    A number takes bytes of 5 bits, the lowest first; 32 says that another byte follows, 16 in the last one that the
+    number is negative. From the fourth on, numbers are differences to the run before the last.
+    """
+    bits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if ((bits < 0) | (bits > 63)).any():
+        raise ValueError("'counts' has a character that cannot stand in it")
+    last = bits & 32 == 0
+    if not last[-1:].all():
         raise ValueError("'counts' ends in the middle of a number")
+    lengths = np.diff(np.flatnonzero(last), prepend=-1)
+    starts = np.cumsum(lengths) - lengths
+    shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
+    runs = np.bincount(np.repeat(np.arange(len(starts)), lengths), (bits & 31) << shifts).astype(np.int64)
+    runs -= np.where(bits[last] & 16, 1 << 5 * lengths, 0)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
     return runs
 
 
@@ -39,25 +38,27 @@ def _check_rle(rle: dict, height: int, width: int) -> None:
         raise ValueError(f"the RLE's size (height, width) is {list(rle['size'])}, the image's is {[height, width]}")
     counts = rle["counts"]
     if isinstance(counts, list):
-        runs = counts
-        if not all(isinstance(run, int) for run in runs):
+        runs = np.array(counts or [0])
+        if runs.dtype.kind != "i":
             raise ValueError("run lengths must be whole numbers")
     elif isinstance(counts, (str, bytes)):
         runs = _compact_runs(counts.encode() if isinstance(counts, str) else counts)
     else:
         raise ValueError(f"an RLE's 'counts' is a list or a string; got {type(counts).__name__}")
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError(f"the RLE's runs cover {sum(runs)} pixels, the image has {height}x{width} = {height * width}")
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(f"the RLE's runs cover {runs.sum()} pixels, the image has {height}x{width} = {height * width}")
 
 
 def _check_polygon(polygon: list) -> None:
-    if isinstance(polygon, np.ndarray):
-        polygon = polygon.ravel().tolist()
-    if not isinstance(polygon, (list, tuple)) or not all(isinstance(value, Real) for value in polygon):
+    try:
+        numbers = np.array(polygon)
+    except ValueError:  # lists of different lengths
+        numbers = np.array(None)
+    if numbers.ndim != 1 or numbers.size and numbers.dtype.kind not in "iuf":
         raise ValueError("a polygon is a flat list of numbers x1, y1, x2, y2, ...")
-    if len(polygon) < 6 or len(polygon) % 2:
-        raise ValueError(f"a polygon needs an even count of at least 6 numbers; got {len(polygon)}")
-    if not np.isfinite(polygon).all():
+    if numbers.size < 6 or numbers.size % 2:
+        raise ValueError(f"a polygon needs an even count of at least 6 numbers; got {numbers.size}")
+    if not np.isfinite(numbers).all():
         raise ValueError("a polygon has a number that is not finite")
 
 

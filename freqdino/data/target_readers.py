@@ -16,6 +16,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from fvcore.transforms.transform import TransformList
 
+from .augmentation import UNLABELLED
 from .image_reading import check_label_size, read_label_map
 from .panoptic_png import read_segment_colors, segment_ids
 from .segmentation import check_segmentation, decode_rle, lies_outside, polygon_points, rasterise
@@ -32,7 +33,7 @@ class TargetReader(Protocol):
         """Read and check the labels of a record whose picture has ``image_size`` (H, W)."""
 
     def category_map(self, labels: Any) -> np.ndarray | None:
-        """(H, W) uint8 of class indices for the crop that limits one class's share of the area; None: unknown."""
+        """(H, W) uint8 of class indices and `UNLABELLED`, for the crop that limits a class's share; None: unknown."""
 
     def targets(self, labels: Any, transforms: TransformList, image_size: tuple[int, int]) -> dict:
         """The training targets after ``transforms``, whose result has ``image_size`` (H, W)."""
@@ -130,9 +131,8 @@ class PanopticReader:
 
     label_padding = 0  # colour (0, 0, 0): id 0, which the format reserves for unlabelled pixels
 
-    def __init__(self, *, num_classes: int, ignore_label: int):
+    def __init__(self, *, num_classes: int):
         self.num_classes = num_classes
-        self.ignore_label = ignore_label
 
     def load(self, record: dict, image_size: tuple[int, int]) -> tuple[np.ndarray, list[dict]]:
         """The PNG's colours (H, W, 3) uint8 and the record's segments.
@@ -157,12 +157,12 @@ class PanopticReader:
         return colors, segments
 
     def category_map(self, labels: tuple[np.ndarray, list[dict]]) -> np.ndarray:
-        """(H, W) uint8 class indices, the ignore label where nothing is annotated."""
+        """(H, W) uint8 class indices."""
         colors, segments = labels
         ids = segment_ids(colors)
         order = np.argsort([0, *(segment["id"] for segment in segments)])
         known = np.array([0, *(segment["id"] for segment in segments)])[order]
-        categories = np.array([self.ignore_label, *(segment["category_id"] for segment in segments)], np.uint8)[order]
+        categories = np.array([UNLABELLED, *(segment["category_id"] for segment in segments)], np.uint8)[order]
         return categories[np.searchsorted(known, ids)]
 
     def targets(self, labels: tuple[np.ndarray, list[dict]], transforms: TransformList,
@@ -202,8 +202,8 @@ class SemanticReader:
         return labels.astype(np.uint8)
 
     def category_map(self, labels: np.ndarray) -> np.ndarray:
-        """The label map itself."""
-        return labels
+        """The label map, with `UNLABELLED` for the ignore label."""
+        return np.where(labels == self.ignore_label, np.uint8(UNLABELLED), labels)
 
     def targets(self, labels: np.ndarray, transforms: TransformList, image_size: tuple[int, int]) -> dict:
         """{"sem_seg": (H, W) int64, "instances": one mask per class that occurs}."""

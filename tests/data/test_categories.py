@@ -28,6 +28,7 @@ def test_metadata():
     ([], "not a list of at least one category"),
     ([{"id": 1}], "category number 0 has no name"),
     ([{"id": 1, "name": "a"}], "category number 0 has no isthing"),
+    ([{"id": "x", "name": "a", "isthing": 1}], "category 'a' has the id 'x'; ids are integers"),
     ([*CATEGORIES, {"id": 9, "name": "again", "isthing": 0}], r"category ids \[9\] occur more than once"),
 ])
 def test_bad_tables_name_the_file(categories, message):

@@ -201,6 +201,10 @@ def test_faults_in_semantic_data_are_named(semantic_set, tmp_path):
     with pytest.raises(ValueError, match="classes.txt has 256 lines; expected 1 to 255"):
         register_custom_datasets([name])
     (tmp_path / "classes.txt").write_text("a\n")
+    (tmp_path / "images" / "a.jpg").touch()
+    with pytest.raises(ValueError, match=r"images/a\.jpg and .*images/a\.png have the same name but for the suffix"):
+        load(name)
+    (tmp_path / "images" / "a.jpg").unlink()
     (tmp_path / "images" / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="1 of the 1 label PNGs .*have no image of the same name .*: a"):
         load(name)

@@ -51,17 +51,20 @@ def test_long_runs_pass_the_check():
     ([[1, 1, 2, 2, 3, float("nan")]], "not finite"),
     ([[1, 1, 2, 2, 3, "x"]], "flat list of numbers"),
     ([1, 1, 2, 2, 3, 3], "flat list of numbers"),
+    ([[[1, 1], [2, 2, 3]]], "flat list of numbers"),
+    ([[]], "at least 6 numbers; got 0"),
     ("abc", "list of polygons or an RLE dictionary; got str"),
     ({"size": [4, 4]}, "keys 'size' and 'counts'; got"),
     ({"size": [4, 5], "counts": [20]}, r"size \(height, width\) is \[4, 5\], the image's is \[4, 4\]"),
     ({"size": [4, 4], "counts": [3, 4]}, "cover 7 pixels, the image has 4x4 = 16"),
     ({"size": [4, 4], "counts": [20, -4]}, "cover 16 pixels"),
     ({"size": [4, 4], "counts": [16.0]}, "whole numbers"),
+    ({"size": [4, 4], "counts": []}, "cover 0 pixels"),
     ({"size": [4, 4], "counts": 16}, "'counts' is a list or a string; got int"),
     ({"size": [4, 4], "counts": "04"}, "cover 4 pixels"),
     ({"size": [4, 4], "counts": ""}, "cover 0 pixels"),
     ({"size": [4, 4], "counts": "P"}, "ends in the middle of a number"),
-    ({"size": [4, 4], "counts": "0 4"}, "cannot stand in 'counts'"),
+    ({"size": [4, 4], "counts": "0 4"}, "has a character that cannot stand in it"),
 ])
 def test_malformed_segmentations_are_errors_that_say_where(segmentation, message):
     with pytest.raises(ValueError, match=f"^a.json, annotation 7: .*{message}"):
