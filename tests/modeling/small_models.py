@@ -1,7 +1,8 @@
-"""A small Mask2Former on ResNet-18, built from a configuration as users do, and inputs for it."""
+"""A small Mask2Former on one strided convolution a map, built from a configuration as users do, and inputs for it."""
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from modeling import golden_models  # noqa: F401  registers PatchBackbone
 
 import freqdino.registration  # noqa: F401  fills the registries
 from freqdino.config import load_config
@@ -10,10 +11,7 @@ OPTIONS = {
     "MODEL.META_ARCHITECTURE": "MaskFormer",
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
-    "MODEL.BACKBONE.FREEZE_AT": 0,
-    "MODEL.RESNETS.DEPTH": 18,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
-    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.BACKBONE.NAME": "PatchBackbone",
     "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 3,
@@ -35,6 +33,13 @@ OPTIONS = {
     "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": True,
     "TEST.DETECTIONS_PER_IMAGE": 10,
 }
+RESNET18 = {
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+}
 
 
 def small_config(options=None):
@@ -47,7 +52,7 @@ def small_model(options=None):
     return build_model(small_config(options))
 
 
-def example(height, width, labels=None, *, masks=None, **entries):
+def example(height, width, labels=None, /, *, masks=None, **entries):
     """One input with a random image; with ``labels`` also instances, whose masks are random rectangles unless given."""
     result = {"image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8), **entries}
     if labels is not None:

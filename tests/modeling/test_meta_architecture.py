@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import BitMasks
-from modeling.small_models import example, small_model
+from modeling.small_models import RESNET18, example, small_model
 
 TERMS = ("loss_ce", "loss_mask", "loss_dice")
 NAMES = {f"{term}{suffix}" for term in TERMS for suffix in ("", "_0", "_1", "_2")}
@@ -37,7 +37,12 @@ def assert_gradients(model):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-def test_every_parameter_learns(model):
+def test_every_parameter_learns():
+    model = small_model(RESNET18)
+    for name, parameter in model.named_parameters():
+        # At the start these are zero, so that where a token stands, and on which level, changes nothing.
+        if name.endswith(("sampling_offsets.weight", "attention_weights.weight")):
+            torch.nn.init.normal_(parameter, std=0.01)
     train(model, example(64, 96, [0, 2]), example(96, 64, [1]))
     assert_gradients(model)
     for name, parameter in model.named_parameters():
@@ -180,7 +185,7 @@ def test_autocast(model, dtype):
     assert actual == pytest.approx(expected, rel=0.03)
     for result, reference in zip(results, exact):
         assert_result(result, *result["instances"].image_size)
-        assert result["sem_seg"].dtype == result["instances"].scores.dtype == torch.float32
+        assert result["instances"].scores.dtype == torch.float32
         assert (result["sem_seg"] - reference["sem_seg"]).abs().mean() < 0.05 * reference["sem_seg"].mean()
 
 
@@ -218,6 +223,6 @@ def test_only_the_results_asked_for():
 
 
 def test_size_divisibility_of_the_backbone():
-    model = small_model({"MODEL.MASK_FORMER.SIZE_DIVISIBILITY": -1})
+    model = small_model({**RESNET18, "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": -1})
     result, = evaluate(model, example(33, 47))
     assert_result(result, 33, 47)
