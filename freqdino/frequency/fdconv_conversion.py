@@ -36,20 +36,23 @@ def convert_to_fdconv(module: nn.Module, kernel_num: int = 64, where: Predicate 
     if isinstance(module, nn.Conv2d):
         raise ValueError("module is a convolution itself, which cannot be replaced in place: use fdconv_from_conv2d")
     convolutions = [(name, child) for name, child in module.named_modules(remove_duplicate=False)
-                    if isinstance(child, nn.Conv2d) and not isinstance(child, FDConv)]
-    converted, replacements = [], {}
+                    if isinstance(child, nn.Conv2d)]
+    replacements: dict[nn.Conv2d, FDConv] = {}
+    converted = {}
     for name, conv in chosen(convolutions, where):
+        if isinstance(conv, FDConv):
+            continue
         if conv not in replacements:
             try:
                 replacements[conv] = fdconv_from_conv2d(conv, kernel_num=kernel_num, **fdconv_arguments)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
         if replacements[conv].active:
-            converted.append(name)
-    for name in converted:
+            converted[name] = replacements[conv]
+    for name, fdconv in converted.items():
         parent, _, child = name.rpartition(".")
-        setattr(module.get_submodule(parent), child, replacements[module.get_submodule(name)])
-    return converted
+        setattr(module.get_submodule(parent), child, fdconv)
+    return list(converted)
 
 
 def chosen(convolutions: list[tuple[str, nn.Conv2d]],

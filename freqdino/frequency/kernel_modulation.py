@@ -70,7 +70,7 @@ class KSMGlobal(nn.Module):
         super().__init__()
         check_choice("ksm_global_act", act, ("sigmoid", "tanh"))
         check_choice("ksm_kernel_act", kernel_act, ("sigmoid", "tanh", "softmax"))
-        for name, value, least in (("reduction", reduction, 0), ("temp", temp, 0), ("kernel_temp", kernel_temp, 0),
+        for name, value, least in (("reduction", reduction, 0), ("kernel_temp", kernel_temp, 0), ("temp", temp, 0),
                                    ("att_multi", att_multi, 1)):
             if not value > least:
                 raise ValueError(f"{name} must be greater than {least}, got {value}")

@@ -1,0 +1,365 @@
+"""FDConv against golden numbers, a plainly written definition and the plain convolution it starts as."""
+import doctest
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_files import assert_agrees, load_golden, subset
+from torch import nn
+
+from freqdino.frequency import fdconv as fdconv_module
+from freqdino.frequency.fdconv import FDConv
+
+
+def randomised(layer, seed=0, spread=0.3):
+    """Every parameter moved away from the neutral start, which would hide most errors."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_((noise * spread).to(parameter.dtype))
+    return layer
+
+
+def plain_fdconv(layer, x):
+    """FDConv in eval mode, written down from the paper: scatter, full masks, full FFTs, one image after the other.
+
+    Convolutions with one group, sigmoid gates and the default bands.
+    """
+    out_channels, in_channels, (height, width) = layer.out_channels, layer.in_channels, layer.kernel_size
+    rows, columns = out_channels * height, in_channels * width
+    ksm, local = layer.KSM_Global, layer.KSM_Local
+    images = []
+    for image in x:
+        pooled = image.mean((1, 2))
+        hidden = ksm.fc.weight[:, :, 0, 0] @ pooled
+        hidden = (hidden - ksm.bn.running_mean) / (ksm.bn.running_var + ksm.bn.eps).sqrt() * ksm.bn.weight + ksm.bn.bias
+        hidden = ksm.relu.scale * hidden.clamp(min=0) ** 2 + ksm.relu.bias
+
+        def head(layer):
+            return layer.weight[:, :, 0, 0] @ hidden + layer.bias
+
+        number = len(ksm.kernel_fc.bias)
+        kernel = torch.sigmoid(head(ksm.kernel_fc)) * 2 / number
+        scale = min(in_channels, out_channels) // 2 * number
+        spectrum = torch.zeros(rows, columns // 2 + 1, dtype=torch.complex128)
+        for share, coefficients in enumerate(torch.view_as_complex(layer.dft_weight.double())):
+            gain = kernel.unflatten(0, (layer.param_ratio, -1))[share]
+            for group in range(len(gain)):
+                spectrum = spectrum + torch.where(layer.group_map == group, coefficients * gain[group] * scale, 0)
+        weight = torch.fft.irfft2(spectrum, s=(rows, columns)).to(x.dtype)
+        weight = weight.view(out_channels, height, in_channels, width).permute(0, 2, 1, 3)
+
+        vector = F.layer_norm(pooled, pooled.shape, local.norm.weight, local.norm.bias)
+        factor = F.conv1d(vector[None, None], local.conv.weight, padding=local.conv.weight.shape[-1] // 2)[0]
+        factor = 2 * torch.sigmoid(factor).t().reshape(in_channels, out_channels, height, width).transpose(0, 1)
+        weight = weight * factor
+        if ksm.spatial_fc is not None:
+            weight = weight * 2 * torch.sigmoid(head(ksm.spatial_fc)).view(height, width)
+        weight = weight * 2 * torch.sigmoid(head(ksm.channel_fc))[:, None, None]
+        weight = weight * 2 * torch.sigmoid(head(ksm.filter_fc))[:, None, None, None]
+
+        image = image[None]
+        if layer.FBM is not None:
+            image = plain_bands(layer.FBM, image)
+        if layer.padding_mode != "zeros":
+            image = F.pad(image, [size for size in reversed(layer.padding) for _ in range(2)], layer.padding_mode)
+        padding = layer.padding if layer.padding_mode == "zeros" else 0
+        images.append(F.conv2d(image, weight, layer.bias, layer.stride, padding, layer.dilation))
+    return torch.cat(images)
+
+
+def plain_bands(bands, x):
+    """FrequencyBandModulation with full masks and explicit bands."""
+    height, width = x.shape[-2:]
+    fy, fx = torch.fft.fftfreq(64)[:, None], torch.fft.rfftfreq(64)
+    spectrum = torch.fft.rfft2(x, norm="ortho")
+    copies = [x]
+    for k in bands.k_list:
+        mask = (torch.maximum(fy.abs(), fx.abs()) < 0.5 / k + 1e-8).float()
+        mask = F.interpolate(mask[None, None], size=(height, width // 2 + 1))[0, 0]
+        copies.append(torch.fft.irfft2(spectrum * mask, s=(height, width), norm="ortho"))
+    total = 0
+    parts = [outer - inner for outer, inner in zip(copies, copies[1:])] + [copies[-1]]
+    for index, part in enumerate(parts):
+        if index < len(bands.freq_weight_conv_list):
+            conv = bands.freq_weight_conv_list[index]
+            logits = F.conv2d(x, conv.weight, conv.bias, padding=conv.padding, groups=bands.spatial_group)
+            weights = 2 * torch.sigmoid(logits) if bands.act == "sigmoid" else 1 + torch.tanh(logits)
+            part = part * weights.repeat_interleave(x.shape[1] // bands.spatial_group, 1)
+        total = total + part
+    return total
+
+
+@pytest.mark.parametrize("name", ["fdconv_k1", "fdconv_k3", "fdconv_k3_train", "fdconv_small_map"])
+def test_golden(name):
+    tensors, case = load_golden(f"modules/{name}")
+    layer = FDConv(**case["args"])
+    layer.load_state_dict({**subset(tensors, "param."), **subset(tensors, "buffer.")})
+    layer.train(case["train"])
+    assert torch.equal(layer.group_map.long(), tensors["group_map"])
+
+    x = tensors["input.x"].requires_grad_()
+    y = layer(x)
+    assert_agrees(y, tensors["output.y"], "y")
+    y.backward(tensors["cotangent.y"])
+    assert_agrees(x.grad, tensors["grad.input.x"], "gradient of x")
+    parameters = dict(layer.named_parameters())
+    assert set(parameters) == set(subset(tensors, "param."))
+    for key, gradient in subset(tensors, "grad.param.").items():
+        assert_agrees(parameters[key].grad, gradient, f"gradient of {key}")
+
+
+@pytest.mark.parametrize("arguments, size", [
+    (dict(out_channels=24, kernel_size=3, padding=1), (9, 12)),
+    (dict(out_channels=18, kernel_size=(1, 3), padding=(0, 1), stride=(1, 2)), (7, 5)),
+    (dict(out_channels=35, kernel_size=(3, 1), dilation=2, bias=False), (11, 1)),
+    (dict(out_channels=40, kernel_size=1, stride=2), (3, 3)),
+    (dict(out_channels=24, kernel_size=3, padding=1, padding_mode="reflect", param_ratio=3), (5, 8)),
+    (dict(out_channels=19, kernel_size=3, padding=1, kernel_num=7), (70, 67)),
+    (dict(out_channels=19, kernel_size=3, padding=1, fbm_cfg=dict(spatial_group=3, lowfreq_att=True, act="tanh")), (8, 9)),
+])
+def test_equals_its_definition(arguments, size):
+    """Odd Ci·k (21 channels), sizes on both sides of where factors are put, one and several images."""
+    layer = randomised(FDConv(21, **{"kernel_num": 5, **arguments}).double().eval())
+    x = torch.randn(2, 21, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = plain_fdconv(layer, x)
+    assert torch.allclose(layer(x), expected, rtol=1e-9, atol=1e-10)
+    assert torch.allclose(layer(x[:1]), expected[:1], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_images_at_once_equal_images_one_by_one(padding_mode):
+    """On a GPU all images go at once, on a CPU one by one: respond() itself takes both."""
+    layer = randomised(FDConv(18, 36, 3, padding=1, padding_mode=padding_mode, groups=2, kernel_num=3).double().eval())
+    for size in ((2, 3), (20, 21)):
+        x = torch.randn(3, 18, *size, dtype=torch.float64)
+        pooled = x.mean((2, 3))
+        at_once = layer.respond(x, pooled, layer.KSM_Global(pooled[..., None, None]))
+        assert torch.allclose(at_once, layer(x), rtol=1e-9, atol=1e-10)
+
+
+def test_tanh_and_softmax_factors():
+    """One image, 1 × 1 kernel, softmax over groups that all carry the same logit but one."""
+    layer = FDConv(17, 17, 1, kernel_num=2, ksm_global_act="tanh", ksm_kernel_act="softmax", ksm_local_act="tanh",
+                   temp=2.0, kernel_temp=0.5).eval()
+    with torch.no_grad():
+        layer.KSM_Global.channel_fc.bias.fill_(0.6)
+        layer.KSM_Global.filter_fc.bias.fill_(-0.4)
+        layer.KSM_Global.kernel_fc.bias.copy_(torch.tensor([1.0, 0.0]))
+    first = 1 / (1 + math.exp(-2.0))
+    low, high = (layer.group_map == 0), (layer.group_map == 1)
+    spectrum = torch.fft.rfft2(layer.static_weight()[:, :, 0, 0].detach())
+    weight = torch.fft.irfft2(spectrum * 2 * (first * low + (1 - first) * high), s=(17, 17))
+    weight = weight * (1 + math.tanh(0.3)) * (1 + math.tanh(-0.2))
+    x = torch.randn(1, 17, 6, 5)
+    assert torch.allclose(layer(x), F.conv2d(x, weight[..., None, None], layer.bias), atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [2, 18])
+def test_convolution_groups_read_their_own_channels(groups):
+    layer = randomised(FDConv(18, 36 if groups == 2 else 18, 3, padding=1, groups=groups, kernel_num=3).double().eval())
+    assert (layer.KSM_Global.filter_fc is None) == (groups == 18)
+    x = torch.randn(1, 18, 6, 5, dtype=torch.float64)
+    pooled = x.mean((2, 3))
+    factors = layer.KSM_Global(pooled[..., None, None])
+    weight = layer.image_weights(pooled, factors)[0]
+    # The local factor of output o and input i is that of the dense convolution, i counted over all channels.
+    width = layer.KSM_Local.conv.kernel_size[0]
+    logits = F.conv1d(layer.KSM_Local.norm(pooled)[:, None], layer.KSM_Local.conv.weight, padding=width // 2)[0]
+    local = 2 * torch.sigmoid(logits).view(layer.out_channels, 9, 18)
+    per_group, outputs = 18 // groups, layer.out_channels // groups
+    ones = factors._replace(spatial=torch.ones_like(factors.spatial))
+    with torch.no_grad():
+        layer.KSM_Local.conv.weight.zero_()
+        without_local = layer.image_weights(pooled, ones)[0]
+    for o in range(layer.out_channels):
+        first = o // outputs * per_group
+        expected = local[o, :, first:first + per_group].t().reshape(per_group, 3, 3)
+        expected = without_local[o] * expected * factors.spatial[0].view(3, 3)
+        assert torch.allclose(weight[o], expected, rtol=1e-9, atol=1e-12)
+    assert layer(x).shape == (1, layer.out_channels, 6, 5)
+
+
+@pytest.mark.parametrize("in_channels, out_channels, kernel_size", [(16, 64, 3), (64, 16, 1), (32, 32, 5), (32, 32, (3, 7))])
+def test_inactive_is_the_plain_convolution(in_channels, out_channels, kernel_size):
+    plain = nn.Conv2d(in_channels, out_channels, kernel_size, padding="same")
+    layer = FDConv(in_channels, out_channels, kernel_size, padding="same", kernel_num=64)
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    layer.load_state_dict(plain.state_dict())
+    x = torch.randn(2, in_channels, 9, 8)
+    assert torch.equal(layer(x), plain(x))
+    assert not FDConv(32, 32, 3, use_fdconv_if_c_gt=32).active and FDConv(33, 33, 3, use_fdconv_if_c_gt=32).active
+
+
+@pytest.mark.parametrize("arguments", [dict(kernel_size=3, padding="same"), dict(kernel_size=1, stride=2, bias=False),
+                                       dict(kernel_size=(1, 3), groups=4), dict(kernel_size=3, att_multi=3.0),
+                                       dict(kernel_size=3, param_ratio=2), dict(kernel_size=3, convert_param=False),
+                                       dict(kernel_size=3, dilation=2, padding=2, padding_mode="replicate")])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_plain_state_dict_loads_and_the_function_stays(arguments, training):
+    layer = randomised(FDConv(20, 36, kernel_num=6, **arguments)).train(training)
+    options = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "bias")
+    plain = nn.Conv2d(20, 36, **{key: value for key, value in arguments.items() if key in options})
+    layer.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 20, 9, 7)
+    assert torch.allclose(layer(x), plain(x), atol=1e-4)
+    assert torch.allclose(layer.static_weight(), plain.weight, atol=1e-6)
+    assert ("weight" in layer.state_dict()) == (not arguments.get("convert_param", True))
+
+
+def test_loading_is_strict_otherwise():
+    layer, other = randomised(FDConv(20, 36, 3)), randomised(FDConv(20, 36, 3), seed=1)
+    state = layer.state_dict()
+    other.load_state_dict(state)
+    assert all(torch.equal(value, state[key]) for key, value in other.state_dict().items())
+
+    with pytest.raises(RuntimeError, match="Missing.*dft_weight"):
+        layer.load_state_dict({key: value for key, value in state.items() if key != "dft_weight"})
+    with pytest.raises(RuntimeError, match="Missing.*KSM_Local.norm.bias"):
+        layer.load_state_dict({key: value for key, value in state.items() if key != "KSM_Local.norm.bias"})
+    with pytest.raises(RuntimeError, match="Unexpected.*extra"):
+        layer.load_state_dict({**state, "extra": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match=r"size mismatch for weight.*\(36, 20, 1, 1\).*\(36, 20, 3, 3\)"):
+        layer.load_state_dict(nn.Conv2d(20, 36, 1).state_dict())
+
+    # A plain weight beside a trained modulation: only the weight is converted.
+    weight = torch.randn(36, 20, 3, 3)
+    state.pop("dft_weight")
+    layer.load_state_dict({**state, "weight": weight})
+    assert torch.allclose(layer.static_weight(), weight, atol=1e-5)
+    assert torch.equal(layer.KSM_Global.fc.weight, other.KSM_Global.fc.weight)
+
+
+def test_a_plain_checkpoint_loads_inside_a_model():
+    plain = nn.Sequential(nn.Conv2d(20, 24, 3), nn.BatchNorm2d(24), nn.Conv2d(24, 24, 1))
+    dynamic = nn.Sequential(FDConv(20, 24, 3), nn.BatchNorm2d(24), FDConv(24, 24, 1))
+    state = plain.state_dict()
+    keys = list(state)
+    dynamic.load_state_dict(state)
+    assert list(state) == keys
+    x = torch.randn(2, 20, 6, 6)
+    assert torch.allclose(dynamic.eval()(x), plain.eval()(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("arguments", [dict(kernel_size=3, padding=1), dict(kernel_size=1, bias=False)])
+def test_gradcheck(arguments):
+    layer = randomised(FDConv(3, 4, kernel_num=5, use_fdconv_if_c_gt=0, **arguments).double().eval())
+    names, values = zip(*layer.named_parameters())
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+
+    def run(x, *values):
+        return torch.func.functional_call(layer, dict(zip(names, values)), x)
+
+    assert torch.autograd.gradcheck(run, (x, *values), fast_mode=True)
+
+
+def test_one_image_in_training_uses_running_statistics():
+    layer = randomised(FDConv(20, 24, 3, padding=1))
+    layer(torch.randn(4, 20, 6, 6))
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    x = torch.randn(1, 20, 6, 6)
+    y = layer.train()(x)
+    y.sum().backward()
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+    assert torch.equal(y, layer.eval()(x))
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_empty_batch(training):
+    layer = FDConv(20, 24, 3, stride=2, padding=1).train(training)
+    x = torch.zeros(0, 20, 7, 8, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (0, 24, 4, 4)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    assert layer.KSM_Global.bn.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_autocast_and_pure_half(dtype, kernel_size):
+    layer = randomised(FDConv(24, 20, kernel_size, kernel_num=4), spread=0.1)
+    x = torch.randn(2, 24, 9, 10)
+    expected = layer.eval()(x)
+    tolerance = 0.03 * expected.abs().max()
+    with torch.autocast("cpu", dtype):
+        y = layer(x)
+        assert y.dtype == dtype and (y.float() - expected).abs().max() < tolerance
+        assert layer(x.to(dtype)).dtype == dtype
+        y.float().sum().backward()
+    assert layer.dft_weight.grad.isfinite().all() and layer.dft_weight.grad.dtype == torch.float32
+
+    half = FDConv(24, 20, kernel_size, kernel_num=4, dtype=dtype)
+    half.load_state_dict(layer.state_dict())
+    y = half.train()(x.to(dtype))
+    assert y.dtype == dtype
+    y.sum().backward()
+    y = half.eval()(x.to(dtype))
+    assert (y.float() - expected).abs().max() < tolerance
+
+
+def test_cached_sizes_serve_training_after_inference_mode():
+    layer = FDConv(20, 20, 3, padding=1)
+    x = torch.randn(2, 20, 23, 31)
+    with torch.inference_mode():
+        layer(x)
+    layer(x).sum().backward()
+    assert layer.dft_weight.grad is not None
+
+
+def test_channels_last_input():
+    layer = randomised(FDConv(24, 20, 3, padding=1)).eval()
+    x = torch.randn(2, 24, 9, 10)
+    assert torch.allclose(layer(x.to(memory_format=torch.channels_last)), layer(x), atol=1e-4)
+
+
+def test_norm_and_activation_follow_the_convolution():
+    layer = FDConv(20, 24, 3, norm=nn.BatchNorm2d(24), activation=F.relu).eval()
+    assert "norm.weight" in layer.state_dict()
+    with torch.no_grad():
+        layer.norm.bias.fill_(0.5)
+    x = torch.randn(2, 20, 6, 6)
+    expected = F.conv2d(x, layer.static_weight(), layer.bias) / math.sqrt(1 + layer.norm.eps) + 0.5
+    assert torch.allclose(layer(x), expected.relu(), atol=1e-4)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(groups=3), "groups must divide in_channels, got 3 groups and 20 channels"),
+    (dict(groups=5), "groups must divide out_channels, got 5 groups and 24 channels"),
+    (dict(kernel_num=0), "kernel_num must be at least 1, got 0"),
+    (dict(kernel_num=3000), "kernel_num must lie between 1 and the 2232 .* 72 × 60 .*, got 3000"),
+    (dict(param_ratio=0), "param_ratio must be at least 1, got 0"),
+    (dict(reduction=0.0), "reduction must be greater than 0, got 0.0"),
+    (dict(temp=-1.0), "temp must be greater than 0, got -1.0"),
+    (dict(kernel_temp=0.0), "kernel_temp must be greater than 0, got 0.0"),
+    (dict(att_multi=1.0), "att_multi must be greater than 1, got 1.0"),
+    (dict(ksm_global_act="relu"), "ksm_global_act must be one of sigmoid, tanh, got 'relu'"),
+    (dict(ksm_kernel_act="relu"), "ksm_kernel_act must be one of sigmoid, tanh, softmax, got 'relu'"),
+    (dict(ksm_local_act="relu"), "ksm_local_act must be one of sigmoid, tanh, got 'relu'"),
+    (dict(fbm_cfg=dict(act="relu")), "fbm_cfg's act must be one of sigmoid, tanh, got 'relu'"),
+    (dict(fbm_cfg=dict(k_list=[])), r"k_list must hold numbers of at least 1, got \[\]"),
+    (dict(fbm_cfg=dict(spatial_group=3)), "spatial_group must divide the 20 channels, got 3"),
+    (dict(fbm_cfg=dict(spatial_kernel=2)), "spatial_kernel must be odd and positive, got 2"),
+    (dict(fbm_cfg=dict(klist=[2])), "fbm_cfg has no key 'klist'; known are k_list"),
+    (dict(fbm_cfg=dict(init="random")), "fbm_cfg's init can only be 'zero', got 'random'"),
+])
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FDConv(20, 24, 3, **arguments)
+
+
+@pytest.mark.parametrize("shape, message", [
+    ((2, 21, 5, 5), "in_channels = 20 channels, got 21"),
+    ((20, 5, 5), "4 dimensions .* got 3"),
+    ((2, 20, 0, 5), "at least one row and one column, got"),
+])
+def test_bad_input(shape, message):
+    with pytest.raises(ValueError, match=message):
+        FDConv(20, 24, 3, padding=2)(torch.zeros(shape))
+
+
+def test_doctests():
+    assert doctest.testmod(fdconv_module).failed == 0

@@ -1,0 +1,117 @@
+"""convert_to_fdconv on finished models."""
+import copy
+import doctest
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from freqdino.frequency import fdconv_conversion
+from freqdino.frequency.fdconv import FDConv
+from freqdino.frequency.fdconv_conversion import convert_to_fdconv, fdconv_from_conv2d
+
+
+class NormedConv2d(nn.Conv2d):
+    """In the manner of Detectron2's Conv2d."""
+
+    def __init__(self, *args, norm=None, activation=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.norm, self.activation = norm, activation
+
+    def forward(self, x):
+        x = super().forward(x)
+        x = x if self.norm is None else self.norm(x)
+        return x if self.activation is None else self.activation(x)
+
+
+def small_model():
+    return nn.Sequential(nn.Conv2d(3, 32, 7, padding=3), nn.Conv2d(32, 24, 3, padding=1, padding_mode="reflect"),
+                         nn.ReLU(), nn.ModuleDict({"conv": nn.Conv2d(24, 48, 1, stride=2, bias=False)})["conv"],
+                         NormedConv2d(48, 20, (1, 3), norm=nn.BatchNorm2d(20), activation=F.relu))
+
+
+def test_the_model_keeps_its_function():
+    model = small_model()
+    x = torch.randn(2, 3, 12, 14)
+    model(x)  # running statistics other than the initial ones
+    model.eval()
+    expected = model(x)
+    names = convert_to_fdconv(model, kernel_num=16)
+    assert names == ["1", "3", "4"]
+    assert [type(layer) for layer in model] == [nn.Conv2d, FDConv, nn.ReLU, FDConv, FDConv]
+    assert torch.allclose(model(x), expected, atol=1e-4)
+    assert "4.norm.running_mean" in model.state_dict() and model[4].activation is F.relu
+    assert convert_to_fdconv(model) == []
+
+
+def test_state_of_the_source_is_kept():
+    conv = NormedConv2d(20, 24, 3, norm=nn.BatchNorm2d(24), dtype=torch.bfloat16)
+    conv.weight.requires_grad_(False)
+    conv.eval()
+    conv.norm.train()
+    layer = fdconv_from_conv2d(conv, kernel_num=4)
+    assert not layer.dft_weight.requires_grad and layer.bias.requires_grad
+    assert all(parameter.requires_grad for name, parameter in layer.named_parameters() if name.startswith(("KSM", "FBM")))
+    assert not layer.training and not layer.KSM_Global.training and layer.norm.training
+    assert layer.norm is conv.norm and torch.equal(layer.bias, conv.bias) and layer.bias is not conv.bias
+    assert layer.dft_weight.dtype == layer.KSM_Local.conv.weight.dtype == torch.bfloat16
+    assert fdconv_from_conv2d(nn.Conv2d(20, 24, 3, device="meta"), kernel_num=4).dft_weight.device.type == "meta"
+
+
+def test_where_chooses():
+    model = nn.ModuleDict({"a": nn.Conv2d(20, 20, 3), "b": nn.ModuleDict({"conv1": nn.Conv2d(20, 20, 1),
+                                                                        "conv2": nn.Conv2d(20, 20, 3)})})
+    assert convert_to_fdconv(copy.deepcopy(model), where=["b.conv?"]) == ["b.conv1", "b.conv2"]
+    assert convert_to_fdconv(copy.deepcopy(model), where="*conv2") == ["b.conv2"]
+    assert convert_to_fdconv(copy.deepcopy(model), where=lambda name, conv: conv.kernel_size == (3, 3)) == ["a", "b.conv2"]
+    assert convert_to_fdconv(copy.deepcopy(model), use_fdconv_if_c_gt=20) == []
+    with pytest.raises(ValueError, match="the pattern 'c.*' matches none of the 3 convolutions"):
+        convert_to_fdconv(model, where=["a", "c.*"])
+
+
+def test_a_shared_convolution_stays_shared():
+    conv, block = nn.Conv2d(20, 20, 3), nn.Sequential(nn.Conv2d(20, 20, 1))
+    model = nn.ModuleList([conv, conv, block, block])
+    assert convert_to_fdconv(model) == ["0", "1", "2.0", "3.0"]
+    assert model[0] is model[1] and model[2][0] is model[3][0] and isinstance(model[2][0], FDConv)
+
+
+def test_what_cannot_be_converted():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x - 1)
+
+    with pytest.raises(ValueError, match="0: a .*Standardised may compute something else"):
+        convert_to_fdconv(nn.Sequential(Standardised(20, 20, 3)))
+    with pytest.raises(ValueError, match="module is a convolution itself"):
+        convert_to_fdconv(nn.Conv2d(20, 20, 3))
+    with pytest.raises(ValueError, match="0: kernel_num must lie between 1 and the 220"):
+        convert_to_fdconv(nn.Sequential(nn.Conv2d(20, 20, 1)), kernel_num=221)
+    with pytest.raises(TypeError, match="kernel_nun"):
+        convert_to_fdconv(nn.Sequential(nn.Conv2d(20, 20, 1)), kernel_nun=3)
+
+
+def test_parameter_cost_of_resnet50():
+    """The published cost of FDConv in a ResNet-50: +3.647 million parameters."""
+    model = pytest.importorskip("torchvision").models.resnet50().to("meta")
+
+    def count():
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    before = count()
+    names = convert_to_fdconv(model, where=["layer*.conv?"])
+    assert len(names) == 48
+    added = {kind: 0 for kind in ("KSM_Global", "KSM_Local", "FBM")}
+    for name, parameter in model.named_parameters():
+        for kind in added:
+            added[kind] += parameter.numel() * (f".{kind}." in name)
+    assert added["KSM_Global"] == pytest.approx(3.173e6, rel=0.005)
+    assert added["KSM_Local"] == pytest.approx(0.311e6, rel=0.005)
+    assert added["FBM"] == pytest.approx(0.102e6, rel=0.005)
+    assert count() - before - sum(added.values()) == pytest.approx(0.060e6, rel=0.01)  # the spectra's one extra column
+    assert count() - before == pytest.approx(3.647e6, rel=0.005)
+
+
+def test_doctests():
+    assert doctest.testmod(fdconv_conversion).failed == 0
