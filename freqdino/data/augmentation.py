@@ -105,7 +105,7 @@ def _random_crop(cfg: CfgNode) -> RandomCrop:
     if kind not in largest:
         raise ValueError(f"INPUT.CROP.TYPE is {kind!r}; known are {', '.join(largest)}")
     if len(size) != 2 or not all(0 < edge <= largest[kind] for edge in size):
-        raise ValueError(f"INPUT.CROP.SIZE is {list(size)}; {kind} wants two numbers above 0 and at most {largest[kind]}")
+        raise ValueError(f"INPUT.CROP.SIZE is {list(size)}; {kind} wants two numbers above 0, at most {largest[kind]}")
     return RandomCrop(kind, size)
 
 

@@ -36,7 +36,8 @@ class ClassTable:
             if missing:
                 raise ValueError(f"{where}: category number {position} has no {', '.join(missing)}: {category}")
             if not isinstance(category["id"], int):
-                raise ValueError(f"{where}: category {category['name']!r} has the id {category['id']!r}; ids are integers")
+                raise ValueError(f"{where}: category {category['name']!r} has the id {category['id']!r}; "
+                                 "ids are integers")
         ordered = sorted(categories, key=lambda category: category["id"])
         ids = tuple(category["id"] for category in ordered)
         repeated = sorted({left for left, right in zip(ids, ids[1:]) if left == right})

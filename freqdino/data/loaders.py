@@ -1,14 +1,18 @@
 """Data loaders of a configuration: Detectron2's samplers, filters and batching around the one mapper."""
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import (DatasetCatalog, MetadataCatalog, build_detection_test_loader,
+                             build_detection_train_loader)
 from torch.utils.data import DataLoader
 
 from .custom import register_custom_datasets
 from .mapper import build_mapper
 from .registering import check_dataset_files
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -41,11 +45,26 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
         return build_detection_train_loader(cfg, mapper=mapper)
 
 
+def _warn_of_other_classes(trained: tuple[str, ...], tested: str) -> None:
+    """Class indices are compared, not names: say so where equally many classes have other names or another order."""
+    for key in ("thing_classes", "stuff_classes"):
+        expected = MetadataCatalog.get(trained[0]).get(key) if trained else None
+        found = MetadataCatalog.get(tested).get(key)
+        if expected is None or found is None or len(expected) != len(found):
+            continue
+        other = [f"{index}: {old!r}, {new!r}" for index, (old, new) in enumerate(zip(expected, found)) if old != new]
+        if other:
+            logger.warning("%s of the test dataset %s differ from those of the training dataset %s at class index %s",
+                           key, tested, trained[0], "; ".join(other[:5]))
+
+
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """The test loader of one dataset: every image once, over all processes, one a batch, without targets.
 
+    Warns where its classes have other names than those of the first training dataset.
     Raises: as `build_train_loader`.
     """
     register_custom_datasets([dataset_name])
+    _warn_of_other_classes(cfg.DATASETS.TRAIN, dataset_name)
     with _missing_files_explained((dataset_name,)):
         return build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, is_train=False))

@@ -169,8 +169,8 @@ def _files_by_stem(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     for path in sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes):
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in paths:
-            raise ValueError(f"{paths[stem]} and {path} have the same name but for the suffix, so a label PNG cannot be "
-                             "matched with its image; keep images and labels in folders of their own")
+            raise ValueError(f"{paths[stem]} and {path} have the same name but for the suffix, so a label PNG cannot "
+                             "be matched with its image; keep images and labels in folders of their own")
         paths[stem] = str(path)
     return paths
 

@@ -55,7 +55,7 @@ def instance_set(tmp_path):
 
 @pytest.fixture
 def panoptic_set(tmp_path):
-    """Makes a COCO panoptic dataset of one 6x4 picture: thing 300 left of x = 2, stuff 70000 right of x = 4, void between."""
+    """Makes a COCO panoptic dataset of one 6x4 picture: thing 300 for x < 2, stuff 70000 for x >= 4, void between."""
     def make(edit=lambda document: None):
         for folder in ("images", "pngs"):
             (tmp_path / folder).mkdir()

@@ -35,7 +35,8 @@ def test_thin_pictures_keep_a_pixel(config, shape):
 
 @pytest.mark.parametrize("size, padded", [((5, 7), (8, 8)), ((8, 8), (8, 8)), ((9, 3), (16, 8))])
 def test_padding_never_crops(size, padded):
-    image, labels = augment([PadToMultiple(divisor=8, label_padding=255)], np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
+    image, labels = augment([PadToMultiple(divisor=8, label_padding=255)],
+                            np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
     assert image.shape[:2] == labels.shape == padded
     assert (image[:size[0], :size[1]] == 0).all() and (image == 0).all(axis=2).sum() == size[0] * size[1]
     assert (labels == 255).sum() == padded[0] * padded[1] - size[0] * size[1]
@@ -85,7 +86,7 @@ def test_settings_out_of_range_name_the_key(config, settings, message):
 
 @pytest.mark.parametrize("crop, message", [
     (("square", [8, 8]), "INPUT.CROP.TYPE is 'square'; known are relative, relative_range, absolute, absolute_range"),
-    (("relative", [0.5, 1.5]), r"INPUT.CROP.SIZE is \[0.5, 1.5\]; relative wants two numbers above 0 and at most 1.0"),
+    (("relative", [0.5, 1.5]), r"INPUT.CROP.SIZE is \[0.5, 1.5\]; relative wants two numbers above 0, at most 1.0"),
     (("absolute", [0, 8]), r"INPUT.CROP.SIZE is \[0, 8\]")])
 def test_crop_settings_out_of_range_name_the_key(config, crop, message):
     with pytest.raises(ValueError, match=message):

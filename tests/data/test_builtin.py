@@ -1,4 +1,4 @@
-"""The built-in names: complete metadata, paths that follow DETECTRON2_DATASETS, and a clear word when data are missing."""
+"""The built-in names: complete metadata, paths that follow DETECTRON2_DATASETS, a clear word when data are missing."""
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -13,8 +13,8 @@ def test_registering_again_changes_nothing():
 
 @pytest.mark.parametrize("name", [
     "coco_2017_train", "coco_2017_val", "coco_2017_train_panoptic", "coco_2017_val_panoptic_with_sem_seg",
-    "ade20k_sem_seg_train", "ade20k_sem_seg_val", "ade20k_panoptic_train", "ade20k_panoptic_val", "ade20k_instance_train",
-    "ade20k_instance_val", "cityscapes_fine_sem_seg_train", "cityscapes_fine_panoptic_val",
+    "ade20k_sem_seg_train", "ade20k_sem_seg_val", "ade20k_panoptic_train", "ade20k_panoptic_val",
+    "ade20k_instance_train", "ade20k_instance_val", "cityscapes_fine_sem_seg_train", "cityscapes_fine_panoptic_val",
     "cityscapes_fine_instance_seg_val", "freqdino_scenes_train", "freqdino_scenes_val"])
 def test_published_names_are_registered(name):
     assert name in DatasetCatalog
@@ -24,7 +24,8 @@ def test_ade20k_metadata():
     panoptic = MetadataCatalog.get("ade20k_panoptic_val")
     assert panoptic.evaluator_type == "ade20k_panoptic_seg"
     assert len(panoptic.stuff_classes) == len(panoptic.thing_classes) == 150
-    assert len(panoptic.thing_dataset_id_to_contiguous_id) == 100 and len(panoptic.stuff_dataset_id_to_contiguous_id) == 50
+    assert len(panoptic.thing_dataset_id_to_contiguous_id) == 100
+    assert len(panoptic.stuff_dataset_id_to_contiguous_id) == 50
     assert panoptic.thing_dataset_id_to_contiguous_id[7] == 7
     assert (panoptic.ignore_label, panoptic.label_divisor) == (255, 1000)
     assert panoptic.json_file.endswith("ADEChallengeData2016/ade20k_instance_val.json")
@@ -39,8 +40,8 @@ def test_ade20k_metadata():
 def test_coco_with_semantic_maps_has_the_classes_of_coco_panoptic():
     ours = MetadataCatalog.get("coco_2017_val_panoptic_with_sem_seg")
     theirs = MetadataCatalog.get("coco_2017_val_panoptic")
-    for key in ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id",
-                "evaluator_type", "ignore_label", "label_divisor"):
+    for key in ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id",
+                "stuff_dataset_id_to_contiguous_id", "evaluator_type", "ignore_label", "label_divisor"):
         assert getattr(ours, key) == getattr(theirs, key)
     assert ours.sem_seg_root.endswith("coco/panoptic_semseg_val2017")
 

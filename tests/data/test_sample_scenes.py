@@ -60,7 +60,8 @@ def test_annotations_agree(scenes):
             check_segmentation(segmentation, 128, 128, name)
             mask = (decode_rle(segmentation).astype(bool) if isinstance(segmentation, dict)
                     else rasterise(polygon_points(segmentation), 128, 128))
-            overlap = max((mask & other).sum() / (mask | other).sum() for other in segment_masks[instance["category_id"]])
+            same_class = segment_masks[instance["category_id"]]
+            overlap = max((mask & other).sum() / (mask | other).sum() for other in same_class)
             assert overlap > 0.9  # polygons and pixel centres differ along the outline
             assert isinstance(segmentation, list) or overlap == 1
     assert kinds == {list, dict}

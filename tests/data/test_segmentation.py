@@ -42,7 +42,7 @@ def test_rle_round_trip_in_all_three_notations():
 
 def test_long_runs_pass_the_check():
     mask = rectangle(700, 900, 10, 690, 5, 800)
-    check_segmentation({"size": [700, 900], "counts": mask_util.encode(np.asfortranarray(mask))["counts"]}, 700, 900, "here")
+    check_segmentation(mask_util.encode(np.asfortranarray(mask)), 700, 900, "here")
 
 
 @pytest.mark.parametrize("segmentation, message", [
