@@ -110,8 +110,8 @@ class CarafeFunction(torch.autograd.Function):
 class Strip:
     """Some input rows of some images, the output pixels that they make, and the table that these read.
 
-    Table row ((image·(h+2r) + y)·(W+2r) + x)·G + g holds the channels of group g at one pixel, and one output row of the
-    gather those of the group at one output pixel.
+    Table row ((image·(h+2r) + y)·(W+2r) + x)·G + g holds the channels of group g at one pixel; an output row of the
+    gather is those of the group at one output pixel.
     """
     images: slice
     rows: slice

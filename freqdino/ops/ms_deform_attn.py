@@ -77,14 +77,16 @@ def check_arguments(
     value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> tuple[tuple[int, int], ...]:
     """The levels' (H, W) as Python integers, after holding all arguments against each other."""
-    for name, tensor, rank, layout in (("value", value, 4, "(B, ΣHW, heads, channels)"),
-                                       ("sampling_locations", sampling_locations, 6, "(B, Q, heads, levels, points, 2)"),
-                                       ("attention_weights", attention_weights, 5, "(B, Q, heads, levels, points)")):
+    for name, tensor, rank, layout in (
+        ("value", value, 4, "(B, ΣHW, heads, channels)"),
+        ("sampling_locations", sampling_locations, 6, "(B, Q, heads, levels, points, 2)"),
+        ("attention_weights", attention_weights, 5, "(B, Q, heads, levels, points)"),
+    ):
         if tensor.dim() != rank:
             raise ValueError(f"{name} must have {rank} dimensions {layout}, got {tensor.dim()}: {tuple(tensor.shape)}")
-    rows = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
-    if any(len(row) != 2 for row in rows):
-        raise ValueError(f"spatial_shapes must be pairs (H, W), got {list(rows)}")
+    rows = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else list(spatial_shapes)
+    if not all(isinstance(row, Sequence) and len(row) == 2 for row in rows):
+        raise ValueError(f"spatial_shapes must be pairs (H, W), got {rows}")
     sizes = tuple((int(height), int(width)) for height, width in rows)
     if not sizes or min(map(min, sizes)) < 1:
         raise ValueError(f"spatial_shapes must hold at least one level, of positive sizes, got {list(sizes)}")
@@ -97,8 +99,8 @@ def check_arguments(
     if sampling_locations.shape[3] != len(sizes):
         raise ValueError(f"sampling_locations has {sampling_locations.shape[3]} levels, spatial_shapes {len(sizes)}")
     if sampling_locations.shape[0] != batch or sampling_locations.shape[2] != heads:
-        raise ValueError(f"sampling_locations has batch {sampling_locations.shape[0]} and {sampling_locations.shape[2]} "
-                         f"heads, value batch {batch} and {heads} heads")
+        raise ValueError(f"sampling_locations has batch {sampling_locations.shape[0]} and "
+                         f"{sampling_locations.shape[2]} heads, value batch {batch} and {heads} heads")
     if attention_weights.shape != sampling_locations.shape[:-1]:
         raise ValueError(f"attention_weights has the shape {tuple(attention_weights.shape)}, sampling_locations "
                          f"{tuple(sampling_locations.shape)} ask for {tuple(sampling_locations.shape[:-1])}")
@@ -120,9 +122,9 @@ class MSDeformAttnFunction(torch.autograd.Function):
             cell, x, y = layout.locate(sampling_locations, chunk)
             corner_weights = x.new_empty(*x.shape[:2], len(CORNERS), layout.samples)
             fill_corner_weights(corner_weights.unbind(2), x, y, weights[chunk].to(layout.dtype))
-            index = layout.corner_rows(cell).view(-1, len(CORNERS) * layout.samples)
+            index = layout.corner_rows(cell).flatten(0, 1).flatten(1)
             output[chunk] = weighted_gather(table, index, corner_weights.view_as(index)).view_as(output[chunk])
-        return output.view(*sampling_locations.shape[:2], -1)
+        return output.view(layout.batch, layout.queries, layout.heads * layout.channels)
 
     @staticmethod
     @once_differentiable
@@ -142,10 +144,10 @@ class MSDeformAttnFunction(torch.autograd.Function):
             weight = weights[chunk].to(layout.dtype)
             cells[chunk] = cell
             fill_corner_weights(corner_weights[:, chunk].unbind(0), x, y, weight)
-            index = layout.corner_rows(cell).view(-1, len(CORNERS) * layout.samples)
+            index = layout.corner_rows(cell).flatten(0, 1).flatten(1)
             rows = slice(chunk.start * layout.heads, chunk.stop * layout.heads)
             upper_left, upper_right, lower_left, lower_right = (
-                gathered_dot(table, index, grad_rows[rows]).view(*x.shape[:2], len(CORNERS), -1).unbind(2))
+                gathered_dot(table, index, grad_rows[rows]).view(*x.shape[:2], len(CORNERS), layout.samples).unbind(2))
             upper, lower = torch.lerp(upper_left, upper_right, x), torch.lerp(lower_left, lower_right, x)
             grad_weights[chunk] = torch.lerp(upper, lower, y)
             slope = torch.lerp(upper_right - upper_left, lower_right - lower_left, y)
@@ -157,7 +159,10 @@ class MSDeformAttnFunction(torch.autograd.Function):
 
 
 class TableLayout:
-    """Where the levels lie in the bordered table, row (b·T + t)·M + m, as constants shaped for a chunk of tokens."""
+    """Where the levels lie in the bordered table, row (b·T + t)·M + m, as constants shaped for a chunk of tokens.
+
+    int32 holds every row number: a table of 2**31 rows would not fit any memory.
+    """
 
     def __init__(self, value: Tensor, sampling_locations: Tensor, attention_weights: Tensor,
                  sizes: tuple[tuple[int, int], ...]):
@@ -166,6 +171,7 @@ class TableLayout:
         self.channels = value.shape[-1]
         self.tokens, self.samples = self.batch * self.queries, levels * points
         self.dtype = compute_dtype(value, sampling_locations, attention_weights)
+        self.areas = [height * width for height, width in sizes]
         self.bordered_sizes = [(height + 2 * BORDER, width + 2 * BORDER) for height, width in sizes]
         self.bordered_areas = [height * width for height, width in self.bordered_sizes]
         self.positions = sum(self.bordered_areas)
@@ -176,25 +182,22 @@ class TableLayout:
         starts = [sum(self.bordered_areas[:level]) for level in range(levels)]
         self.height = of_each_sample([height for height, _ in sizes], self.dtype)
         self.width = of_each_sample([width for _, width in sizes], self.dtype)
-        self.column_step = self.heads
         self.row_step = of_each_sample([width * self.heads for _, width in self.bordered_sizes], torch.int32)
         head = torch.arange(self.heads, dtype=torch.int32, device=value.device)
         self.origin = of_each_sample([start * self.heads for start in starts], torch.int32) + head[:, None]
         image = torch.arange(self.batch, dtype=torch.int32, device=value.device)
         self.image_origin = (image * (self.positions * self.heads)).repeat_interleave(self.queries)[:, None, None]
         self.scale = torch.stack((self.width, self.height), -1).repeat(self.heads, 1).flatten()
-        self.farthest = self.scale + BORDER
-        self.zero = torch.zeros_like(self.scale)
-        self.corner_steps = torch.stack([dy * self.row_step + dx * self.column_step for dy, dx in CORNERS])
+        self.pixel_offset = torch.full_like(self.scale[:1], BORDER - 0.5)
+        self.nearest, self.farthest = torch.zeros_like(self.scale), self.scale + BORDER
+        self.first_corner, self.last_corner = self.nearest.to(torch.int32), self.farthest.to(torch.int32)
+        self.corner_steps = torch.stack([dy * self.row_step + dx * self.heads for dy, dx in CORNERS])
 
     def make_table(self, value: Tensor) -> Tensor:
         """value with its borders: (B·T·M, D)."""
         table = value.new_zeros(self.batch, self.positions, self.heads, self.channels, dtype=self.dtype)
-        start = 0
-        for level, inside in zip(self.levels(table), self.sizes):
-            area = inside[0] * inside[1]
-            level[:, BORDER:-BORDER, BORDER:-BORDER] = value[:, start:start + area].unflatten(1, inside)
-            start += area
+        for level, pixels, size in zip(self.levels(table), value.split(self.areas, 1), self.sizes):
+            level[:, BORDER:-BORDER, BORDER:-BORDER] = pixels.unflatten(1, size)
         return table.view(-1, self.channels)
 
     def levels(self, table: Tensor) -> list[Tensor]:
@@ -204,15 +207,15 @@ class TableLayout:
                 for level, size in zip(table.split(self.bordered_areas, dim=1), self.bordered_sizes)]
 
     def locate(self, sampling_locations: Tensor, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Table row of each sample's upper left corner, and how far right of and below it the sample lies: (n, M, J)."""
-        locations = sampling_locations.reshape(self.tokens, -1)[chunk].to(self.dtype)
-        pixel = torch.addcmul(locations.new_tensor(BORDER - 0.5), locations, self.scale)
-        pixel.clamp_(self.zero, self.farthest)
-        # What is not a number converts to any integer; clamped, it reads some row, and its fraction stays not a number.
-        corner = pixel.to(torch.int32).clamp_(self.zero.to(torch.int32), self.farthest.to(torch.int32))
-        column, row = corner.view(-1, self.heads, self.samples, 2).unbind(-1)
+        """Each sample's upper left corner as a table row, and how far right of and below it the sample is: (n, M, J)."""
+        locations = sampling_locations.reshape(self.tokens, len(self.scale))[chunk].to(self.dtype)
+        shape = len(locations), self.heads, self.samples, 2
+        pixel = torch.addcmul(self.pixel_offset, locations, self.scale).clamp_(self.nearest, self.farthest)
+        # What is not a number converts to any integer; held inside the table, its fraction stays not a number.
+        corner = pixel.to(torch.int32).clamp_(self.first_corner, self.last_corner)
+        column, row = corner.view(shape).unbind(-1)
         cell = torch.addcmul(self.origin + self.image_origin[chunk], row, self.row_step).add_(column, alpha=self.heads)
-        x, y = pixel.frac_().view(-1, self.heads, self.samples, 2).unbind(-1)
+        x, y = pixel.frac_().view(shape).unbind(-1)
         return cell, x, y
 
     def corner_rows(self, cell: Tensor) -> Tensor:
@@ -224,13 +227,12 @@ class TableLayout:
 
         Sorting the cells serves all corners: the others' sums lie one row or column beside the upper left one's.
         """
-        scatter = WeightedScatter(cells.view(-1, self.samples), self.batch * self.positions * self.heads)
-        areas = [height * width for height, width in self.sizes]
-        grad_value = grad_rows.new_zeros(self.batch, sum(areas), self.heads, self.channels)
+        scatter = WeightedScatter(cells.flatten(0, 1), self.batch * self.positions * self.heads)
+        grad_value = grad_rows.new_zeros(self.batch, sum(self.areas), self.heads, self.channels)
         for (dy, dx), weight in zip(CORNERS, corner_weights):
-            sums = scatter(grad_rows, weight)
-            for grad_level, level_sums, (height, width) in zip(grad_value.split(areas, 1), self.levels(sums), self.sizes):
-                top, left = BORDER - dy, BORDER - dx
+            top, left = BORDER - dy, BORDER - dx
+            sums = self.levels(scatter(grad_rows, weight))
+            for grad_level, level_sums, (height, width) in zip(grad_value.split(self.areas, 1), sums, self.sizes):
                 grad_level.unflatten(1, (height, width)).add_(level_sums[:, top:top + height, left:left + width])
         return grad_value
 

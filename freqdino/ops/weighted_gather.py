@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Elements of the largest intermediate made at a time: what a cache holds on the CPU, what memory is well spent elsewhere.
+# Elements of the largest intermediate made at a time: on the CPU what a cache holds, elsewhere what memory can spare.
 CHUNK_ELEMENTS = {"cpu": 2**19}
 CHUNK_ELEMENTS_ELSEWHERE = 2**26
 
@@ -50,12 +50,15 @@ def weighted_gather_reference(table: Tensor, index: Tensor, weight: Tensor) -> T
 
 
 def gathered_dot(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """dot[r, j] = rows[r] · table[index[r, j]]: the gradient of the weights, (R, J) from rows (R, D). Not differentiable."""
+    """dot[r, j] = rows[r] · table[index[r, j]]: the gradient of the weights, (R, J) from rows (R, D).
+
+    Not differentiable.
+    """
     dots = rows.new_empty(index.shape)
     for chunk in chunks(len(index), index.shape[1] * rows.shape[1], rows.device):
         # Bags of one row: embedding_bag fetches ahead, index_select does not.
         gathered = F.embedding_bag(index[chunk].reshape(-1, 1), table, mode="sum")
-        dots[chunk] = gathered.view(*index[chunk].shape, -1).mul_(rows[chunk, None]).sum(-1)
+        dots[chunk] = gathered.view(*index[chunk].shape, rows.shape[1]).mul_(rows[chunk, None]).sum(-1)
     return dots
 
 

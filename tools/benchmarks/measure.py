@@ -91,7 +91,7 @@ def allocation_peak(run: Callable[[], object], device: torch.device) -> int:
 
 
 def table(cases: Iterable[Case], device: torch.device, repeats: int) -> Iterator[str]:
-    """The lines of a Markdown table, each case's as soon as it is measured. Ratios above 1 are in the variant's favour."""
+    """The lines of a Markdown table, each case's as soon as it is measured; ratios above 1 favour the variant."""
     yield "| case | variant | time ms | × faster | peak MiB | × less memory | target |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | --- |"
     for case in cases:

@@ -35,8 +35,8 @@ def cases(device: torch.device) -> Iterator[Case]:
 
 def locations_near_the_queries(batch: int, sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
     """Each query's own position plus a few pixels of each level, as in a trained encoder."""
-    centres = torch.cat([torch.cartesian_prod((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width)
-                         for height, width in sizes]).flip(-1)
+    rows_and_columns = [[(torch.arange(length) + 0.5) / length for length in size] for size in sizes]
+    centres = torch.cat([torch.cartesian_prod(rows, columns) for rows, columns in rows_and_columns]).flip(-1)
     pixels = torch.tensor([(width, height) for height, width in sizes])[:, None]
     offsets = 3 * torch.randn(batch, len(centres), HEADS, len(sizes), POINTS, 2) / pixels
     return (centres[:, None, None, None] + offsets).to(device)
