@@ -4,9 +4,9 @@
     train_net.py --config-file FILE [--num-gpus N] [--resume] [KEY VALUE ...]          trains, evaluates at the end
     train_net.py --config-file FILE --eval-only MODEL.WEIGHTS CHECKPOINT               evaluates
 
-OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the last
-evaluation in inference/results.json. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes there. Errors in
-what the user gives end in a line on stderr and exit status 1; their traceback is in log.txt.
+OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the
+last evaluation in inference/results.json. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes there.
+Errors in what the user gives end in a message on stderr and exit status 1; their traceback is in log.txt.
 """
 import json
 import logging
@@ -38,7 +38,7 @@ logger = logging.getLogger("freqdino.train_net")
 
 
 def predicted_tasks(cfg):
-    """What the configured model predicts, some of semantic, instance, panoptic; Detectron2's own detectors: instance."""
+    """What the model predicts, some of semantic, instance, panoptic; Detectron2's own detectors: instance."""
     section = FAMILY_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
     if section is None:
         return ("instance",)
@@ -56,7 +56,8 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
-        model = create_ddp_model(model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_cuda else None)
+        device_ids = [comm.get_local_rank()] if on_cuda else None
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         if cfg.SOLVER.AMP.ENABLED:
             dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE)
             scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)    # bfloat16 has float32's range
@@ -76,7 +77,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
-        return build_evaluator(dataset_name, tasks=predicted_tasks(cfg), output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        return build_evaluator(dataset_name, tasks=predicted_tasks(cfg), output_dir=folder)
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
@@ -107,15 +109,16 @@ def load_checked_config(args):
     cfg = load_config(args.config_file, args.opts)
     processes = args.num_gpus * args.num_machines
     if args.num_gpus < 1 or not 0 <= args.machine_rank < args.num_machines:
-        raise ConfigError(f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank}: "
-                          "at least one process on each machine, and ranks from 0, are needed (on the CPU, too)")
+        raise ConfigError(f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank "
+                          f"{args.machine_rank}: each machine needs a process or more (the CPU too) and a rank")
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ConfigError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}")
     if torch.cuda.is_available() and processes > 1 and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise ConfigError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} with {processes} processes: hide the GPUs with CUDA_VISIBLE_DEVICES=''"
-                          ", since Detectron2 connects the processes of a machine with GPUs through NCCL")
+        raise ConfigError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} with {processes} processes: hide the GPUs with "
+                          "CUDA_VISIBLE_DEVICES='', since Detectron2 connects processes through NCCL where it sees one")
     if not args.eval_only and not cfg.SOLVER.REFERENCE_WORLD_SIZE and cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise ConfigError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared equally by {processes} processes")
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared equally by {processes} "
+                          "processes")
     if args.eval_only and not cfg.DATASETS.TEST:
         raise ConfigError("--eval-only, but DATASETS.TEST is empty")
     if not args.eval_only and not cfg.DATASETS.TRAIN:
@@ -127,7 +130,7 @@ def load_checked_config(args):
 
 
 def set_up(cfg, args):
-    """Loggers, OUTPUT_DIR and seeds of this process; own data sets by their names. Console output is without tracebacks."""
+    """Loggers (tracebacks go to the file only), OUTPUT_DIR and seeds of this process; own data sets by their names."""
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="freqdino", configure_stdout=comm.get_world_size() > 1)
     for name in ("detectron2", "fvcore", "freqdino"):
@@ -179,7 +182,7 @@ def exit_with(error):
 
 
 def run(arguments=None):
-    """The command line: ``arguments`` are its words, default sys.argv. Exits with status 1 on an error of the user's."""
+    """The command line, by default sys.argv's words. Exits with status 1 on an error in what the user gave."""
     args = default_argument_parser().parse_args(arguments)
     setup_logger(name="freqdino")
     try:

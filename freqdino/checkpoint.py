@@ -1,8 +1,8 @@
 """Loading weights into a model, never silently: what does not fit is an error that lists it.
 
-Two kinds of checkpoint are told apart by their keys. A backbone's (ImageNet weights) must fill the backbone; a model's must
-fill the whole model. ``MODEL.WEIGHTS_PARTIAL True`` loads what fits of either and lists the rest. Both published styles of
-Mask2Former's keys load; which one a file has is read off the keys, since its version metadata is often lost.
+Two kinds of checkpoint are told apart by their keys. A backbone's (ImageNet weights) must fill the backbone; a model's
+must fill the whole model. ``MODEL.WEIGHTS_PARTIAL True`` loads what fits of either and lists the rest. Both published
+styles of Mask2Former's keys load; which one a file has is read off the keys, since its version metadata is often lost.
 """
 import re
 from dataclasses import dataclass, field
@@ -14,7 +14,8 @@ from .checkpoint_files import CheckpointError, local_path, read_checkpoint
 from .config import ConfigError
 
 # Buffers that modules compute themselves: may be missing or left over in any checkpoint.
-COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std|cell_anchors\.\d+)$")
+COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std"
+                      r"|cell_anchors\.\d+)$")
 # What a classification network has behind its features, by names inside the backbone.
 CLASSIFIER = re.compile(r"^(stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\.")
 # What a backbone has and a classification network has not: Swin's normalisation of each output.
@@ -27,9 +28,10 @@ LISTED = 10                                 # keys of each kind that an error na
 def upgrade_keys(tensors, model_keys):
     """``tensors`` (name → tensor) under the names of ``model_keys``: a new dictionary that shares the tensors.
 
-    Drops the prefix ``module.`` of parallel wrappers. In a model with ``sem_seg_head.pixel_decoder``, Mask2Former's first
-    key style ``sem_seg_head.X`` becomes ``sem_seg_head.pixel_decoder.X`` unless X starts with the name of a part of the head,
-    and the predictor's ``static_query`` becomes ``query_feat``. Raises CheckpointError if two names become one.
+    Drops the prefix ``module.`` of parallel wrappers. In a model with ``sem_seg_head.pixel_decoder``, Mask2Former's
+    first key style ``sem_seg_head.X`` becomes ``sem_seg_head.pixel_decoder.X`` unless X starts with the name of a part
+    of the head, and the predictor's ``static_query`` becomes ``query_feat``. Raises CheckpointError if two names become
+    one.
     """
     head = "sem_seg_head."
     head_parts = {key.split(".")[1] for key in model_keys if key.startswith(head)}
@@ -57,7 +59,7 @@ class Fit:
     missing: list = field(default_factory=list)         # in that part, not in the checkpoint
     unexpected: list = field(default_factory=list)      # in the checkpoint, not in the model
     mismatched: dict = field(default_factory=dict)      # name → its shapes, in words
-    left_out: list = field(default_factory=list)        # missing or unexpected as it should be: classifiers and the like
+    left_out: list = field(default_factory=list)        # missing or unexpected as it should be, such as a classifier
 
     def problems(self):
         """A line for each kind of problem with its count and first names; empty if the checkpoint fits."""
@@ -73,7 +75,7 @@ def _some(names):
 def backbone_prefix(keys, model):
     """What to put before ``keys`` of a checkpoint that holds a backbone alone; None for one that holds a whole model.
 
-    Backbones are saved with or without the prefix ``backbone.``; inside a feature pyramid they are ``backbone.bottom_up.``.
+    Backbones are saved with or without the prefix ``backbone.``; in a feature pyramid it is ``backbone.bottom_up.``.
     """
     heads = {name for name, _ in model.named_children()} - {"backbone"}
     if not hasattr(model, "backbone") or any(key.partition(".")[0] in heads for key in keys):
@@ -116,7 +118,7 @@ def fit_checkpoint(model, checkpoint, *, whole_model=False):
 class StrictCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with loading that says what does not fit.
 
-    partial: load what fits and warn about the rest. whole_model: a backbone alone does not do, and ``partial`` is ignored.
+    partial: load what fits and warn about the rest. whole_model: a backbone alone does not do; ``partial`` is ignored.
     """
 
     def __init__(self, model, save_dir="", *, partial=False, whole_model=False, **checkpointables):
@@ -135,28 +137,29 @@ class StrictCheckpointer(DetectionCheckpointer):
         return self._load(path, restored, whole_model=self.whole_model)
 
     def resume_or_load(self, path, *, resume=True):
-        """With ``resume`` and a file ``last_checkpoint`` in the output folder continue from there, else load ``path``."""
+        """With ``resume`` and a file ``last_checkpoint`` in ``save_dir`` continue from there, else load ``path``."""
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
         try:
             return self._load(self.get_checkpoint_file(), self.checkpointables, whole_model=True)
         except CheckpointError as error:
-            raise CheckpointError(f"{error} {self.save_dir}/last_checkpoint names this file: write the name of an intact "
-                                  "checkpoint of that folder into it, or delete it to start anew.") from error
+            raise CheckpointError(f"{error} {self.save_dir}/last_checkpoint names this file: write the name of an "
+                                  "intact checkpoint of that folder into it, or delete it to start anew.") from error
 
     def _load(self, path, restored, *, whole_model):
         self.logger.info("Loading %s", path)
         checkpoint = read_checkpoint(local_path(path))
         absent = [name for name in restored if name not in checkpoint]
         if absent:
-            raise CheckpointError(f"{path}: holds no state of the {', '.join(absent)}; only a checkpoint of a training run can "
-                                  "be resumed. Without --resume it can start a new one as MODEL.WEIGHTS.")
+            raise CheckpointError(f"{path}: holds no state of the {', '.join(absent)}; only a checkpoint of a training "
+                                  "run can be resumed. Without --resume it can start a new one as MODEL.WEIGHTS.")
         self._fill_model(path, checkpoint, whole_model=whole_model)
         for name in restored:
             try:
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))
-            except (ValueError, KeyError) as error:
-                raise CheckpointError(f"{path}: its state of the {name} does not fit this configuration: {error}") from error
+            except (ValueError, KeyError, RuntimeError) as error:
+                raise CheckpointError(f"{path}: its state of the {name} does not fit this configuration: "
+                                      f"{error}") from error
         return checkpoint
 
     def _fill_model(self, path, checkpoint, *, whole_model):
@@ -175,7 +178,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             raise CheckpointError(f"{path}: nothing in it fits {name}")
         self.model.load_state_dict(fit.matching, strict=False)
         if problems:
-            self.logger.warning("\n  ".join([f"MODEL.WEIGHTS_PARTIAL: loaded {len(fit.matching)} tensors of {path}", *problems]))
+            loaded = f"MODEL.WEIGHTS_PARTIAL: loaded {len(fit.matching)} tensors of {path}"
+            self.logger.warning("\n  ".join([loaded, *problems]))
         if fit.part:
             self.logger.info("Filled %s only; the other parts start from random weights", fit.part[:-1])
         if fit.left_out:
@@ -188,7 +192,8 @@ def load_trained_model(cfg):
     Raises ConfigError if MODEL.WEIGHTS is empty, CheckpointError if it does not fit.
     """
     if not cfg.MODEL.WEIGHTS:
-        raise ConfigError("MODEL.WEIGHTS is empty: set it to a trained checkpoint, as in MODEL.WEIGHTS output/model_final.pth")
+        raise ConfigError("MODEL.WEIGHTS is empty: set it to a trained checkpoint, "
+                          "as in MODEL.WEIGHTS output/model_final.pth")
     model = build_model(cfg).eval()
     StrictCheckpointer(model, whole_model=True).load(cfg.MODEL.WEIGHTS)
     return model

@@ -1,7 +1,7 @@
 """Reads checkpoint files of every format that the published models use, without running code that a file may carry.
 
-Formats: torch.save files (.pth, .pt, .pyth, whole training states or bare state dicts), pickles of numpy arrays (.pkl, as
-in Detectron2's model zoo, Caffe2's among them) and .safetensors.
+Formats: torch.save files (.pth, .pt, .pyth, whole training states or bare state dicts), pickles of numpy arrays (.pkl,
+as in Detectron2's model zoo, Caffe2's among them) and .safetensors.
 """
 import codecs
 import io
@@ -27,12 +27,13 @@ class CheckpointError(ValueError):
 def local_path(path):
     """A file on this machine for a path or a URL (detectron2:// and the other schemes of Detectron2's PathManager)."""
     if "://" in path:
-        url = path.partition("?")[0]        # Detectron2 allows ?matching_heuristics=True, which is decided by the keys here
+        url = path.partition("?")[0]        # Detectron2 allows ?matching_heuristics=True; here the keys decide that
         try:
             path = PathManager.get_local_path(url)
         except OSError as error:
-            raise CheckpointError(f"{url}: the download failed ({error}). Fetch the file elsewhere and set MODEL.WEIGHTS to "
-                                  "its path, or set MODEL.WEIGHTS \"\" to start from random weights.") from error
+            raise CheckpointError(f"{url}: the download failed ({error}). Fetch the file elsewhere and set "
+                                  "MODEL.WEIGHTS to its path, or set MODEL.WEIGHTS \"\" to start from random "
+                                  "weights.") from error
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such checkpoint file. Set MODEL.WEIGHTS to the path of one, "
@@ -99,14 +100,14 @@ def _read_safetensors(path):
 
 def _unreadable(path, error):
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(f"{path}: cannot be read as a checkpoint, {os.path.getsize(path)} bytes ({reason}). It is truncated "
-                           "or of another format: fetch or save it again (delete it first if it was downloaded).")
+    return CheckpointError(f"{path}: cannot be read as a checkpoint, {os.path.getsize(path)} bytes ({reason}). It is "
+                           "truncated or of another format: fetch or save it again, after deleting a downloaded one.")
 
 
 def _needs_code(path, name):
-    return CheckpointError(f"{path}: holds objects besides tensors ({name}); reading them could run code, so it is refused. If "
-                           "you trust the file, keep its tensors only: torch.save({'model': torch.load(PATH, "
-                           "weights_only=False)['model']}, NEW_PATH).")
+    return CheckpointError(f"{path}: holds objects besides tensors ({name}); reading them could run code, so it is "
+                           "refused. If you trust the file, keep its tensors only: torch.save({'model': "
+                           "torch.load(PATH, weights_only=False)['model']}, NEW_PATH).")
 
 
 class _ForbiddenGlobal(Exception):

@@ -1,8 +1,9 @@
 """Optimiser, gradient clipping and learning-rate schedule from a configuration.
 
-Source: the settings of the published Mask2Former (arXiv 2112.01527, section 4.1) and Mask DINO (arXiv 2206.02777) projects:
-AdamW, a smaller learning rate for the backbone, no weight decay for normalisation and embeddings, the gradient of the
-whole model clipped by its norm. Which parameter gets what is a list of rules, so that a model can be given others.
+Source: the settings of the published Mask2Former (arXiv 2112.01527, section 4.1) and Mask DINO (arXiv 2206.02777)
+projects: AdamW, a smaller learning rate for the backbone, no weight decay for normalisation and embeddings, the
+gradient of the whole model clipped by its norm. Which parameter gets what is a list of rules; a model can be given
+others.
 """
 import itertools
 from collections.abc import Callable
@@ -81,14 +82,15 @@ def build_optimizer(cfg, model):
     """
     solver = cfg.SOLVER
     groups = parameter_groups(model, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, rules=parameter_rules(cfg))
-    # On CUDA torch's default updates many tensors a call. Its fused step there would take over the loss scaling of float16
-    # and clip scaled gradients, so fused is for the CPU, where it is almost three times faster than the default (R50).
+    # On CUDA torch's default updates many tensors a call; the fused step would see the gradients of float16 training
+    # before their scale is divided out, and clipping with it. On the CPU fused is almost three times faster (R50).
     on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
     fused = True if on_cpu else None
     if solver.OPTIMIZER == "ADAMW":
         optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=fused)
     elif solver.OPTIMIZER == "SGD":
-        optimizer = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=fused)
+        optimizer = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV,
+                                    fused=fused)
     else:
         raise ConfigError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; ADAMW or SGD are possible")
     if solver.CLIP_GRADIENTS.ENABLED:
@@ -102,7 +104,8 @@ def _clip_hook(clip):
     full_model: one norm over all gradients; norm: the norm of each parameter's gradient; value: each element.
     """
     if clip.CLIP_TYPE not in ("full_model", "norm", "value"):
-        raise ConfigError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; full_model, norm or value are possible")
+        raise ConfigError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; full_model, norm or value "
+                          "are possible")
     if clip.CLIP_VALUE <= 0:
         raise ConfigError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; it must be positive "
                           "(SOLVER.CLIP_GRADIENTS.ENABLED False switches clipping off)")
@@ -122,7 +125,8 @@ def _clip_hook(clip):
 
 
 def build_lr_scheduler(cfg, optimizer):
-    """DeepLab's polynomial schedule or one of Detectron2's, by SOLVER.LR_SCHEDULER_NAME. Raises ConfigError for others."""
+    """DeepLab's polynomial schedule or one of Detectron2's, by SOLVER.LR_SCHEDULER_NAME; else raises ConfigError."""
     if cfg.SOLVER.LR_SCHEDULER_NAME not in LR_SCHEDULERS:
-        raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME is {cfg.SOLVER.LR_SCHEDULER_NAME!r}; possible: {', '.join(LR_SCHEDULERS)}")
+        raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME is {cfg.SOLVER.LR_SCHEDULER_NAME!r}; possible: "
+                          f"{', '.join(LR_SCHEDULERS)}")
     return build_deeplab_lr_scheduler(cfg, optimizer)

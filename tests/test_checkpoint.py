@@ -71,7 +71,8 @@ def stem_tensors(prefix=""):
 def test_upgrade_keys_of_the_first_style():
     model_keys = ["backbone.stem.weight", "sem_seg_head.pixel_decoder.input_proj.0.weight",
                   "sem_seg_head.predictor.query_feat.weight"]
-    first = {"backbone.stem.weight": 0, "sem_seg_head.input_proj.0.weight": 1, "sem_seg_head.predictor.static_query.weight": 2}
+    first = {"backbone.stem.weight": 0, "sem_seg_head.input_proj.0.weight": 1,
+             "sem_seg_head.predictor.static_query.weight": 2}
     assert upgrade_keys(first, model_keys) == dict(zip(model_keys, range(3)))
     second = dict(zip(model_keys, range(3)))
     assert upgrade_keys(second, model_keys) == second
@@ -89,7 +90,8 @@ def test_upgrade_keys_refuses_two_names_for_one():
 
 
 def first_style(state):
-    return {name.replace("pixel_decoder.", "").replace("query_feat", "static_query"): tensor for name, tensor in state.items()}
+    return {name.replace("pixel_decoder.", "").replace("query_feat", "static_query"): tensor
+            for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize("style", [dict, first_style])
@@ -141,7 +143,8 @@ def test_caffe2_names(tmp_path):
              "fc1000_w": np.zeros((5, 2), np.float32), "conv1_w_momentum": np.zeros(1)}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"blobs": blobs}))
     checkpoint = read_checkpoint(str(tmp_path / "R-50.pkl"))
-    assert checkpoint["caffe2"] and set(checkpoint["model"]) == {"stem.conv1.weight", "stem.conv1.bias", "fc1000.weight"}
+    assert checkpoint["caffe2"]
+    assert set(checkpoint["model"]) == {"stem.conv1.weight", "stem.conv1.bias", "fc1000.weight"}
 
 
 class ResNetModel(nn.Module):
@@ -154,8 +157,8 @@ class ResNetModel(nn.Module):
 
 # Detectron2's names → Detectron's, in this order.
 CAFFE2_SPELLING = ((r"^stem\.conv1\.norm", "res_conv1.norm"), (r"^stem\.", ""), (r"\.shortcut", ".branch1"),
-                   (r"\.conv1", ".branch2a"), (r"\.conv2", ".branch2b"), (r"norm\.weight$", "bn_s"), (r"norm\.bias$", "bn_b"),
-                   (r"weight$", "w"), (r"\.", "_"))
+                   (r"\.conv1", ".branch2a"), (r"\.conv2", ".branch2b"), (r"norm\.weight$", "bn_s"),
+                   (r"norm\.bias$", "bn_b"), (r"weight$", "w"), (r"\.", "_"))
 
 
 def caffe2_blobs(state):
@@ -175,7 +178,8 @@ def test_resnets_of_the_model_zoo_fill_the_backbone(tmp_path, origin):
     state = source.backbone.state_dict()
     if origin == "torchvision":
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
-        contents = {"model": {**arrays, "stem.fc.weight": np.zeros((10, 512))}, "__author__": origin, "matching_heuristics": True}
+        arrays["stem.fc.weight"] = np.zeros((10, 512))
+        contents = {"model": arrays, "__author__": origin, "matching_heuristics": True}
     else:
         contents = {**caffe2_blobs(state), "fc1000_w": np.zeros((10, 512)), "fc1000_b": np.zeros(10)}
     (tmp_path / "R-18.pkl").write_bytes(pickle.dumps(contents))
@@ -188,9 +192,12 @@ def test_incomplete_backbone_is_an_error(tmp_path):
     tensors = stem_tensors()
     del tensors["stem.conv1.bias"]
     torch.save(tensors, tmp_path / "half.pth")
-    with pytest.raises(CheckpointError, match="half.pth does not fit the backbone of CheckpointTestModel:\n"
-                                              "  1 missing from the checkpoint: backbone.stem.conv1.bias\n.*WEIGHTS_PARTIAL"):
+    with pytest.raises(CheckpointError) as caught:
         load(tmp_path / "half.pth")
+    heading, problem, remedy = str(caught.value).splitlines()
+    assert heading.endswith("half.pth does not fit the backbone of CheckpointTestModel:")
+    assert problem == "  1 missing from the checkpoint: backbone.stem.conv1.bias"
+    assert remedy.endswith("MODEL.WEIGHTS_PARTIAL True.")
 
 
 def test_deeper_backbone_is_an_error(tmp_path):
@@ -201,7 +208,8 @@ def test_deeper_backbone_is_an_error(tmp_path):
 
 def test_backbone_alone_is_not_a_trained_model(tmp_path):
     torch.save(stem_tensors("backbone."), tmp_path / "imagenet.pth")
-    with pytest.raises(CheckpointError, match="does not fit CheckpointTestModel:\n.*missing.*sem_seg_head.*\n.*trained with"):
+    message = "does not fit CheckpointTestModel:\n.*missing.*sem_seg_head.*\n.*trained with"
+    with pytest.raises(CheckpointError, match=message):
         load(tmp_path / "imagenet.pth", whole_model=True)
 
 
@@ -225,7 +233,8 @@ def test_every_kind_of_misfit_is_listed_and_nothing_is_loaded(tmp_path):
 
 
 def test_long_lists_are_cut(tmp_path):
-    torch.save({"model": {**filled(7).state_dict(), **{f"head.{i:02}.x": torch.zeros(1) for i in range(30)}}}, tmp_path / "x.pth")
+    extra = {f"head.{i:02}.x": torch.zeros(1) for i in range(30)}
+    torch.save({"model": {**filled(7).state_dict(), **extra}}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"30 not in the model: head.00.x, .*head.09.x, \.\.\.\n"):
         load(tmp_path / "x.pth")
 
@@ -259,7 +268,8 @@ def test_truncated_file(tmp_path, suffix, keep):
         save_file({name: tensor.clone() for name, tensor in state.items()}, whole)
     data = whole.read_bytes()
     path.write_bytes(data[:int(keep * len(data)) if keep < 1 else keep])
-    with pytest.raises(CheckpointError, match=rf"model.{suffix}: cannot be read as a checkpoint.*It is truncated") as caught:
+    message = rf"model.{suffix}: cannot be read as a checkpoint.*It is truncated"
+    with pytest.raises(CheckpointError, match=message) as caught:
         load(path)
     assert caught.value.__cause__ is not None
 
@@ -343,7 +353,7 @@ def test_resuming_from_what_is_gone_truncated_or_of_another_kind(tmp_path):
     with pytest.raises(CheckpointError, match="model_0000009.pth: cannot be read .*last_checkpoint names this file"):
         run_checkpointer(tmp_path).resume_or_load("", resume=True)
     path.unlink()
-    with pytest.raises(CheckpointError, match="model_0000009.pth: no such checkpoint file.*last_checkpoint names this file"):
+    with pytest.raises(CheckpointError, match="model_0000009.pth: no such .*last_checkpoint names this file"):
         run_checkpointer(tmp_path).resume_or_load("", resume=True)
     torch.save({"model": filled(7).state_dict()}, path)
     with pytest.raises(CheckpointError, match="holds no state of the optimizer"):

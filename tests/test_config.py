@@ -35,7 +35,8 @@ def test_unknown_key_names_file_key_and_the_nearest(tmp_path):
     path = write(tmp_path, "a.yaml", "MODEL: {MASK_FORMER: {NUM_QUERIES: 3, NUM_OBJECT_QUERYS: 3}}")
     with pytest.raises(UnknownKeyError, match=r"a.yaml: unknown configuration key MODEL.MASK_FORMER.NUM_QUERIES"):
         load_config(path)
-    with pytest.raises(ConfigError, match=r"command line: unknown .* SOLVER.BASE_LRR. Nearest: .*SOLVER.BASE_LR") as caught:
+    message = r"command line: unknown .* SOLVER.BASE_LRR. Nearest: .*SOLVER.BASE_LR"
+    with pytest.raises(ConfigError, match=message) as caught:
         load_config(opts=["SOLVER.BASE_LRR", "1"])
     assert isinstance(caught.value, KeyError) and not str(caught.value).startswith("'")
 
@@ -65,7 +66,8 @@ def test_options_of_wrong_type_or_number():
         load_config(opts=["SOLVER.MAX_ITER"])
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch ran']", "!!python/name:os.system", "!Thing 3"])
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch ran']", "!!python/name:os.system",
+                                 "!Thing 3"])
 def test_yaml_that_would_run_code_is_refused(tmp_path, tag, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"a.yaml: .*\(line 2\).*tags that construct objects or run code are refused"):

@@ -91,7 +91,8 @@ def test_further_rules_extend_the_list():
     model = Model()
     rules = [
         ParameterRule(matches=lambda module_name, name, module: module_name.startswith("backbone"), lr_factor=0.5),
-        ParameterRule(matches=lambda module_name, name, module: module_name.endswith("attn"), lr_factor=0.5, weight_decay=0.0),
+        ParameterRule(matches=lambda module_name, name, module: module_name.endswith("attn"), lr_factor=0.5,
+                      weight_decay=0.0),
     ]
     groups = parameter_groups(model, lr=1.0, weight_decay=0.1, rules=rules)
     assert {(group["lr"], group["weight_decay"]) for group in groups} == {(0.5, 0.1), (0.25, 0.0), (1.0, 0.1)}

@@ -1,4 +1,4 @@
-"""Training of a fixed batch by one process or by two, for tests; processes import it by name, so it is a module of its own.
+"""Training of a fixed batch by one process or by two, for tests; a module, since processes import it by name.
 
 The batch has two images with one object each. Random points are the same for every image and in every process.
 """
@@ -94,7 +94,7 @@ def train(models, folder):
 
 
 def train_by_one_and_by_two(models, folder):
-    """(parameters before, after training by one process, on the first of two, on the second), each by name of the model."""
+    """Parameters (before, after training by one process, on the first of two, on the second), by name of the model."""
     train(models, folder)
     launch(train, 2, dist_url="auto", args=(models, folder))
     (before, one), (_, first), (_, second) = (torch.load(folder / name, weights_only=True)

@@ -21,6 +21,10 @@ if [ ! -f "$config" ]; then
       echo "$usage"; } >&2
     exit 2
 fi
+case " $* " in
+    *" OUTPUT_DIR "*) echo "quickstart: the output folder is output/quickstart/MODEL; OUTPUT_DIR cannot be given" >&2
+                      exit 2 ;;
+esac
 output=output/quickstart/$model
 pictures=$output/pictures
 
@@ -37,8 +41,9 @@ rm -rf "$output"
 "$python" train_net.py --config-file "$config" "$@" OUTPUT_DIR "$output"
 
 begin "drawing"
+dataset=$("$python" tools/summarize_run.py --dataset "$output")
 "$python" tools/demo.py --config-file "$output/config.yaml" --weights "$output/model_final.pth" \
-    --dataset "$("$python" tools/summarize_run.py --dataset "$output")" --with-ground-truth --max-images 6 --output "$pictures"
+    --dataset "$dataset" --with-ground-truth --max-images 6 --output "$pictures"
 
 finish
 printf '\n%s%-24s %4d s\n\n' "$times" "total" "$SECONDS"

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 # Heading, task and metric of OUTPUT_DIR/inference/results.json.
-COLUMNS = (("mask AP", "segm", "AP"), ("box AP", "bbox", "AP"), ("PQ", "panoptic_seg", "PQ"), ("mIoU", "sem_seg", "mIoU"))
+COLUMNS = (("mask AP", "segm", "AP"), ("box AP", "bbox", "AP"), ("PQ", "panoptic_seg", "PQ"),
+           ("mIoU", "sem_seg", "mIoU"))
 
 
 def read_results(run):

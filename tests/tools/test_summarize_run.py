@@ -1,9 +1,15 @@
 """The table of a run's metrics."""
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
-from tools.summarize_run import format_table, main
+_SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "summarize_run.py"
+_SPEC = importlib.util.spec_from_file_location("freqdino_summarize_run", _SCRIPT)
+summarize_run = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(summarize_run)
+format_table, main = summarize_run.format_table, summarize_run.main
 
 
 def test_table_of_a_panoptic_model():
