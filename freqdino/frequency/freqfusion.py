@@ -133,8 +133,8 @@ class FreqFusion(nn.Module):
         self.dysampler = SimilarityGuidedSampler(
             compressed_channels, groups=feature_resample_group, norm=feature_resample_norm,
         ) if feature_resample else None
-        self.register_buffer("hamming_lowpass", window(lowpass_kernel, hamming_window))
-        self.register_buffer("hamming_highpass", window(highpass_kernel, hamming_window))
+        self.register_buffer("hamming_lowpass", tap_window(lowpass_kernel, hamming_window))
+        self.register_buffer("hamming_highpass", tap_window(highpass_kernel, hamming_window))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -162,8 +162,7 @@ class FreqFusion(nn.Module):
 
         Returns:
             The low-pass filters (B, G·k², Y, X), each of which sums to one, the sharpened ``hr_feat`` (B, C_h, Y, X)
-            and the upsampled ``lr_feat`` (B, C_l, Y, X). The two maps are of the inputs' types and channels last in
-            memory.
+            and the upsampled ``lr_feat`` (B, C_l, Y, X), both of their inputs' types.
 
         Raises:
             ValueError: maps whose ranks, channels, batches or sizes do not fit.
@@ -249,7 +248,7 @@ class FreqFusion(nn.Module):
         return carafe(x, filters, self.lowpass_kernel, self.up_group, up=2)[..., :height, :width]
 
 
-def window(size: int, hamming: bool) -> Tensor:
+def tap_window(size: int, hamming: bool) -> Tensor:
     """A (1, 1, size, size) Hamming window, or [1.0], the published stand-in for none."""
     if not hamming:
         return torch.ones(1)
