@@ -134,8 +134,8 @@ def test_encoder_keeps_shapes_and_composes_its_layers(layers):
 
 
 def test_encoder_keys():
-    parts = ("self_attn.sampling_offsets", "self_attn.attention_weights", "self_attn.value_proj", "self_attn.output_proj",
-             "norm1", "linear1", "linear2", "norm2")
+    attention = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+    parts = (*(f"self_attn.{part}" for part in attention), "norm1", "linear1", "linear2", "norm2")
     assert set(encoder(2).state_dict()) == {
         f"layers.{i}.{part}.{kind}" for i in range(2) for part in parts for kind in ("weight", "bias")}
 
@@ -150,7 +150,7 @@ def test_dropout_acts_in_training_only():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_places_stay_exact_under_autocast(dtype):
-    # One row of 2,000 pixels: in bfloat16 neighbouring centres would fall together, and a ramp would come back in steps.
+    # One row of 2,000 pixels: in half precision neighbouring centres would fall together.
     shapes = [(1, 2000)]
     layer = DeformableEncoderLayer(dim=8, num_heads=1, num_levels=1, dim_feedforward=8, dropout=0.0).eval()
     attention = layer.self_attn

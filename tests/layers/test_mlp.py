@@ -18,8 +18,8 @@ def test_relu_between_layers_and_none_at_the_end():
 
 def test_keys_and_widths():
     shapes = {key: tuple(value.shape) for key, value in MLP(3, 5, 2, 3).state_dict().items()}
-    assert shapes == {"layers.0.weight": (5, 3), "layers.0.bias": (5,), "layers.1.weight": (5, 5), "layers.1.bias": (5,),
-                      "layers.2.weight": (2, 5), "layers.2.bias": (2,)}
+    assert shapes == {"layers.0.weight": (5, 3), "layers.0.bias": (5,), "layers.1.weight": (5, 5),
+                      "layers.1.bias": (5,), "layers.2.weight": (2, 5), "layers.2.bias": (2,)}
 
 
 def test_one_layer_is_linear():

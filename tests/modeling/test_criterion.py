@@ -36,7 +36,8 @@ def test_class_loss_by_hand():
 
 def test_class_loss_is_one_mean_over_the_batch():
     probability = torch.tensor([[[0.7, 0.2, 0.1]], [[0.1, 0.3, 0.6]]])
-    losses = criterion()(predictions(probability.log(), torch.zeros(2, 1, 8, 8)), [image_targets([1]), image_targets([])])
+    targets = [image_targets([1]), image_targets([])]
+    losses = criterion()(predictions(probability.log(), torch.zeros(2, 1, 8, 8)), targets)
     expected = -(math.log(0.2) + 0.1 * math.log(0.6)) / 1.1
     assert losses["loss_ce"].item() == pytest.approx(2.0 * expected, rel=1e-5)
 

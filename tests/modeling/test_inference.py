@@ -14,7 +14,9 @@ def logit(p):
 def test_semantic_map():
     scores = torch.tensor([[0.5, 0.1, 0.0], [0.2, 0.7, 1.0]])
     masks = torch.tensor([[[logit(0.9), logit(0.5)]], [[logit(0.2), logit(0.6)]]])
-    expected = [[0.5 * 0.9 + 0.2 * 0.2, 0.5 * 0.5 + 0.2 * 0.6], [0.1 * 0.9 + 0.7 * 0.2, 0.1 * 0.5 + 0.7 * 0.6], [0.2, 0.6]]
+    expected = [[0.5 * 0.9 + 0.2 * 0.2, 0.5 * 0.5 + 0.2 * 0.6],
+                [0.1 * 0.9 + 0.7 * 0.2, 0.1 * 0.5 + 0.7 * 0.6],
+                [0.2, 0.6]]
     assert torch.allclose(semantic_map(scores, masks), torch.tensor(expected)[:, None])
 
 

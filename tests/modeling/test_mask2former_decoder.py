@@ -87,7 +87,8 @@ def test_a_query_sees_only_where_its_mask_is_positive():
 def test_projection_where_widths_differ_or_it_is_enforced():
     assert not any("input_proj" in key for key in decoder().state_dict())
     for options in ({"in_channels": 24}, {"enforce_input_proj": True}):
-        shapes = {key: tuple(value.shape) for key, value in decoder(**options).state_dict().items() if "input_proj" in key}
+        state = decoder(**options).state_dict()
+        shapes = {key: tuple(value.shape) for key, value in state.items() if "input_proj" in key}
         channels = options.get("in_channels", 16)
         assert shapes == {f"input_proj.{i}.{key}": shape for i in range(3)
                           for key, shape in (("weight", (16, channels, 1, 1)), ("bias", (16,)))}

@@ -26,7 +26,7 @@ def test_optimum_that_a_greedy_choice_misses():
     assert pairs(match) == [(1, 0), (0, 1)]
 
 
-@pytest.mark.parametrize("weights", [{}, {"class": 0.0, "mask": 1.0, "dice": 0.0}, {"class": 0.0, "mask": 0.0, "dice": 1.0}])
+@pytest.mark.parametrize("weights", [WEIGHTS, {"class": 0.0, "mask": 1.0, "dice": 0.0}, {"dice": 1.0}])
 def test_masks_find_their_object(weights):
     truth = quadrants()
     order = torch.tensor([2, 0, 3, 1])
@@ -46,7 +46,8 @@ def test_class_decides_between_equal_masks():
 @pytest.mark.parametrize("term", ["box", "giou"])
 def test_boxes_find_their_object(term):
     boxes = [[0.2, 0.2, 0.1, 0.1], [0.8, 0.2, 0.2, 0.1], [0.5, 0.5, 0.9, 0.9]]
-    prediction = {"pred_logits": torch.zeros(1, 3, 4), "pred_boxes": torch.tensor([[boxes[2], boxes[0], boxes[1]]]) + 0.02}
+    predicted = torch.tensor([[boxes[2], boxes[0], boxes[1]]]) + 0.02
+    prediction = {"pred_logits": torch.zeros(1, 3, 4), "pred_boxes": predicted}
     match, = matcher(**{term: 1.0})(prediction, [image_targets([0, 0, 0], boxes=boxes)])
     assert pairs(match) == [(1, 0), (2, 1), (0, 2)]
 
@@ -60,7 +61,8 @@ def test_more_objects_than_queries():
 
 def test_images_are_matched_on_their_own():
     truth = quadrants()
-    prediction = {"pred_logits": torch.zeros(3, 4, 4), "pred_masks": logits_of(torch.stack((truth, truth, truth.flip(0))))}
+    masks = logits_of(torch.stack((truth, truth, truth.flip(0))))
+    prediction = {"pred_logits": torch.zeros(3, 4, 4), "pred_masks": masks}
     matches = matcher()(prediction, [image_targets([0], truth[1:2]), image_targets([], size=(16, 16)),
                                      image_targets([0, 1], truth[:2])])
     assert [pairs(match) for match in matches] == [[(1, 0)], [], [(3, 0), (2, 1)]]
@@ -81,7 +83,8 @@ def test_cost_that_is_not_finite_names_image_and_term(bad, key, term):
     prediction = {"pred_logits": torch.zeros(2, 4, 4), "pred_masks": logits_of(torch.stack((truth, truth)))}
     prediction[key][1, 2] = bad
     targets = [image_targets([0] * 4, truth, name="good.jpg"), image_targets([0] * 4, truth, name="street/bad.jpg")]
-    with pytest.raises(NonFiniteCostError, match=f"street/bad.jpg: the matching cost '{term}' is not finite for 4 of 16 pairs"):
+    message = f"street/bad.jpg: the matching cost '{term}' is not finite for 4 of 16 pairs"
+    with pytest.raises(NonFiniteCostError, match=message):
         matcher()(prediction, targets)
 
 
@@ -102,7 +105,8 @@ def test_weights_that_are_all_zero():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_predictions_under_autocast(dtype):
     truth = quadrants()
-    prediction = {"pred_logits": torch.zeros(1, 4, 4, dtype=dtype), "pred_masks": logits_of(truth.flip(0))[None].to(dtype)}
+    masks = logits_of(truth.flip(0))[None].to(dtype)
+    prediction = {"pred_logits": torch.zeros(1, 4, 4, dtype=dtype), "pred_masks": masks}
     with torch.autocast("cpu", dtype):
         match, = matcher()(prediction, [image_targets([0] * 4, truth)])
     assert pairs(match) == [(3, 0), (2, 1), (1, 2), (0, 3)]

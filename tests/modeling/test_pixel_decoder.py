@@ -42,11 +42,10 @@ def test_levels_fine_to_coarse():
 
 
 @pytest.mark.parametrize(("order", "expected"), [
-    ("high2low", [(1, 1), (2, 1), (3, 2), (5, 4), (9, 7)]), ("low2high", [(9, 7), (5, 4), (3, 2), (2, 1), (1, 1)])])
-def test_extra_levels_halve_the_coarsest(order, expected):
+    ("high2low", [(1, 1), (2, 1), (3, 2), (5, 4), (9, 7)]), ("low2high", [(9, 7), (5, 4), (3, 2), (1, 1), (2, 1)])])
+def test_extra_levels_halve_the_coarsest_and_stand_coarsest_first(order, expected):
     _, finest, levels = decoder(order=order, num_levels=5).forward_features(features())
-    assert sizes_of(levels)[:3] == expected[:3] if order == "low2high" else sizes_of(levels)[2:] == expected[2:]
-    assert sorted(sizes_of(levels)) == sorted(expected)
+    assert sizes_of(levels) == expected
     assert sizes_of([finest]) == [(9, 7)]
 
 
@@ -57,7 +56,8 @@ def test_one_extra_level_is_a_projection_of_the_backbone_map():
     assert module.input_proj[3][0].weight.shape == (DIM, 20, 3, 3)
 
 
-@pytest.mark.parametrize(("order", "names"), [("high2low", ["res5", "res4", "res3"]), ("low2high", ["res3", "res4", "res5"])])
+@pytest.mark.parametrize(("order", "names"), [
+    ("high2low", ["res5", "res4", "res3"]), ("low2high", ["res3", "res4", "res5"])])
 def test_projections_belong_to_the_maps_in_the_order_of_the_levels(order, names):
     module, maps = decoder(order=order, num_layers=0), features()
     levels = module.forward_features(maps)[2]
@@ -101,14 +101,14 @@ def test_several_steps_of_the_top_down_path():
 
 
 def test_no_top_down_step_where_the_encoder_reads_the_finest_map():
-    module = decoder(encoder_features=["res2", "res3", "res4", "res5"], num_levels=4)
+    module = decoder(encoder_features=list(SHAPES), num_levels=4)
     assert not any(key.startswith(("adapter", "layer")) for key in module.state_dict())
     mask_features, finest, _ = module.forward_features(features())
     assert torch.allclose(mask_features, module.mask_features(finest))
 
 
 def test_min_fpn_levels_keeps_one_step():
-    module, maps = decoder(encoder_features=["res2", "res3", "res4", "res5"], num_levels=4, min_fpn_levels=1), features()
+    module, maps = decoder(encoder_features=list(SHAPES), num_levels=4, min_fpn_levels=1), features()
     mask_features, finest, _ = module.forward_features(maps)
     x = smooth(module, 1, lateral(module, 1, maps["res2"]) + finest)
     assert torch.allclose(mask_features, F.conv2d(x, module.mask_features.weight, module.mask_features.bias), atol=1e-5)
@@ -154,7 +154,7 @@ def test_autocast_is_near_float32(dtype):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"order": "coarse2fine"}, "order must be high2low or low2high, got 'coarse2fine'"),
-    ({"encoder_features": ["res3", "p4"]}, r"encoder_features names \['p4'\], but the maps are \['res2', 'res3', 'res4', 'res5'\]"),
+    ({"encoder_features": ["res3", "p4"]}, r"encoder_features names \['p4'\], but the maps are \['res2', .*'res5'\]"),
     ({"num_levels": 2}, "num_levels is 2, fewer than the 3 maps"),
     ({"num_heads": 5}, "num_heads must divide dim, got 5 heads and dim 64"),
 ])

@@ -36,7 +36,8 @@ def test_no_masks_and_no_points(shape):
 
 
 def test_gradient():
-    masks, points = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True), torch.rand(2, 5, 2, dtype=torch.float64)
+    masks = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    points = torch.rand(2, 5, 2, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda m: sample_each(m, points), masks)
 
 

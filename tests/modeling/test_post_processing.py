@@ -1,4 +1,4 @@
-"""From padded mask logits to results of the size asked for: geometry by a slow bilinear rule, which results, and when."""
+"""From padded mask logits to results of the size asked for: geometry by a slow bilinear rule, which results when."""
 import pytest
 import torch
 
@@ -120,7 +120,8 @@ def test_nothing_to_show(semantic):
 
 def test_predicted_boxes_and_plain_scores():
     boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.25, 0.25, 0.5, 0.5], [0.1, 0.1, 0.1, 0.1]])
-    result = post_processing(instance=True, max_instances=1, rescore_by_mask=False)(LOGITS, raw_masks(), GEOMETRY, boxes)
+    make = post_processing(instance=True, max_instances=1, rescore_by_mask=False)
+    result = make(LOGITS, raw_masks(), GEOMETRY, boxes)
     assert result["instances"].scores.item() == pytest.approx(LOGITS.softmax(-1)[0, 0].item())
     assert torch.equal(result["instances"].pred_boxes.tensor, GEOMETRY.boxes_in_output(boxes[:1]))
 

@@ -29,8 +29,8 @@ def test_masks_are_padded_at_the_right_and_the_bottom(wrap):
 
 
 def test_mixed_sizes_and_images_without_objects():
-    first, second, third = prepare(example(torch.ones(1, 8, 9, dtype=torch.bool)), example(torch.ones(3, 1, 2, dtype=torch.bool)),
-                                   example(torch.zeros(0, 4, 4, dtype=torch.bool)))
+    masks = [torch.ones(size, dtype=torch.bool) for size in ((1, 8, 9), (3, 1, 2), (0, 4, 4))]
+    first, second, third = prepare(*map(example, masks))
     assert [tuple(target.masks.shape) for target in (first, second, third)] == [(1, 8, 9), (3, 8, 9), (0, 8, 9)]
     assert second.masks.sum() == 6
     assert third.masks.dtype == torch.bool and third.labels.shape == (0,)
@@ -40,7 +40,8 @@ MASKS = torch.ones(2, 4, 4, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(("entries", "name"), [
-    ({"file_name": "street/a.jpg", "image_id": 7}, "street/a.jpg"), ({"image_id": 7}, "image 7"), ({}, "image 1 of the batch")])
+    ({"file_name": "street/a.jpg", "image_id": 7}, "street/a.jpg"), ({"image_id": 7}, "image 7"),
+    ({}, "image 1 of the batch")])
 @pytest.mark.parametrize(("classes", "shown"), [([0, 3], 3), ([0, 254], 254), ([-1, 0], -1)])
 def test_class_index_out_of_range(entries, name, classes, shown):
     with pytest.raises(ValueError, match=f"^{name}: a class index of {shown}, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 3"):
@@ -70,5 +71,6 @@ def test_polygons_are_not_masks():
 
 
 def test_masks_of_another_size_than_the_image():
-    with pytest.raises(ValueError, match=r"a.jpg: gt_masks has shape \(2, 4, 4\), the image and its objects ask for \(2, 4, 5\)"):
+    message = r"a.jpg: gt_masks has shape \(2, 4, 4\), the image and its objects ask for \(2, 4, 5\)"
+    with pytest.raises(ValueError, match=message):
         prepare(example(MASKS, size=(4, 5), file_name="a.jpg"))

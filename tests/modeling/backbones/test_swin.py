@@ -48,7 +48,7 @@ def test_a_subset_of_maps_keeps_every_key():
 
 
 def test_unknown_map():
-    with pytest.raises(ValueError, match=r"out_features names \['p2'\]; a Swin Transformer has \['res2', 'res3', 'res4', 'res5'\]"):
+    with pytest.raises(ValueError, match=r"out_features names \['p2'\]; a Swin Transformer has \['res2', .*'res5'\]"):
         swin(out_features=["res2", "p2"])
 
 

@@ -1,0 +1,67 @@
+"""The class count against the data sets' metadata, and which classes have instances."""
+import itertools
+
+import pytest
+from detectron2.data import MetadataCatalog
+from modeling.small_models import small_config, small_model
+
+from freqdino.config import ConfigError
+from freqdino.registration.class_tables import check_num_classes, count_classes, thing_classes
+
+COUNTER = itertools.count()
+THINGS = {"thing_dataset_id_to_contiguous_id": {7: 0, 9: 2}, "thing_classes": ["cat", "dog"], "evaluator_type": "coco"}
+STUFF = {"stuff_dataset_id_to_contiguous_id": {1: 1, 2: 3, 3: 4}, "stuff_classes": ["sky", "road", "wall"]}
+PANOPTIC = {**THINGS, **STUFF, "evaluator_type": "coco_panoptic_seg"}
+SEMANTIC = {"stuff_classes": ["sky", "road", "wall", "tree"], "evaluator_type": "sem_seg"}
+
+
+def dataset(**metadata):
+    """The name of a data set of which only metadata are registered."""
+    name = f"class_table_test_{next(COUNTER)}"
+    MetadataCatalog.get(name).set(**metadata)
+    return name
+
+
+def config(num_classes, train=(), test=()):
+    return small_config({"MODEL.SEM_SEG_HEAD.NUM_CLASSES": num_classes, "DATASETS.TRAIN": tuple(train),
+                         "DATASETS.TEST": tuple(test)})
+
+
+@pytest.mark.parametrize(("metadata", "expected"), [(THINGS, 2), (PANOPTIC, 5), (SEMANTIC, 4), ({}, None)])
+def test_number_of_classes(metadata, expected):
+    name = dataset(**metadata)
+    assert count_classes(MetadataCatalog.get(name)) == expected
+    check_num_classes(config(expected or 99, [name], [name]))
+
+
+@pytest.mark.parametrize("metadata", [THINGS, PANOPTIC, SEMANTIC])
+@pytest.mark.parametrize("role", ["train", "test"])
+def test_other_number_of_classes(metadata, role):
+    name = dataset(**metadata)
+    counted = count_classes(MetadataCatalog.get(name))
+    message = (f"{name} has {counted} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 80; "
+               f"set MODEL.SEM_SEG_HEAD.NUM_CLASSES {counted}")
+    with pytest.raises(ConfigError, match=message):
+        check_num_classes(config(80, **{role: [name]}))
+
+
+def test_the_model_is_not_built_for_another_number_of_classes():
+    name = dataset(**THINGS)
+    with pytest.raises(ConfigError, match=f"{name} has 2 classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 3"):
+        small_model({"DATASETS.TRAIN": (name,)})
+
+
+def test_every_data_set_is_looked_at():
+    with pytest.raises(ConfigError, match="has 4 classes"):
+        check_num_classes(config(2, [dataset(**THINGS)], [dataset(**THINGS), dataset(**SEMANTIC)]))
+
+
+def test_thing_classes_come_from_the_first_training_set():
+    assert thing_classes(config(5, [dataset(**PANOPTIC), dataset(**SEMANTIC)])) == {0, 2}
+    model = small_model({"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5, "DATASETS.TRAIN": (dataset(**PANOPTIC),)})
+    assert model.post_processing.thing_classes == {0, 2}
+
+
+def test_without_a_table_every_class_has_instances():
+    assert thing_classes(config(3)) == {0, 1, 2}
+    assert thing_classes(config(4, [dataset(**SEMANTIC)])) == {0, 1, 2, 3}
