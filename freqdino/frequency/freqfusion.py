@@ -4,9 +4,9 @@ Source: Chen et al., "Frequency-aware Feature Fusion for Dense Image Prediction"
 generators: adaptive low-pass filters smooth the low-resolution map while it is upsampled, offsets resample it where it
 is inconsistent (``dysample.py``), adaptive high-pass filters bring out the detail of the high-resolution map.
 
-B: batch, C_h, C_l: channels of the maps, D: compressed channels, G: up_group, k: filter size, H × W: low-resolution map,
-Y × X: high-resolution map. N(logits): the filters made of logits. R(x, filters, u): x upsampled u times and filtered by
-CARAFE. h, l: the compressed maps, E_low, E_high: the two content encoders.
+B: batch, C_h, C_l: channels of the maps, D: compressed channels, G: up_group, k: filter size,
+H × W: low-resolution map, Y × X: high-resolution map; h, l: the compressed maps.
+N(logits): the filters made of logits. R(x, filters, u): x upsampled u times and filtered by CARAFE.
 """
 import warnings
 

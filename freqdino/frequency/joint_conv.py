@@ -1,4 +1,4 @@
-"""Two convolutions that read the same map, done as one: FreqFusion's encoders and its sampler's heads come in such pairs.
+"""Two convolutions that read the same map, done as one: FreqFusion's encoders and its sampler's heads.
 
 B: batch, C: channels, H, W: map.
 """
