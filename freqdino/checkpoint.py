@@ -80,8 +80,8 @@ def backbone_prefix(keys, model):
     heads = {name for name, _ in model.named_children()} - {"backbone"}
     if not hasattr(model, "backbone") or any(key.partition(".")[0] in heads for key in keys):
         return None
-    backbones = [name + "." for name, module in model.named_modules() if name == "backbone" or
-                 name.startswith("backbone.") and isinstance(module, Backbone)]
+    backbones = [name + "." for name, module in model.named_modules()
+                 if name == "backbone" or (name.startswith("backbone.") and isinstance(module, Backbone))]
     model_keys = model.state_dict().keys()
     hits = {prefix: sum(prefix + key in model_keys for key in keys) for prefix in ("", *backbones)}
     best = max(hits, key=hits.get)

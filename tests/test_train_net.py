@@ -75,7 +75,7 @@ def options(squares, output, *more):
 def trained(squares, tmp_path_factory):
     """Output folder of a run of four iterations."""
     output = tmp_path_factory.mktemp("run")
-    train_net.run(options(squares, output, "SOLVER.CHECKPOINT_PERIOD", "2"))
+    train_net.run(options(squares, output, "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"))
     return output
 
 
@@ -95,7 +95,9 @@ def test_training_leaves_what_detectron2_users_expect(trained, squares):
     assert (trained / "last_checkpoint").read_text() == "model_final.pth"
     log = (trained / "log.txt").read_text()
     assert "Running on cpu in 1 process(es)" in log and "eta: " in log and "loss_mask_0: " in log
+    assert log.count("Start inference on") == 2         # after iteration 2 and at the end
     assert iterations(trained) == [3]
+    assert "segm/AP" in (trained / "metrics.json").read_text()
     assert set(results(trained)[squares]) == {"bbox", "segm"}
 
 
