@@ -207,7 +207,7 @@ class TableLayout:
                 for level, size in zip(table.split(self.bordered_areas, dim=1), self.bordered_sizes)]
 
     def locate(self, sampling_locations: Tensor, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Upper left corner of each sample as a table row, and how far right of and below it the sample is: (n, M, J)."""
+        """Upper left corner of each sample as a table row; how far right of and below it the sample lies: (n, M, J)."""
         locations = sampling_locations.reshape(self.tokens, len(self.scale))[chunk].to(self.dtype)
         shape = len(locations), self.heads, self.samples, 2
         pixel = torch.addcmul(self.pixel_offset, locations, self.scale).clamp_(self.nearest, self.farthest)
