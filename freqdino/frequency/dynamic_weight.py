@@ -86,9 +86,7 @@ class DynamicWeight(nn.Module):
     def image_weights(self, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """(B, Co, Ci/G, kh, kw), all factors but those of channels and filters in it. pooled: (B, Ci)."""
         coefficients = self.coefficients()
-        kernel = (factors.kernel * self.amplitude).to(coefficients.dtype)
-        kernel = kernel.unflatten(1, (self.param_ratio, -1))
-        gains = kernel.index_select(2, self.group_map.flatten()).unflatten(2, self.group_map.shape).unsqueeze(-1)
+        gains = self.group_gains((factors.kernel * self.amplitude).to(coefficients.dtype)).unsqueeze(-1)
         spectrum = coefficients[0] * gains[:, 0]
         for share in range(1, self.param_ratio):
             spectrum = torch.addcmul(spectrum, coefficients[share], gains[:, share])
@@ -97,6 +95,16 @@ class DynamicWeight(nn.Module):
         if factors.spatial is not None:
             weight = weight * factors.spatial.view(-1, 1, 1, *self.conv_shape[2:])
         return weight
+
+    def group_gains(self, kernel: Tensor) -> Tensor:
+        """Each coefficient's factor, that of its group: (B, p·kernel_num) → (B, p, R, K//2 + 1)."""
+        rows = len(kernel) * self.param_ratio
+        index = self.group_map.flatten()
+        if rows > 1:
+            starts = torch.arange(0, kernel.numel(), kernel.numel() // rows, dtype=index.dtype, device=index.device)
+            index = (starts[:, None] + index).flatten()
+        # Gathered from a vector: in more dimensions the gradient of index_select is many times slower on a CPU.
+        return kernel.flatten().index_select(0, index).view(-1, self.param_ratio, *self.group_map.shape)
 
     def forward_images(self, x: Tensor, pooled: Tensor) -> Tensor:
         """The layer's output for x (B, …), each image under its own weight. pooled: (B, Ci), the mean of x.

@@ -24,9 +24,9 @@ SMALLEST_HIDDEN_WIDTH = 16
 
 def gate(logits: Tensor, act: str, temp: float = 1.0, multiple: float = 2.0) -> Tensor:
     """multiple · σ(logits/temp), or 1 + tanh(logits/temp): at zero logits and multiple 2 both are 1."""
-    if act == "sigmoid":
-        return multiple * torch.sigmoid(logits / temp)
-    return 1 + torch.tanh(logits / temp)
+    if temp != 1:
+        logits = logits / temp
+    return multiple * torch.sigmoid(logits) if act == "sigmoid" else 1 + torch.tanh(logits)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]):
