@@ -24,7 +24,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-import freqdino.registration  # noqa: F401  fills the registries
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.config import ConfigError, load_config, lookup
 from freqdino.data import build_test_loader, build_train_loader, register_custom_datasets
