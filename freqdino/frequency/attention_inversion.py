@@ -17,6 +17,9 @@ from .star_relu import StarReLU
 GAMMA_START = 1e-5
 # The high-pass gate 2u / (u + HALF_GATE) is 1 at u = HALF_GATE: near exp(-1), as published.
 HALF_GATE = 0.3678
+# Without gradients on the CPU, tokens go through the gates in pieces that stay in the cache: fresh buffers of a whole
+# map cost several times the arithmetic.
+PIECE_BYTES = 2**19
 
 
 def attention_inversion(value: Tensor, attended: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
@@ -91,14 +94,24 @@ class InversionGates(nn.Module):
         self._check_channels("query", query)
         if not (self.lf_dy_weight or self.hf_dy_weight):
             return attended
-        features = self.dy_freq_starrelu(query)
-        low = self._low_pass_coefficients(features) if self.lf_dy_weight else None
-        high = self._high_pass_coefficients(features) if self.hf_dy_weight else None
-        return attention_inversion(value, attended, low, high)
+        if torch.is_grad_enabled() or query.device.type != "cpu":
+            return self._invert_tokens(value, attended, query)
+        result = torch.empty_like(attended, memory_format=torch.contiguous_format)
+        tokens = max(1, PIECE_BYTES // (self.dim * query.element_size()))
+        pieces = (tensor.reshape(-1, self.dim).split(tokens) for tensor in (value, attended, query))
+        for value, attended, query, result_piece in zip(*pieces, result.view(-1, self.dim).split(tokens)):
+            result_piece.copy_(self._invert_tokens(value, attended, query))
+        return result
 
     def extra_repr(self) -> str:
         return (f"{self.dim}, num_heads={self.num_heads}, lf_dy_weight={self.lf_dy_weight}, "
                 f"hf_dy_weight={self.hf_dy_weight}")
+
+    def _invert_tokens(self, value: Tensor, attended: Tensor, query: Tensor) -> Tensor:
+        features = self.dy_freq_starrelu(query)
+        low = self._low_pass_coefficients(features) if self.lf_dy_weight else None
+        high = self._high_pass_coefficients(features) if self.hf_dy_weight else None
+        return attention_inversion(value, attended, low, high)
 
     def _low_pass_coefficients(self, features: Tensor) -> Tensor:
         return self._by_channel(torch.tanh(widened(self.dy_freq_2(features))), self.lf_gamma)

@@ -9,21 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .scale_spectrum import scale_spectrum
 from .star_relu import StarReLU
 
 FILTER_START = 1e-5
-
-
-def scale_spectrum(x: Tensor, filters: Tensor) -> Tensor:
-    """The map whose spectrum is x's times a real filter: irfft2(rfft2(x) · filters), orthonormal.
-
-    x: (B, C, H, W). filters: (B, C, H, W // 2 + 1), real, of x's dtype. Returns (B, C, H, W).
-
-    >>> x = torch.randn(1, 2, 5, 4)
-    >>> torch.allclose(scale_spectrum(x, torch.full((1, 2, 5, 3), 2.0)), 2 * x, atol=1e-5)
-    True
-    """
-    return torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho") * filters, s=x.shape[-2:], norm="ortho")
 
 
 def resize_filters(filters: Tensor, height: int, width: int) -> Tensor:
@@ -110,11 +99,10 @@ class FrequencyScale(nn.Module):
             return x
         routing = torch.tanh(self.reweight(x.mean((2, 3))))
         with torch.autocast(x.device.type, enabled=False):
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            filters = self._filters(routing.to(dtype), *x.shape[2:])
+            filters = self._filters(routing.to(torch.promote_types(x.dtype, torch.float32)), *x.shape[2:])
             if residual:
-                filters = filters + 1
-            return scale_spectrum(x.to(dtype), filters).to(x.dtype)
+                filters.add_(1)
+            return scale_spectrum(x, filters)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, group={self.group}, num_filters={self.num_filters}, size={self.size}"

@@ -1,0 +1,90 @@
+"""Scaling a map's spectrum by a real filter, with a gradient rule of its own.
+
+Source: the operator of FreqScale in FDAM (ICCV 2025, arXiv 2507.12006).
+With a real filter the operator is self-adjoint, so its gradient in x is the operator again; autograd's own rule for
+rfft2 would transform the zero-padded full spectrum instead. On the CPU the channels go through in pieces that stay in
+the cache: fresh buffers of a whole map cost more than the transforms.
+
+B: batch, C: channels, H × W: map.
+"""
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+PIECE_BYTES = 2**19
+
+
+def scale_spectrum(x: Tensor, filters: Tensor) -> Tensor:
+    """irfft2(rfft2(x) · filters), orthonormal, computed in the filters' dtype; first-order gradients.
+
+    x: (B, C, H, W), of any strides. filters: (B, C, H, W // 2 + 1), float32 or float64.
+    Returns (B, C, H, W) in x's dtype and memory layout.
+    Raises ValueError where the filters' shape does not fit x.
+
+    >>> x = torch.randn(1, 2, 5, 4)
+    >>> torch.allclose(scale_spectrum(x, torch.full((1, 2, 5, 3), 2.0)), 2 * x, atol=1e-5)
+    True
+    """
+    expected = (*x.shape[:-1], x.shape[-1] // 2 + 1)
+    if filters.shape != expected:
+        raise ValueError(f"filters must have shape {tuple(expected)} for x of {tuple(x.shape)}, got "
+                         f"{tuple(filters.shape)}")
+    return ScaleSpectrum.apply(x, filters)
+
+
+def scale_spectrum_reference(x: Tensor, filters: Tensor) -> Tensor:
+    """The definition of ``scale_spectrum``."""
+    spectrum = torch.fft.rfft2(x.to(filters.dtype), norm="ortho")
+    return torch.fft.irfft2(spectrum * filters, s=x.shape[-2:], norm="ortho").to(x.dtype)
+
+
+class ScaleSpectrum(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x: Tensor, filters: Tensor) -> Tensor:
+        ctx.save_for_backward(x, filters)
+        result = torch.empty_like(x)
+        for x_piece, filters_piece, result_piece in pieces(x, filters, result):
+            spectrum = transform(x_piece, filters.dtype)
+            result_piece.copy_(inverse_transform(spectrum.mul_(filters_piece), x))
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_result: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, filters = ctx.saved_tensors
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad_filters = torch.empty_like(filters) if ctx.needs_input_grad[1] else None
+        # Columns between the first and W / 2 stand for their mirror images too.
+        mirrored = torch.full((filters.shape[-1],), 2.0, dtype=filters.dtype, device=x.device)
+        mirrored[0] = 1
+        if x.shape[-1] % 2 == 0:
+            mirrored[-1] = 1
+        for x_piece, filters_piece, grad_piece, grad_x_piece, grad_filters_piece in pieces(
+                x, filters, grad_result, grad_x, grad_filters):
+            grad_spectrum = transform(grad_piece, filters.dtype)
+            if grad_filters is not None:
+                product = transform(x_piece, filters.dtype).mul_(grad_spectrum.conj())
+                torch.mul(product.real, mirrored, out=grad_filters_piece)
+            if grad_x is not None:
+                grad_x_piece.copy_(inverse_transform(grad_spectrum.mul_(filters_piece), x))
+        return grad_x, grad_filters
+
+
+def transform(piece: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.fft.rfft2(piece.to(dtype), norm="ortho")
+
+
+def inverse_transform(spectrum: Tensor, x: Tensor) -> Tensor:
+    return torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho")
+
+
+def pieces(x: Tensor, filters: Tensor, *others: Tensor | None):
+    """The tensors in step, a few channels at a time on the CPU and whole elsewhere; None stays None."""
+    channels = x.shape[1]
+    if x.device.type == "cpu":
+        spectrum_bytes = 2 * filters.element_size() * filters[:, 0].numel()
+        channels = max(1, PIECE_BYTES // spectrum_bytes)
+    count = -(-x.shape[1] // channels)
+    return zip(*([None] * count if tensor is None else tensor.split(channels, dim=1)
+                 for tensor in (x, filters, *others)))
