@@ -1,0 +1,66 @@
+"""FDAM: inverted attention against softmax(QKᵀ)V, and its transformer block against a plain one.
+
+Source of the sizes: DeiT-S (384 channels, 6 heads) on a 1024 × 1024 image, 64 × 64 tokens.
+"""
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from freqdino.frequency.attention_inversion import AttentionInversion
+from freqdino.frequency.fdam_block import MLP, FDAMBlock
+from tools.benchmarks.measure import Case
+
+DIM, HEADS, GRID = 384, 6, (64, 64)
+
+
+class NaiveInversion(AttentionInversion):
+    """The module as its equations are written: with the N × N attention matrix."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attention = (queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1)
+        attended, value = ((heads.transpose(1, 2).flatten(2)) for heads in (attention @ values, values))
+        return self.proj(self.invert(value, attended, x))
+
+
+class PlainBlock(nn.Module):
+    """A vision transformer's block without FDAM: fused attention, MLP and LayerScale."""
+
+    def __init__(self, *, dim: int, num_heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = AttentionInversion(dim, num_heads, qkv_bias=True, lf_dy_weight=False, hf_dy_weight=False)
+        self.gamma_1 = nn.Parameter(torch.full((dim,), 1e-4))
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, 4 * dim)
+        self.gamma_2 = nn.Parameter(torch.full((dim,), 1e-4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addcmul(x, self.attn(self.norm1(x)), self.gamma_1)
+        return torch.addcmul(x, self.mlp(self.norm2(x)), self.gamma_2)
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    x = torch.randn(1, GRID[0] * GRID[1], DIM, device=device)
+    naive = NaiveInversion(DIM, HEADS, qkv_bias=True).to(device)
+    fused = AttentionInversion(DIM, HEADS, qkv_bias=True).to(device)
+    plain = PlainBlock(dim=DIM, num_heads=HEADS).to(device)
+    fdam = FDAMBlock(dim=DIM, num_heads=HEADS).to(device)
+    attention = {"softmax(QKᵀ)V": lambda: naive(x), "AttentionInversion": lambda: fused(x)}
+    block = {"plain block": lambda: plain(x), "FDAMBlock": lambda: fdam(x, GRID)}
+    size = f"{GRID[0]} × {GRID[1]} tokens × {DIM}, {HEADS} heads"
+    for title, variants, baseline, target in (("AttInv", attention, "softmax(QKᵀ)V", "≥ 2 × faster"),
+                                              ("block", block, "plain block", "≥ 0.91 × (10 % slower)")):
+        yield Case(f"{title} forward, {size}", {name: without_gradient(run) for name, run in variants.items()}, baseline,
+                   target)
+        yield Case(f"{title} forward and backward, {size}",
+                   {name: with_gradient(run) for name, run in variants.items()}, baseline, target)
+
+
+def without_gradient(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    return torch.no_grad()(run)
+
+
+def with_gradient(run: Callable[[], Tensor]) -> Callable[[], None]:
+    return lambda: run().sum().backward()
