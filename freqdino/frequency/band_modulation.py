@@ -22,7 +22,7 @@ CHUNK = 2**19
 
 
 class Box(NamedTuple):
-    """The coefficients of rfft2 that a low-pass keeps: ``top`` first and ``bottom`` last rows, ``left`` first columns."""
+    """What a low-pass keeps of rfft2's coefficients: the ``top`` first and ``bottom`` last rows, ``left`` columns."""
     top: int
     bottom: int
     left: int
@@ -76,9 +76,9 @@ class FrequencyBandModulation(nn.Module):
         self.freq_weight_conv_list = nn.ModuleList(
             nn.Conv2d(in_channels, spatial_group, spatial_kernel, padding=spatial_kernel // 2, groups=spatial_group)
             for _ in range(len(k_list) + lowfreq_att))
-        self.reset_parameters()
+        self.make_neutral()
 
-    def reset_parameters(self):
+    def make_neutral(self):
         for conv in self.freq_weight_conv_list:
             nn.init.normal_(conv.weight, std=NEAR_ZERO)
             nn.init.zeros_(conv.bias)

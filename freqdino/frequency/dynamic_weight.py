@@ -21,7 +21,7 @@ MODULATION = ("KSM_Global", "KSM_Local", "FBM")
 
 
 class DynamicWeight(nn.Module):
-    """Base of a layer whose ``weight`` (Co, Ci/G[, kh, kw]) becomes ``dft_weight`` (p, R, K//2 + 1, 2), with modulation.
+    """Base of a layer whose ``weight`` (Co, Ci/G[, kh, kw]) becomes ``dft_weight`` (p, R, K//2 + 1, 2), modulated.
 
     The layer calls ``make_dynamic`` once its plain weight exists and defines ``respond``, its answer to images that
     come with their factors. Loading: a plain ``weight`` in place of ``dft_weight`` is converted; where the state dict
@@ -76,12 +76,12 @@ class DynamicWeight(nn.Module):
         matrix = spectrum_to_matrix(self.coefficients().sum(0, keepdim=True) * self.scale, self.matrix_columns)
         return matrix_to_weight(matrix, self.conv_shape).reshape(self.plain_shape).to(self.dft_weight.dtype)
 
-    def reset_modulation(self):
-        """Back to neutral: from here the layer computes what a plain one with ``static_weight()`` would."""
+    def make_neutral(self):
+        """From here the layer computes what a plain one with ``static_weight()`` would."""
         for name in MODULATION:
             module = getattr(self, name, None)
             if module is not None:
-                module.reset_parameters()
+                module.make_neutral()
 
     def image_weights(self, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """(B, Co, Ci/G, kh, kw), all factors but those of channels and filters in it. pooled: (B, Ci)."""
@@ -133,7 +133,7 @@ class DynamicWeight(nn.Module):
             if self.weight is None and f"{prefix}dft_weight" not in state_dict:
                 state_dict[f"{prefix}dft_weight"] = self.to_coefficients(state_dict.pop(f"{prefix}weight"))
             if not any(key.startswith(tuple(f"{prefix}{name}." for name in MODULATION)) for key in state_dict):
-                self.reset_modulation()
+                self.make_neutral()
                 state_dict.update((prefix + key, value) for key, value in self.state_dict().items()
                                   if key.startswith(MODULATION))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,

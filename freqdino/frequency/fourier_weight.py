@@ -14,9 +14,9 @@ from torch import Tensor
 def frequency_groups(rows: int, columns: int, kernel_num: int) -> Tensor:
     """The group of every coefficient of a rows × columns matrix: int64 (rows, columns//2 + 1), values below kernel_num.
 
-    Coefficients are ordered by radius √(fy² + fx²), those of equal radius row by row, and cut into ``kernel_num`` groups
-    of equal size; where they do not divide, the last group takes the rest. The radii are compared as integers, so that
-    the order does not depend on the processor. ValueError if there are more groups than coefficients.
+    Coefficients are ordered by radius √(fy² + fx²), those of equal radius row by row, and cut into ``kernel_num``
+    groups of equal size; where they do not divide, the last group takes the rest. The radii are compared as integers,
+    so that the order does not depend on the processor. ValueError if there are more groups than coefficients.
     """
     half = columns // 2 + 1
     count = rows * half

@@ -87,13 +87,11 @@ class KSMGlobal(nn.Module):
         self.filter_fc = None if depthwise else nn.Conv2d(hidden, out_channels, 1)
         self.spatial_fc = nn.Conv2d(hidden, positions, 1) if positions > 1 else None
         self.kernel_fc = nn.Conv2d(hidden, kernel_num, 1)
-        self.reset_parameters()
-
-    def reset_parameters(self):
         nn.init.kaiming_normal_(self.fc.weight, mode="fan_out", nonlinearity="relu")
-        self.bn.reset_parameters()
-        nn.init.ones_(self.relu.scale)
-        nn.init.zeros_(self.relu.bias)
+        self.make_neutral()
+
+    def make_neutral(self):
+        """Heads near zero, so that all factors are what leaves the weight as it is."""
         # The logit at which att_multi·σ is 1: zero for the default of 2.
         neutral = self.temp * math.log(1 / (self.att_multi - 1)) if self.act == "sigmoid" else 0.0
         for head in (self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc):
@@ -131,10 +129,9 @@ class KSMLocal(nn.Module):
         width = round(math.log2(in_channels) / 2 + 0.5) // 2 * 2 + 1
         self.norm = nn.LayerNorm(in_channels)
         self.conv = nn.Conv1d(1, out_channels * positions, width, padding=width // 2, bias=False)
-        self.reset_parameters()
+        self.make_neutral()
 
-    def reset_parameters(self):
-        self.norm.reset_parameters()
+    def make_neutral(self):
         nn.init.normal_(self.conv.weight, std=NEAR_ZERO)
 
     def forward(self, pooled: Tensor) -> Tensor:

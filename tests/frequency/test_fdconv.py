@@ -10,6 +10,7 @@ from torch import nn
 
 from freqdino.frequency import fdconv as fdconv_module
 from freqdino.frequency.fdconv import FDConv
+from tools.benchmarks.fdconv import plain_fdconv
 
 
 def randomised(layer, seed=0, spread=0.3):
@@ -20,76 +21,6 @@ def randomised(layer, seed=0, spread=0.3):
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_((noise * spread).to(parameter.dtype))
     return layer
-
-
-def plain_fdconv(layer, x):
-    """FDConv in eval mode, written down from the paper: scatter, full masks, full FFTs, one image after the other.
-
-    Convolutions with one group, sigmoid gates and the default bands.
-    """
-    out_channels, in_channels, (height, width) = layer.out_channels, layer.in_channels, layer.kernel_size
-    rows, columns = out_channels * height, in_channels * width
-    ksm, local = layer.KSM_Global, layer.KSM_Local
-    images = []
-    for image in x:
-        pooled = image.mean((1, 2))
-        hidden = ksm.fc.weight[:, :, 0, 0] @ pooled
-        hidden = (hidden - ksm.bn.running_mean) / (ksm.bn.running_var + ksm.bn.eps).sqrt() * ksm.bn.weight + ksm.bn.bias
-        hidden = ksm.relu.scale * hidden.clamp(min=0) ** 2 + ksm.relu.bias
-
-        def head(layer):
-            return layer.weight[:, :, 0, 0] @ hidden + layer.bias
-
-        number = len(ksm.kernel_fc.bias)
-        kernel = torch.sigmoid(head(ksm.kernel_fc)) * 2 / number
-        scale = min(in_channels, out_channels) // 2 * number
-        spectrum = torch.zeros(rows, columns // 2 + 1, dtype=torch.complex128)
-        for share, coefficients in enumerate(torch.view_as_complex(layer.dft_weight.double())):
-            gain = kernel.unflatten(0, (layer.param_ratio, -1))[share]
-            for group in range(len(gain)):
-                spectrum = spectrum + torch.where(layer.group_map == group, coefficients * gain[group] * scale, 0)
-        weight = torch.fft.irfft2(spectrum, s=(rows, columns)).to(x.dtype)
-        weight = weight.view(out_channels, height, in_channels, width).permute(0, 2, 1, 3)
-
-        vector = F.layer_norm(pooled, pooled.shape, local.norm.weight, local.norm.bias)
-        factor = F.conv1d(vector[None, None], local.conv.weight, padding=local.conv.weight.shape[-1] // 2)[0]
-        factor = 2 * torch.sigmoid(factor).t().reshape(in_channels, out_channels, height, width).transpose(0, 1)
-        weight = weight * factor
-        if ksm.spatial_fc is not None:
-            weight = weight * 2 * torch.sigmoid(head(ksm.spatial_fc)).view(height, width)
-        weight = weight * 2 * torch.sigmoid(head(ksm.channel_fc))[:, None, None]
-        weight = weight * 2 * torch.sigmoid(head(ksm.filter_fc))[:, None, None, None]
-
-        image = image[None]
-        if layer.FBM is not None:
-            image = plain_bands(layer.FBM, image)
-        if layer.padding_mode != "zeros":
-            image = F.pad(image, [size for size in reversed(layer.padding) for _ in range(2)], layer.padding_mode)
-        padding = layer.padding if layer.padding_mode == "zeros" else 0
-        images.append(F.conv2d(image, weight, layer.bias, layer.stride, padding, layer.dilation))
-    return torch.cat(images)
-
-
-def plain_bands(bands, x):
-    """FrequencyBandModulation with full masks and explicit bands."""
-    height, width = x.shape[-2:]
-    fy, fx = torch.fft.fftfreq(64)[:, None], torch.fft.rfftfreq(64)
-    spectrum = torch.fft.rfft2(x, norm="ortho")
-    copies = [x]
-    for k in bands.k_list:
-        mask = (torch.maximum(fy.abs(), fx.abs()) < 0.5 / k + 1e-8).float()
-        mask = F.interpolate(mask[None, None], size=(height, width // 2 + 1))[0, 0]
-        copies.append(torch.fft.irfft2(spectrum * mask, s=(height, width), norm="ortho"))
-    total = 0
-    parts = [outer - inner for outer, inner in zip(copies, copies[1:])] + [copies[-1]]
-    for index, part in enumerate(parts):
-        if index < len(bands.freq_weight_conv_list):
-            conv = bands.freq_weight_conv_list[index]
-            logits = F.conv2d(x, conv.weight, conv.bias, padding=conv.padding, groups=bands.spatial_group)
-            weights = 2 * torch.sigmoid(logits) if bands.act == "sigmoid" else 1 + torch.tanh(logits)
-            part = part * weights.repeat_interleave(x.shape[1] // bands.spatial_group, 1)
-        total = total + part
-    return total
 
 
 @pytest.mark.parametrize("name", ["fdconv_k1", "fdconv_k3", "fdconv_k3_train", "fdconv_small_map"])
@@ -118,7 +49,7 @@ def test_golden(name):
     (dict(out_channels=40, kernel_size=1, stride=2), (3, 3)),
     (dict(out_channels=24, kernel_size=3, padding=1, padding_mode="reflect", param_ratio=3), (5, 8)),
     (dict(out_channels=19, kernel_size=3, padding=1, kernel_num=7), (70, 67)),
-    (dict(out_channels=19, kernel_size=3, padding=1, fbm_cfg=dict(spatial_group=3, lowfreq_att=True, act="tanh")), (8, 9)),
+    (dict(out_channels=19, kernel_size=3, fbm_cfg=dict(spatial_group=3, lowfreq_att=True, act="tanh")), (8, 9)),
 ])
 def test_equals_its_definition(arguments, size):
     """Odd Ci·k (21 channels), sizes on both sides of where factors are put, one and several images."""
@@ -182,7 +113,8 @@ def test_convolution_groups_read_their_own_channels(groups):
     assert layer(x).shape == (1, layer.out_channels, 6, 5)
 
 
-@pytest.mark.parametrize("in_channels, out_channels, kernel_size", [(16, 64, 3), (64, 16, 1), (32, 32, 5), (32, 32, (3, 7))])
+@pytest.mark.parametrize("in_channels, out_channels, kernel_size", [(16, 64, 3), (64, 16, 1), (32, 32, 5),
+                                                                    (32, 32, (3, 7))])
 def test_inactive_is_the_plain_convolution(in_channels, out_channels, kernel_size):
     plain = nn.Conv2d(in_channels, out_channels, kernel_size, padding="same")
     layer = FDConv(in_channels, out_channels, kernel_size, padding="same", kernel_num=64)

@@ -52,7 +52,8 @@ def test_state_of_the_source_is_kept():
     conv.norm.train()
     layer = fdconv_from_conv2d(conv, kernel_num=4)
     assert not layer.dft_weight.requires_grad and layer.bias.requires_grad
-    assert all(parameter.requires_grad for name, parameter in layer.named_parameters() if name.startswith(("KSM", "FBM")))
+    assert all(parameter.requires_grad for name, parameter in layer.named_parameters()
+               if name.startswith(("KSM", "FBM")))
     assert not layer.training and not layer.KSM_Global.training and layer.norm.training
     assert layer.norm is conv.norm and torch.equal(layer.bias, conv.bias) and layer.bias is not conv.bias
     assert layer.dft_weight.dtype == layer.KSM_Local.conv.weight.dtype == torch.bfloat16
@@ -64,7 +65,7 @@ def test_where_chooses():
                                                                         "conv2": nn.Conv2d(20, 20, 3)})})
     assert convert_to_fdconv(copy.deepcopy(model), where=["b.conv?"]) == ["b.conv1", "b.conv2"]
     assert convert_to_fdconv(copy.deepcopy(model), where="*conv2") == ["b.conv2"]
-    assert convert_to_fdconv(copy.deepcopy(model), where=lambda name, conv: conv.kernel_size == (3, 3)) == ["a", "b.conv2"]
+    assert convert_to_fdconv(copy.deepcopy(model), where=lambda name, conv: name == "a") == ["a"]
     assert convert_to_fdconv(copy.deepcopy(model), use_fdconv_if_c_gt=20) == []
     with pytest.raises(ValueError, match="the pattern 'c.*' matches none of the 3 convolutions"):
         convert_to_fdconv(model, where=["a", "c.*"])
@@ -90,6 +91,26 @@ def test_what_cannot_be_converted():
         convert_to_fdconv(nn.Sequential(nn.Conv2d(20, 20, 1)), kernel_num=221)
     with pytest.raises(TypeError, match="kernel_nun"):
         convert_to_fdconv(nn.Sequential(nn.Conv2d(20, 20, 1)), kernel_nun=3)
+
+
+def test_detectron2_resnet():
+    """Detectron2's own convolutions, norm included; a stage frozen afterwards still loads a plain checkpoint."""
+    resnet = pytest.importorskip("detectron2.modeling.backbone.resnet")
+    stages = resnet.ResNet.make_default_stages(50, stride_in_1x1=False, norm="FrozenBN")
+    model = resnet.ResNet(resnet.BasicStem(norm="FrozenBN"), stages[:2], out_features=["res3"], freeze_at=2).eval()
+    x = torch.randn(1, 3, 64, 96)
+    expected, state = model(x)["res3"], model.state_dict()
+    names = convert_to_fdconv(model, where=["res*.conv?"])
+    assert len(names) == 21
+    assert torch.allclose(model(x)["res3"], expected, atol=1e-4)
+    frozen = model.res2[0].conv2
+    assert not frozen.dft_weight.requires_grad
+    assert frozen.FBM.freq_weight_conv_list[0].weight.requires_grad and frozen.KSM_Global.fc.weight.requires_grad
+
+    for block in model.res2:
+        block.freeze()  # KSM_Global's BatchNorm becomes a FrozenBatchNorm2d
+    model.load_state_dict(state)
+    assert torch.allclose(model(x)["res3"], expected, atol=1e-4)
 
 
 def test_parameter_cost_of_resnet50():
