@@ -1,5 +1,5 @@
 """Frequency modules as plain ``nn.Module``s: they need nothing but PyTorch."""
-from freqdino.frequency.attention_inversion import AttentionInversion, InversionGates, attention_inversion
+from freqdino.frequency.attention_inversion import AttentionInversion, InversionGates
 from freqdino.frequency.fdam_block import FDAMBlock
 from freqdino.frequency.fdam_vit import FDAMVisionTransformer
 from freqdino.frequency.fdconv import FDConv
@@ -17,7 +17,6 @@ __all__ = [
     "FreqFusion",
     "FrequencyScale",
     "InversionGates",
-    "attention_inversion",
     "convert_to_fdconv",
     "fdconv_from_conv2d",
 ]
