@@ -127,7 +127,7 @@ def _flat_keys(node, prefix=""):
 def _unknown_key(cfg, key, origin):
     known = list(_flat_keys(cfg))
     leaf = key.rpartition(".")[2]
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.75) or [k for k in known if k.endswith("." + leaf)][:3]
+    near = [k for k in known if k.endswith("." + leaf)][:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.75)
     hint = f" Nearest: {', '.join(near)}." if near else ""
     return UnknownKeyError(f"{origin}: unknown configuration key {key}.{hint}")
 

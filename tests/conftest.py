@@ -1,8 +1,8 @@
-"""Suite-wide settings: two threads, a fixed seed for every test, and `gpu` tests that skip without CUDA."""
+"""Suite-wide settings: one thread, a fixed seed for every test, and `gpu` tests that skip without CUDA."""
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)      # tiny tensors: more threads only wait for each other
 
 
 @pytest.fixture(autouse=True)

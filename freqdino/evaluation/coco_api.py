@@ -105,7 +105,8 @@ def _index(coco_class, content):
 def _as_annotations(detections, iou_type):
     """Detections with the fields of annotations; the size of a detection is that of its mask for segm."""
     if iou_type == "segm":
-        areas = mask_util.area([detection["segmentation"] for detection in detections]) if detections else ()
+        # One call for each: given a list, pycocotools fails beyond 255 masks.
+        areas = [mask_util.area(detection["segmentation"]) for detection in detections]
     else:
         areas = [detection["bbox"][2] * detection["bbox"][3] for detection in detections]
     return [{**detection, "id": number, "area": float(area), "iscrowd": 0}

@@ -17,6 +17,8 @@ class MultiheadAttention(nn.MultiheadAttention):
     """
 
     def __init__(self, embed_dim: int, num_heads: int):
+        if embed_dim % num_heads:
+            raise ValueError(f"num_heads must divide embed_dim, got {num_heads} heads and embed_dim {embed_dim}")
         super().__init__(embed_dim, num_heads, batch_first=True)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None) -> Tensor:

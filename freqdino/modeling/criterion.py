@@ -35,6 +35,9 @@ class SetCriterion(nn.Module):
         super().__init__()
         if class_loss not in CLASS_LOSSES:
             raise ValueError(f"class_loss must be one of {CLASS_LOSSES}, got {class_loss!r}")
+        if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
+            raise ValueError("num_points and oversample_ratio must be at least 1 and importance_sample_ratio in 0..1, got "
+                             f"{num_points}, {oversample_ratio} and {importance_sample_ratio}")
         self.num_classes = num_classes
         self.matcher = matcher
         self.weights = dict(weights)

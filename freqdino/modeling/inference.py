@@ -25,14 +25,14 @@ class Geometry:
 
     def to_padded(self, masks: Tensor) -> Tensor:
         """(Q, h, w) -> (Q, H_padded, W_padded), bilinear."""
-        return F.interpolate(masks[None], size=self.padded, mode="bilinear", align_corners=False)[0]
+        return _resize(masks, self.padded)
 
     def to_output(self, masks: Tensor) -> Tensor:
         """(Q, H_padded, W_padded) -> (Q, H, W): the padding is cut off, then bilinear to the size of the result."""
         masks = masks[:, :self.image[0], :self.image[1]]
         if self.image == self.output:
             return masks
-        return F.interpolate(masks[None], size=self.output, mode="bilinear", align_corners=False)[0]
+        return _resize(masks, self.output)
 
     def resize(self, masks: Tensor) -> Tensor:
         """Both steps: (Q, h, w) -> (Q, H, W)."""
@@ -43,6 +43,11 @@ class Geometry:
         scale = boxes.new_tensor([padded * output / image for padded, output, image in
                                   zip(self.padded[::-1], self.output[::-1], self.image[::-1])])
         return cxcywh_to_xyxy(boxes) * scale.repeat(2)
+
+
+def _resize(masks, size):
+    # The masks are the batch, since interpolate wants at least one channel and there may be no mask.
+    return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def semantic_map(class_scores: Tensor, mask_logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .inference import Geometry
 from .post_processing import PostProcessing
-from .targets import prepare_targets
+from .targets import image_name, prepare_targets
 
 
 class SegmentationHead(nn.Module):
@@ -69,6 +69,12 @@ class MaskClassificationModel(nn.Module):
 
     def _images(self, batched_inputs):
         """Normalised, then padded with zeros at the right and the bottom to one size that the divisibility allows."""
+        if not batched_inputs:
+            raise ValueError("a batch needs at least one image")
+        for index, example in enumerate(batched_inputs):
+            shape = tuple(example["image"].shape)
+            if len(shape) != 3 or shape[0] != len(self.pixel_mean):
+                raise ValueError(f"{image_name(example, index)}: an image is ({len(self.pixel_mean)}, H, W), got {shape}")
         images = [(example["image"].to(self.device) - self.pixel_mean) / self.pixel_std for example in batched_inputs]
         return ImageList.from_tensors(images, self.size_divisibility)
 

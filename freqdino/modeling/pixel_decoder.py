@@ -35,7 +35,8 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
     where the encoder already reads the finest map, as Mask DINO does.
 
     Keys: ``input_proj.<i>``, ``transformer.{level_embed,encoder.layers.<i>}``, ``adapter_<i>``, ``layer_<i>``,
-    ``mask_features``. Raises ValueError for an unknown order or map, and for fewer levels than maps.
+    ``mask_features``. Raises ValueError for an unknown order or map, for fewer levels than maps,
+    and where no map has the stride or the width that is asked for.
     """
 
     def __init__(self, *, input_shape: Mapping[str, ShapeSpec], encoder_features: Sequence[str], conv_dim: int,
@@ -46,10 +47,12 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
         if order not in ("high2low", "low2high"):
             raise ValueError(f"order must be high2low or low2high, got {order!r}")
         absent = [name for name in encoder_features if name not in input_shape]
-        if absent:
-            raise ValueError(f"encoder_features names {absent}, but the maps are {list(input_shape)}")
+        if absent or not encoder_features:
+            raise ValueError(f"encoder_features names {absent or 'nothing'}, but the maps are {list(input_shape)}")
         if num_levels < len(encoder_features):
             raise ValueError(f"num_levels is {num_levels}, fewer than the {len(encoder_features)} maps {list(encoder_features)}")
+        if conv_dim % NORM_GROUPS:
+            raise ValueError(f"conv_dim must be a multiple of {NORM_GROUPS}, the groups of its normalisation, got {conv_dim}")
         self.order = order
         self.fuse = fuse
 
@@ -73,6 +76,10 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
         finest_stride = input_shape[encoded[0]].stride
         num_fpn_levels = max(int(math.log2(finest_stride) - math.log2(common_stride)), min_fpn_levels)
         self.fpn_features = fine_to_coarse[:num_fpn_levels]
+        mask_stride = min(input_shape[name].stride for name in (*self.fpn_features, *encoded))
+        if mask_stride != common_stride:
+            raise ValueError(f"common_stride is {common_stride}, but the finest of the maps {list(input_shape)} has stride "
+                             f"{mask_stride}")
         for i, name in enumerate(self.fpn_features, start=1):
             self.add_module(f"adapter_{i}", _conv(input_shape[name].channels, conv_dim, norm, kernel_size=1))
             self.add_module(f"layer_{i}", _conv(conv_dim, conv_dim, norm, kernel_size=3, padding=1, activation=F.relu))

@@ -4,6 +4,7 @@ Q: queries, K: class logits, (h, w): size of the predicted masks, (H, W): size o
 """
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .class_scores import SigmoidScores, SoftmaxScores
@@ -35,7 +36,11 @@ class PostProcessing:
 
         Returns those asked for of ``sem_seg`` (classes, H, W), ``instances`` and ``panoptic_seg`` (map, segments).
         """
-        logits, masks = logits.float(), masks.float()
+        # In half precision many classes of a pixel tie, and the first of them would win.
+        with torch.autocast(logits.device.type, enabled=False):
+            return self._results(logits.float(), masks.float(), geometry, boxes)
+
+    def _results(self, logits, masks, geometry, boxes):
         if self.semantic and self.resize_before_semantic:
             masks = geometry.resize(masks)
             resize = _as_it_is

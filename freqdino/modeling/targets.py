@@ -78,7 +78,9 @@ def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_
         if "instances" not in example:
             raise ValueError(f"{name}: training needs 'instances' with gt_classes and gt_masks; the mapper gave {list(example)}")
         instances = example["instances"].to(device)
-        labels = instances.gt_classes
+        if not instances.has("gt_classes"):
+            raise ValueError(f"{name}: the ground truth has no gt_classes")
+        labels = instances.gt_classes.long()
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             raise ValueError(f"{name}: a class index of {int(labels.max() if labels.min() >= 0 else labels.min())}, but "
                              f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}")

@@ -9,15 +9,16 @@ from ..modeling.losses import softmax_class_cost
 from ..modeling.matcher import HungarianMatcher
 from ..modeling.meta_architecture import MaskClassificationModel
 from .class_tables import check_num_classes
-from .model_parts import build_head, build_post_processing, point_arguments, size_divisibility
+from .model_parts import build_head, build_post_processing, check_family, point_arguments, size_divisibility
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY
 
 
 @META_ARCH_REGISTRY.register()
 def MaskFormer(cfg):
     """MODEL.MASK_FORMER.* -> Mask2Former."""
-    check_num_classes(cfg)
     family = cfg.MODEL.MASK_FORMER
+    check_num_classes(cfg)
+    check_family(cfg, family, "MaskFormerHead")
     backbone = build_backbone(cfg)
     return MaskClassificationModel(
         backbone=backbone,

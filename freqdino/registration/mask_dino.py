@@ -9,7 +9,7 @@ from ..modeling.mask_dino_criterion import DENOISING_KINDS, MASK_TERMS, MaskDINO
 from ..modeling.matcher import HungarianMatcher
 from ..modeling.meta_architecture import MaskClassificationModel
 from .class_tables import check_num_classes, thing_classes
-from .model_parts import build_head, build_post_processing, point_arguments, size_divisibility
+from .model_parts import build_head, build_post_processing, check_family, point_arguments, size_divisibility
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY
 
 BOX_FRAMES = ("image", "padded")
@@ -18,8 +18,9 @@ BOX_FRAMES = ("image", "padded")
 @META_ARCH_REGISTRY.register()
 def MaskDINO(cfg):
     """MODEL.MaskDINO.* -> Mask DINO."""
-    check_num_classes(cfg)
     family = cfg.MODEL.MaskDINO
+    check_num_classes(cfg)
+    check_family(cfg, family, "MaskDINOHead")
     _check_choices(cfg)
     temperature = family.TEST.PANO_TEMPERATURE if family.TEST.PANO_TRANSFORM_EVAL else None
     scores = SoftmaxScores() if family.SEMANTIC_CE_LOSS else SigmoidScores(temperature)

@@ -5,6 +5,8 @@ from ..modeling.post_processing import PostProcessing
 from .class_tables import thing_classes
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
 
+HEADS = ("MaskFormerHead", "MaskDINOHead")
+
 
 def build_head(cfg, input_shape, family) -> SegmentationHead:
     """Pixel decoder and the transformer decoder that ``family.TRANSFORMER_DECODER_NAME`` names."""
@@ -14,6 +16,15 @@ def build_head(cfg, input_shape, family) -> SegmentationHead:
     decoder = TRANSFORMER_DECODER_REGISTRY.get(family.TRANSFORMER_DECODER_NAME)
     return SegmentationHead(pixel_decoder=build_pixel_decoder(cfg, input_shape),
                             predictor=decoder(cfg, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM))
+
+
+def check_family(cfg, family, head_name: str) -> None:
+    """Raise ConfigError where the head is the other family's, or there is nothing to predict with."""
+    if cfg.MODEL.SEM_SEG_HEAD.NAME in HEADS and cfg.MODEL.SEM_SEG_HEAD.NAME != head_name:
+        raise ConfigError(f"MODEL.SEM_SEG_HEAD.NAME is {cfg.MODEL.SEM_SEG_HEAD.NAME}; MODEL.META_ARCHITECTURE "
+                          f"{cfg.MODEL.META_ARCHITECTURE} goes with {head_name}")
+    if family.NUM_OBJECT_QUERIES < 1:
+        raise ConfigError(f"NUM_OBJECT_QUERIES must be at least 1, got {family.NUM_OBJECT_QUERIES}")
 
 
 def build_post_processing(cfg, family, *, scores, rescore_by_mask: bool) -> PostProcessing:

@@ -157,6 +157,15 @@ def test_limit_of_detections(dataset):
         assert result["segm"]["AP-cat"] == 0
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_more_than_255_predictions(dataset, fast):
+    found = [(0, 0.9, (0, 0, 10, 10)), (1, 0.8, (10, 0, 10, 10))]
+    missed = [(2, 0.1, (0, 0, 1 + i % 9, 2)) for i in range(300)]
+    evaluator = InstanceEvaluator(dataset(), max_dets_per_image=400, use_fast_impl=fast)
+    results = evaluate(evaluator, predict(*found, *missed), predict((0, 0.9, (0, 0, 10, 10))))
+    assert results["segm"]["AP"] == pytest.approx(100)     # of the two classes that have ground truth
+
+
 @pytest.mark.parametrize("tasks", [("bbox",), ("segm",)])
 def test_one_task(dataset, tasks):
     output = predict((0, 0.9, (0, 0, 10, 10)))

@@ -63,7 +63,8 @@ def test_results(case):
                               tensors[f"{prefix}.instances.boxes"][their_order], "boxes")
         if f"{prefix}.panoptic" in tensors:
             segments, info = result["panoptic_seg"]
-            assert torch.equal(segments, tensors[f"{prefix}.panoptic"].int())
+            # Two queries may tie at a pixel; which of them rounding favours depends on the number of threads.
+            assert (segments != tensors[f"{prefix}.panoptic"]).float().mean() <= 1e-3
             assert info == description[f"eval.{index}.segments"]
 
 
