@@ -5,6 +5,7 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 
 Shape key: B: batch, C: channels, H, W: map size, G: spatial groups, n: number of cut-offs.
 """
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -90,10 +91,8 @@ class FrequencyBandModulation(nn.Module):
         maps = self.band_maps(x)
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
         precise = x.to(at_least_float32(x)).unflatten(1, (self.spatial_group, -1))
-        channels = precise.shape[2]
-        if x.device.type == "cpu":
-            channels = max(CHUNK // (height * width), 1)
-        outputs = [weighted_sum(chunk, boxes, changes) for chunk in precise.split(channels, 2)]
+        chunks = math.ceil(precise.numel() / CHUNK) if x.device.type == "cpu" else 1
+        outputs = [weighted_sum(chunk, boxes, changes) for chunk in precise.chunk(chunks, 2)]
         return torch.cat(outputs, 2).flatten(1, 2).to(x.dtype)
 
     def band_maps(self, x: Tensor) -> list[Tensor]:

@@ -5,6 +5,8 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 Shape key: B: batch, Co, Ci: output and input channels, G: groups of the convolution, kh, kw: kernel size,
 R = Co·kh, K = (Ci/G)·kw: the weight matrix, p: param_ratio.
 """
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -83,8 +85,11 @@ class DynamicWeight(nn.Module):
             if module is not None:
                 module.make_neutral()
 
-    def image_weights(self, pooled: Tensor, factors: KernelFactors) -> Tensor:
-        """(B, Co, Ci/G, kh, kw), all factors but those of channels and filters in it. pooled: (B, Ci)."""
+    def image_weights(self, pooled: Tensor, factors: KernelFactors, complete: bool = True) -> Tensor:
+        """(B, Co, Ci/G, kh, kw); unless ``complete``, the channel and filter factors are left to the caller.
+
+        pooled: (B, Ci).
+        """
         coefficients = self.coefficients()
         gains = self.group_gains((factors.kernel * self.amplitude).to(coefficients.dtype)).unsqueeze(-1)
         spectrum = coefficients[0] * gains[:, 0]
@@ -92,8 +97,18 @@ class DynamicWeight(nn.Module):
             spectrum = torch.addcmul(spectrum, coefficients[share], gains[:, share])
         weight = matrix_to_weight(spectrum_to_matrix(spectrum, self.matrix_columns), self.conv_shape)
         weight = weight * self.KSM_Local(pooled).view(weight.shape)
+        out_channels, group_channels, height, width = self.conv_shape
+        # The small factors meet first: each product with the weight is a pass through memory.
+        small = []
         if factors.spatial is not None:
-            weight = weight * factors.spatial.view(-1, 1, 1, *self.conv_shape[2:])
+            small.append(factors.spatial.view(-1, 1, 1, height, width))
+        if complete and factors.filter is not None:
+            small.append(factors.filter.view(-1, out_channels, 1, 1, 1))
+        if small:
+            weight = weight * math.prod(small)
+        if complete:
+            channel = factors.channel.view(len(weight), -1, 1, group_channels, 1, 1)
+            weight = (weight.unflatten(1, (channel.shape[1], -1)) * channel).flatten(1, 2)
         return weight
 
     def group_gains(self, kernel: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (CVPR 2025, arX
 Shape key: B: batch, Ci, Co: input and output channels, G: groups of the convolution, H, W: input size,
 H', W': output size, kh, kw: kernel size.
 """
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -108,21 +109,19 @@ class FDConv(DynamicWeight, nn.Conv2d):
 
     def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """x: (B, Ci, H, W), pooled: (B, Ci) → (B, Co, H', W'), before norm and activation."""
+        # Channel and filter factors go where there are fewer elements to multiply: the same function up to rounding.
+        features = (self.in_channels + self.out_channels) * x.shape[2] * x.shape[3]
+        on_weight = math.prod(self.conv_shape) <= features
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.image_weights(pooled, factors)
+            weight = self.image_weights(pooled, factors, complete=on_weight)
         if self.FBM is not None:
             x = self.FBM(x)
-        # Channel and filter factors go where there are fewer elements to multiply: the same function up to rounding.
-        if weight[0].numel() > (self.in_channels + self.out_channels) * x.shape[2] * x.shape[3]:
-            y = self.convolve(x * factors.channel[..., None, None].to(x.dtype), weight, None)
-            if factors.filter is not None:
-                y = y * factors.filter[..., None, None].to(y.dtype)
-            return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
-        weight = weight.unflatten(1, (self.groups, -1)) * factors.channel.view(len(x), self.groups, 1, -1, 1, 1)
-        weight = weight.flatten(1, 2)
+        if on_weight:
+            return self.convolve(x, weight, self.bias)
+        y = self.convolve(x * factors.channel[..., None, None].to(x.dtype), weight, None)
         if factors.filter is not None:
-            weight = weight * factors.filter[..., None, None, None]
-        return self.convolve(x, weight, self.bias)
+            y = y * factors.filter[..., None, None].to(y.dtype)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Each image of x (B, Ci, H, W) with its weight (B, Co, Ci/G, kh, kw): one convolution of B·G groups."""

@@ -67,10 +67,6 @@ class FDLinear(DynamicWeight, nn.Linear):
     def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """x: (B, N, Ci), pooled: (B, Ci) → (B, N, Co)."""
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.image_weights(pooled, factors)[..., 0, 0]
-            weight = weight * factors.channel[:, None]
-            if factors.filter is not None:
-                weight = weight * factors.filter[..., None]
-            weight = weight.to(self.KSM_Local.conv.weight.dtype)
+            weight = self.image_weights(pooled, factors)[..., 0, 0].to(self.KSM_Local.conv.weight.dtype)
         y = x @ weight.transpose(1, 2)
         return y if self.bias is None else y + self.bias.to(y.dtype)

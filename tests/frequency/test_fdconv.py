@@ -95,7 +95,7 @@ def test_convolution_groups_read_their_own_channels(groups):
     x = torch.randn(1, 18, 6, 5, dtype=torch.float64)
     pooled = x.mean((2, 3))
     factors = layer.KSM_Global(pooled[..., None, None])
-    weight = layer.image_weights(pooled, factors)[0]
+    weight = layer.image_weights(pooled, factors, complete=False)[0]
     # The local factor of output o and input i is that of the dense convolution, i counted over all channels.
     width = layer.KSM_Local.conv.kernel_size[0]
     logits = F.conv1d(layer.KSM_Local.norm(pooled)[:, None], layer.KSM_Local.conv.weight, padding=width // 2)[0]
@@ -104,7 +104,7 @@ def test_convolution_groups_read_their_own_channels(groups):
     ones = factors._replace(spatial=torch.ones_like(factors.spatial))
     with torch.no_grad():
         layer.KSM_Local.conv.weight.zero_()
-        without_local = layer.image_weights(pooled, ones)[0]
+        without_local = layer.image_weights(pooled, ones, complete=False)[0]
     for o in range(layer.out_channels):
         first = o // outputs * per_group
         expected = local[o, :, first:first + per_group].t().reshape(per_group, 3, 3)
