@@ -36,7 +36,7 @@ def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Te
         up: u, at least 1.
 
     Returns:
-        (N, C, H·u, W·u) of x's dtype.
+        (N, C, H·u, W·u) of x's dtype and memory format (channels-last or contiguous).
 
     Raises:
         ValueError: arguments whose ranks, sizes or channels do not fit each other.
@@ -82,7 +82,10 @@ class CarafeFunction(torch.autograd.Function):
         ctx.geometry = kernel_size, group, up
         dtype = compute_dtype(x, mask)
         batch, channels, height, width = x.shape
-        output = x.new_empty(batch, channels, height * up, width * up)
+        # A strip is made pixel by pixel: into a channels-last map it goes as it is.
+        memory_format = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        output = torch.empty(batch, channels, height * up, width * up, dtype=x.dtype, device=x.device,
+                             memory_format=memory_format)
         for strip in strips(x, *ctx.geometry):
             sums = weighted_gather(strip.table(x, dtype), strip.index, strip.to_rows(mask, dtype))
             strip.of(output).copy_(strip.to_map(sums))
