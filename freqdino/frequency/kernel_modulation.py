@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from freqdino.frequency.star_relu import StarReLU
 
-# Standard deviation of the weights of a head that starts neutral. The published 1e-6 adds up, over the thousands of
-# inputs of one output in a wide layer, to factors that differ from 1 in the fourth digit.
-NEAR_ZERO = 1e-8
+# Standard deviation of the weights of a head that starts neutral: not zero, so that gradients pass it from the first
+# step. The published 1e-6 is too much for a network whose features are large: their mean enters squared (StarReLU).
+NEAR_ZERO = 1e-12
 SMALLEST_HIDDEN_WIDTH = 16
 
 

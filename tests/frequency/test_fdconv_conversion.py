@@ -36,11 +36,12 @@ def test_the_model_keeps_its_function():
     x = torch.randn(2, 3, 12, 14)
     model(x)  # running statistics other than the initial ones
     model.eval()
-    expected = model(x)
+    expected, of_large = model(x), model(1000 * x)
     names = convert_to_fdconv(model, kernel_num=16)
     assert names == ["1", "3", "4"]
     assert [type(layer) for layer in model] == [nn.Conv2d, FDConv, nn.ReLU, FDConv, FDConv]
     assert torch.allclose(model(x), expected, atol=1e-4)
+    assert (model(1000 * x) - of_large).abs().max() < 1e-4 * of_large.abs().max()
     assert "4.norm.running_mean" in model.state_dict() and model[4].activation is F.relu
     assert convert_to_fdconv(model) == []
 
