@@ -22,7 +22,8 @@ HALF_GATE = 0.3678
 PIECE_BYTES = 2**19
 
 
-def attention_inversion(value: Tensor, attended: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def attention_inversion(value: Tensor, attended: Tensor, low: Tensor | None = None,
+                        high: Tensor | None = None) -> Tensor:
     """attended + low · attended + high · (value - attended), equation 34 written as a residual.
 
     value: (..., N, C) V at each query token, before the output projection.

@@ -48,8 +48,8 @@ def adapt_position_embedding(embedding: Tensor, target: tuple[int, int], name: s
         side = math.isqrt(tokens - class_tokens)
         if side > 0 and side**2 == tokens - class_tokens:
             return resize_position_embedding(embedding[:, class_tokens:], (side, side), target)
-    raise ValueError(f"{name}: {tokens} tokens are neither a grid of {target[0]} × {target[1]} patches nor a square one, "
-                     f"with or without a class token")
+    raise ValueError(f"{name}: {tokens} tokens are neither a grid of {target[0]} × {target[1]} patches nor a square "
+                     f"one, with or without a class token")
 
 
 class PatchEmbedding(nn.Module):
@@ -68,7 +68,7 @@ class PatchEmbedding(nn.Module):
 
 
 class FDAMVisionTransformer(nn.Module):
-    """Vision transformer of FDAM blocks; published state dicts load unchanged, as do position embeddings of other sizes.
+    """Vision transformer of FDAM blocks; published state dicts load, position embeddings of other sizes included.
 
     img_size: side, or (height, width), of the images that ``pos_embed`` is laid out for; images of other sizes are
     fine, the embedding is resized. embed_dim: C, a multiple of 16 and of num_heads. init_values: where LayerScale

@@ -18,8 +18,7 @@ FILTER_START = 1e-5
 def resize_filters(filters: Tensor, height: int, width: int) -> Tensor:
     """Bicubic resizing with aligned corners as two small matrix products: (..., S, T) to (..., height, width).
 
-    Equals ``F.interpolate(mode="bicubic", align_corners=True)``, whose backward pass is slow on the CPU and not
-    deterministic on CUDA.
+    Equals ``F.interpolate(mode="bicubic", align_corners=True)``, whose backward pass is not deterministic on CUDA.
     """
     if filters.shape[-2:] == (height, width):
         return filters
@@ -77,7 +76,7 @@ class FrequencyScale(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {number}")
         hidden = int(reweight_expansion_ratio * dim)
         if hidden < 1:
-            raise ValueError(f"reweight_expansion_ratio {reweight_expansion_ratio} times dim {dim} leaves no hidden unit")
+            raise ValueError(f"reweight_expansion_ratio {reweight_expansion_ratio} times dim {dim} is below 1")
         self.dim = dim
         self.group = group
         self.num_filters = num_filters

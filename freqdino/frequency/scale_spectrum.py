@@ -3,7 +3,7 @@
 Source: the operator of FreqScale in FDAM (ICCV 2025, arXiv 2507.12006).
 With a real filter the operator is self-adjoint, so its gradient in x is the operator again; autograd's own rule for
 rfft2 would transform the zero-padded full spectrum instead. On the CPU the channels go through in pieces that stay in
-the cache: fresh buffers of a whole map cost more than the transforms.
+the cache: in a network, fresh buffers of a whole map cost about as much as the transforms.
 
 B: batch, C: channels, H × W: map.
 """

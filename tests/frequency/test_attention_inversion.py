@@ -53,7 +53,8 @@ def test_published_numbers():
 def test_equation_34():
     value, attended = torch.tensor([[3.0, -1.0]]), torch.tensor([[1.0, 2.0]])
     low, high = torch.tensor([[0.5, 0.1]]), torch.tensor([[2.0, 0.25]])
-    torch.testing.assert_close(attention_inversion(value, attended, low, high), torch.tensor([[1 + 0.5 + 4, 2 + 0.2 - 0.75]]))
+    both = attention_inversion(value, attended, low, high)
+    torch.testing.assert_close(both, torch.tensor([[1 + 0.5 + 4, 2 + 0.2 - 0.75]]))
     torch.testing.assert_close(attention_inversion(value, attended, low=low), torch.tensor([[1.5, 2.2]]))
     torch.testing.assert_close(attention_inversion(value, attended, high=high), torch.tensor([[5.0, 1.25]]))
     assert torch.equal(attention_inversion(value, attended), attended)

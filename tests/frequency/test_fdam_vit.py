@@ -1,4 +1,4 @@
-"""FDAM's block and vision transformer: published numbers, position embeddings, image sizes, checkpointing, bad input."""
+"""FDAM's block and vision transformer: published numbers, position embeddings, image sizes, bad input."""
 import doctest
 from importlib import import_module
 
