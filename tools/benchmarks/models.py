@@ -1,0 +1,58 @@
+"""Whole models against Detectron2's R50 backbone: evaluation and training step at 512 × 512, batch 1, 8 objects.
+
+The backbone's forward pass is the calibrator: the published code's times are known from another day, on which that pass
+took 0.20 s, so they are compared as multiples of it. A training step is forward and backward, without the optimiser.
+"""
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+
+import freqdino  # noqa: F401  fills the registries
+from freqdino.config import load_config
+from tools.benchmarks.measure import Case
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "coco" / "instance"
+SIZE, OBJECTS = 512, 8
+CALIBRATOR_SECONDS = 0.20
+# Leaf: the published code's seconds for evaluation and training step on 2 CPU threads, and the share to stay below.
+PUBLISHED = {"mask2former_r50": (1.44, 3.55, 0.6), "maskdino_r50_3s": (1.74, 6.95, 0.5), "maskdino_r50_4s": (6.91, 27.17, 0.4)}
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    for leaf, (evaluation_seconds, step_seconds, share) in PUBLISHED.items():
+        cfg = load_config(str(CONFIGS / f"{leaf}.yaml"), ["MODEL.WEIGHTS", "", "MODEL.DEVICE", str(device)])
+        model = build_model(cfg)
+        image = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8)
+        pixels = torch.randn(1, 3, SIZE, SIZE, device=device)
+
+        def backbone():
+            with torch.no_grad():
+                model.eval().backbone(pixels)
+
+        def evaluate():
+            with torch.no_grad():
+                model.eval()([{"image": image}])
+
+        def train():
+            model.zero_grad()
+            sum(model.train()([{"image": image, "instances": objects()}]).values()).backward()
+
+        for kind, run, seconds in (("evaluation", evaluate, evaluation_seconds), ("training step", train, step_seconds)):
+            published = CALIBRATOR_SECONDS / seconds
+            yield Case(f"{leaf}, {kind}", {"R50 forward": backbone, "model": run}, "R50 forward",
+                       f"≥ {published / share:.3f} × (published {published:.3f})")
+
+
+def objects() -> Instances:
+    """Overlapping rectangles of one class each."""
+    instances = Instances((SIZE, SIZE))
+    instances.gt_masks = torch.zeros(OBJECTS, SIZE, SIZE, dtype=torch.bool)
+    corners = [(40 * i, 50 * i, 40 * i + 150, 50 * i + 120) for i in range(OBJECTS)]
+    for mask, (x0, y0, x1, y1) in zip(instances.gt_masks, corners):
+        mask[y0:y1, x0:x1] = True
+    instances.gt_boxes = Boxes(torch.tensor(corners, dtype=torch.float32))
+    instances.gt_classes = torch.arange(OBJECTS)
+    return instances
