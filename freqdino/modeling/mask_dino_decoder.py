@@ -49,8 +49,8 @@ class MaskDINODecoderLayer(nn.Module):
 class MaskDINODecoder(nn.Module):
     """Queries from the encoder (``two_stage``) or learned, refined by ``num_layers`` layers.
 
-    Makes ``num_layers`` + 1 predictions; the first is of the queries before the first layer. ``learn_content`` uses learned
-    content also with ``two_stage``. ``box_initialisation``: no, bitmask or mask2box, see
+    Makes a prediction after every layer, and with ``initial_prediction`` one of the queries before the first layer.
+    ``learn_content`` uses learned content also with ``two_stage``. ``box_initialisation``: no, bitmask or mask2box, see
     `query_selection.box_logits_from_masks`. ``num_denoising`` 0 switches denoising off.
 
     One box head serves every layer and appears in the state dict under every name that the published code gives it; the
@@ -59,8 +59,8 @@ class MaskDINODecoder(nn.Module):
 
     def __init__(self, *, in_channels: int, num_classes: int, num_class_logits: int, hidden_dim: int, num_queries: int,
                  dim_feedforward: int, num_layers: int, mask_dim: int, num_levels: int, two_stage: bool,
-                 learn_content: bool, box_initialisation: str, num_denoising: int, noise_scale: float,
-                 enforce_input_proj: bool = False, num_heads: int = NUM_HEADS):
+                 learn_content: bool, box_initialisation: str, initial_prediction: bool, num_denoising: int,
+                 noise_scale: float, enforce_input_proj: bool = False, num_heads: int = NUM_HEADS):
         super().__init__()
         if box_initialisation not in BOX_INITIALISATIONS:
             raise ValueError(f"box_initialisation must be one of {BOX_INITIALISATIONS}, got {box_initialisation!r}")
@@ -71,6 +71,7 @@ class MaskDINODecoder(nn.Module):
         self.two_stage = two_stage
         self.learn_content = learn_content
         self.box_initialisation = box_initialisation
+        self.initial_prediction = initial_prediction
         self.num_denoising = num_denoising
         self.noise_scale = noise_scale
 
@@ -161,14 +162,14 @@ class MaskDINODecoder(nn.Module):
         return torch.cat((labels.to(content.dtype), content), dim=1), torch.cat((inverse_sigmoid(noised.boxes), boxes), dim=1)
 
     def _refine(self, content, box_logits, memory, spatial_shapes, blocked, num_noised, mask_features):
-        """The predictions before and after every layer, each as (denoising, matching)."""
+        """The predictions before the first layer, where asked for, and after every layer, as (denoising, matching)."""
         def split(content, boxes):
             return tuple(self._predict(c, b, mask_features) for c, b in
                          zip(content.split([num_noised, content.shape[1] - num_noised], dim=1),
                              boxes.split([num_noised, boxes.shape[1] - num_noised], dim=1)))
 
         boxes = attached_boxes = box_logits.sigmoid()
-        predictions = [split(content, boxes)]
+        predictions = [split(content, boxes)] if self.initial_prediction else []
         for layer in self.decoder.layers:
             position = self.decoder.ref_point_head(sine_box_embedding(boxes, content.shape[-1] // 2))
             content = layer(content, position, boxes, memory, spatial_shapes, blocked)

@@ -96,6 +96,7 @@ def MaskDINODecoder(cfg, in_channels):
         two_stage=family.TWO_STAGE,
         learn_content=family.LEARN_TGT,
         box_initialisation=family.INITIALIZE_BOX_TYPE,
+        initial_prediction=family.INITIAL_PRED,
         num_denoising=family.DN_NUM if family.DN != "no" else 0,
         noise_scale=family.DN_NOISE_SCALE,
         enforce_input_proj=family.ENFORCE_INPUT_PROJ,
