@@ -55,6 +55,9 @@ class MaskDINODecoder(nn.Module):
 
     One box head serves every layer and appears in the state dict under every name that the published code gives it; the
     published weights were trained with ``decoder_norm`` applied twice before the class and mask heads, so it is.
+
+    Raises ValueError for an unknown ``box_initialisation`` or one that has no masks to start from, and for numbers out of
+    range.
     """
 
     def __init__(self, *, in_channels: int, num_classes: int, num_class_logits: int, hidden_dim: int, num_queries: int,
@@ -66,6 +69,11 @@ class MaskDINODecoder(nn.Module):
             raise ValueError(f"box_initialisation must be one of {BOX_INITIALISATIONS}, got {box_initialisation!r}")
         if box_initialisation != "no" and not two_stage:
             raise ValueError(f"box_initialisation {box_initialisation!r} needs two_stage: learned queries have no first masks")
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        if num_denoising < 0 or not 0 <= noise_scale <= 2:
+            raise ValueError("num_denoising must be at least 0 and noise_scale in 0..2, twice the share of labels replaced; "
+                             f"got {num_denoising} and {noise_scale}")
         self.num_classes = num_classes
         self.num_queries = num_queries
         self.two_stage = two_stage
@@ -109,7 +117,10 @@ class MaskDINODecoder(nn.Module):
         ``aux_outputs``: the earlier predictions in order, ``interm_outputs``: that of the encoder's tokens (None without
         two_stage), and ``denoising``: (the same predictions of the denoising queries, `NoisedQueries`) or None. Masks that
         not every caller needs are computed when looked at. Queries are as many as tokens where there are fewer of these.
+        Raises ValueError for another number of levels than the decoder was made for.
         """
+        if len(levels) != len(self.input_proj):
+            raise ValueError(f"the decoder was made for num_levels {len(self.input_proj)}, got {len(levels)} levels")
         levels = [proj(level) for proj, level in zip(self.input_proj, levels[::-1])]
         spatial_shapes = [tuple(level.shape[-2:]) for level in levels]
         memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
