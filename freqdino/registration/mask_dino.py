@@ -8,6 +8,7 @@ from ..modeling.losses import focal_class_cost
 from ..modeling.mask_dino_criterion import DENOISING_KINDS, MASK_TERMS, MaskDINOCriterion
 from ..modeling.matcher import HungarianMatcher
 from ..modeling.meta_architecture import MaskClassificationModel
+from ..modeling.query_selection import BOX_INITIALISATIONS
 from .class_tables import check_num_classes, thing_classes
 from .model_parts import build_head, build_post_processing, check_family, point_arguments, size_divisibility
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY
@@ -41,9 +42,9 @@ def MaskDINO(cfg):
 
 def _check_choices(cfg):
     family = cfg.MODEL.MaskDINO
-    for key, value, known in (("DN", family.DN, DENOISING_KINDS), ("BOX_FRAME", family.BOX_FRAME, BOX_FRAMES)):
-        if value not in known:
-            raise ConfigError(f"MODEL.MaskDINO.{key} is {value!r}; {', '.join(known)} are possible")
+    for key, known in (("DN", DENOISING_KINDS), ("BOX_FRAME", BOX_FRAMES), ("INITIALIZE_BOX_TYPE", BOX_INITIALISATIONS)):
+        if family[key] not in known:
+            raise ConfigError(f"MODEL.MaskDINO.{key} is {family[key]!r}; {', '.join(known)} are possible")
     if family.SEMANTIC_CE_LOSS and (family.TEST.PANOPTIC_ON or family.TEST.INSTANCE_ON or not family.TEST.SEMANTIC_ON):
         raise ConfigError("MODEL.MaskDINO.SEMANTIC_CE_LOSS trains a semantic model: it needs TEST.SEMANTIC_ON True, "
                           "TEST.INSTANCE_ON False and TEST.PANOPTIC_ON False")
