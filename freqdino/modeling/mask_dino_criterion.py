@@ -12,6 +12,7 @@ from .targets import ImageTargets
 
 BOX_TERMS = ("bbox", "giou")
 MASK_TERMS = ("mask", "dice")
+READERS = {"pred_logits": ("ce",), "pred_masks": MASK_TERMS, "pred_boxes": BOX_TERMS}
 DENOISING_KINDS = ("no", "standard", "seg")
 
 
@@ -19,7 +20,8 @@ class MaskDINOCriterion(SetCriterion):
     """`SetCriterion` with the losses ``*_interm`` of the proposals and ``*_dn``, ``*_dn_0``, ... of denoising.
 
     ``denoising``: no; standard (classes and boxes); seg (masks too). ``box_loss`` off leaves the box terms to denoising.
-    ``box_classes``: the classes whose boxes are supervised, None for all.
+    ``box_classes``: the classes whose boxes are supervised, None for all. Raises ValueError for an unknown ``denoising``
+    and where no loss is left.
     """
 
     def __init__(self, *, denoising: str, box_loss: bool, box_classes: Collection[int] | None, **arguments):
@@ -28,6 +30,9 @@ class MaskDINOCriterion(SetCriterion):
             raise ValueError(f"denoising must be one of {DENOISING_KINDS}, got {denoising!r}")
         self.denoising = denoising
         self.matching_terms = [term for term in self.weights if box_loss or term not in BOX_TERMS]
+        if not self.matching_terms:
+            raise ValueError(f"no loss of the matched queries is left: weights {dict(self.weights)}, box_loss {box_loss}")
+        self.unread_outputs = [output for output, terms in READERS.items() if not {*terms} & {*self.matching_terms}]
         self.denoising_terms = [term for term in self.weights if denoising == "seg" or term not in MASK_TERMS]
         self.box_classes = None if box_classes is None else torch.tensor(sorted(box_classes), dtype=torch.int64)
 
@@ -40,6 +45,9 @@ class MaskDINOCriterion(SetCriterion):
             losses |= self.losses_of(prediction, targets, match, num_objects, suffix, self.matching_terms)
         if self.denoising != "no":
             losses |= self._denoising_losses(outputs, targets, num_objects)
+        # Distributed training wants every parameter in the graph, those of a head without a loss too.
+        first = next(iter(losses))
+        losses[first] = losses[first] + 0 * sum(outputs[output].float().mean() for output in self.unread_outputs)
         return losses
 
     def supervised(self, outputs: Mapping) -> dict[str, Mapping]:

@@ -174,7 +174,7 @@ def test_terms_without_a_weight_are_left_out():
     costs = {**COSTS, "mask": 0.0, "dice": 0.0}
     targets = [image_targets([0], boxes=[BOX])]
     targets[0].masks = None             # not looked at
-    matching = {key: value for key, value in prediction(2).items() if key != "pred_masks"}
+    matching = prediction(2)
     losses = criterion(weights=weights, costs=costs)(
         outputs_of(matching, layers=1, denoising=([matching] * 2, noised_of([1], 2))), targets)
     assert set(losses) == names(["", "_0", "_interm", "_dn", "_dn_0"], weights)
@@ -210,3 +210,9 @@ def test_losses_are_float32_under_autocast(dtype):
 def test_unknown_denoising():
     with pytest.raises(ValueError, match=r"denoising must be one of \('no', 'standard', 'seg'\), got 'masks'"):
         criterion(denoising="masks")
+
+
+@pytest.mark.parametrize("options", [{"weights": {}}, {"weights": {"bbox": 5.0}, "box_loss": False}])
+def test_nothing_to_learn(options):
+    with pytest.raises(ValueError, match="no loss of the matched queries is left: weights {.*}, box_loss"):
+        criterion(**options)
