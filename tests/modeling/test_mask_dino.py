@@ -1,0 +1,365 @@
+"""The whole Mask DINO on usual and unusual input: every option trains, boxes without masks, results by hand."""
+import itertools
+
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from modeling.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
+from modeling.small_models import RESNET18, example
+from torch import nn
+
+TERMS = ("loss_ce", "loss_mask", "loss_dice", "loss_bbox", "loss_giou")
+SUFFIXES = ("", "_0", "_1", "_interm", "_dn", "_dn_0", "_dn_1")
+NAMES = {f"{term}{suffix}" for term in TERMS for suffix in SUFFIXES}
+PREFIX = "MODEL.MaskDINO."
+VARIANTS = {
+    "two-stage": {},
+    "bitmask": {f"{PREFIX}INITIALIZE_BOX_TYPE": "bitmask"},
+    "mask2box": {f"{PREFIX}INITIALIZE_BOX_TYPE": "mask2box"},
+    "learned content": {f"{PREFIX}LEARN_TGT": True},
+    "learned queries": {f"{PREFIX}TWO_STAGE": False},
+    "no initial prediction": {f"{PREFIX}INITIAL_PRED": False},
+    "no denoising": {f"{PREFIX}DN": "no"},
+    "denoising without masks": {f"{PREFIX}DN": "standard"},
+    "no box loss": {f"{PREFIX}BOX_LOSS": False},
+    "no loss of boxes at all": {f"{PREFIX}BOX_LOSS": False, f"{PREFIX}DN": "no"},
+    "no loss of masks": BOXES_ONLY,
+    "no loss of classes": {f"{PREFIX}CLASS_WEIGHT": 0.0},
+    "padded boxes": {f"{PREFIX}BOX_FRAME": "padded"},
+    "five levels": {"MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": 5, "MODEL.SEM_SEG_HEAD.FEATURE_ORDER": "low2high"},
+    "semantic": SEMANTIC,
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return mask_dino_model()
+
+
+def train(model, *examples):
+    """The losses, all finite, after a backward pass that reached every parameter."""
+    model.train()
+    model.zero_grad()
+    losses = model(examples)
+    assert all(loss.isfinite() and loss.dim() == 0 and loss.dtype == torch.float32 for loss in losses.values())
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    return losses
+
+
+def evaluate(model, *examples):
+    model.eval()
+    with torch.no_grad():
+        return model(examples)
+
+
+def assert_result(result, height, width, num_classes=3):
+    assert result["sem_seg"].shape == (num_classes, height, width) and result["sem_seg"].isfinite().all()
+    instances = result["instances"]
+    assert instances.image_size == (height, width) and instances.pred_masks.shape[1:] == (height, width)
+    assert instances.scores.isfinite().all() and instances.pred_boxes.tensor.isfinite().all()
+    segments, info = result["panoptic_seg"]
+    assert segments.shape == (height, width)
+    assert set(segments.unique().tolist()) - {0} == {segment["id"] for segment in info}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_parameter_has_a_gradient(name):
+    model = mask_dino_model(VARIANTS[name])
+    train(model, example(64, 96, [0, 2]), example(96, 64, [1]))
+    train(model, example(64, 64, []), example(64, 64, [1, 1, 0]))
+    losses = train(model, example(64, 64, []))
+    assert all(loss == 0 for name, loss in losses.items() if "_ce" not in name or "_dn" in name)
+    assert not model.sem_seg_head.predictor.label_enc.weight.grad.any()
+    assert_finite(evaluate(model, example(64, 96)))
+
+
+def assert_finite(results):
+    assert all(result["sem_seg"].isfinite().all() for result in results)
+
+
+def test_every_parameter_learns():
+    model = mask_dino_model(RESNET18)
+    for name, parameter in model.named_parameters():
+        # At the start these are zero, so that where a token stands, on which level, and in which box changes nothing.
+        if name.endswith(("sampling_offsets.weight", "attention_weights.weight", "_bbox_embed.layers.2.weight")):
+            nn.init.normal_(parameter, std=0.01)
+    train(model, example(64, 96, [0, 2]), example(96, 64, [1]))
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("labels", [[0], [0, 1, 2], [], [1] * 20])
+def test_names_do_not_depend_on_the_objects(model, labels):
+    assert set(train(model, example(64, 64, labels))) == NAMES
+
+
+def test_masks_emptied_by_a_crop(model):
+    train(model, example(64, 64, [0, 1], masks=torch.zeros(2, 64, 64, dtype=torch.bool)))
+
+
+SIZES = [(1, 1), (1, 70), (33, 1), (37, 53), (96, 64)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_odd_sizes(model, height, width):
+    train(model, example(height, width, [0]))
+    result, = evaluate(model, example(height, width))
+    assert_result(result, height, width)
+
+
+def test_mixed_sizes_in_a_batch(model):
+    train(model, *(example(height, width, [0, 1]) for height, width in SIZES[1:]))
+    results = evaluate(model, *(example(height, width) for height, width in SIZES))
+    for result, (height, width) in zip(results, SIZES, strict=True):
+        assert_result(result, height, width)
+
+
+@pytest.mark.parametrize("name", ["two-stage", "bitmask", "mask2box", "learned content", "learned queries"])
+def test_fewer_tokens_than_queries(name):
+    model = mask_dino_model({**VARIANTS[name], f"{PREFIX}NUM_OBJECT_QUERIES": 40})
+    image = example(32, 32, [0, 1])             # levels of 1, 4 and 16 tokens
+    train(model, image)
+    result, = evaluate(model, image)
+    assert_result(result, 32, 32)
+    queries = []
+    model.sem_seg_head.register_forward_hook(lambda *call: queries.append(call[-1]["pred_logits"].shape[1]))
+    evaluate(model, image)
+    assert queries == [40 if name == "learned queries" else 21]
+
+
+def test_evaluation_needs_no_ground_truth_and_is_deterministic(model):
+    image = example(64, 96, [0])
+    first, second = evaluate(model, image), evaluate(model, {**image, "instances": None})
+    assert torch.equal(first[0]["sem_seg"], second[0]["sem_seg"])
+    assert torch.equal(first[0]["instances"].pred_boxes.tensor, second[0]["instances"].pred_boxes.tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["two-stage", "bitmask", "learned queries"])
+def test_autocast(name, dtype):
+    model = mask_dino_model(VARIANTS[name])
+    images = example(64, 96, [0, 2]), example(96, 64, [1])
+
+    def total():
+        torch.manual_seed(5)
+        return sum(train(model, *images).values()).item()
+
+    expected = total()
+    with torch.autocast("cpu", dtype):
+        actual, results = total(), evaluate(model, *images)
+    assert actual == pytest.approx(expected, rel=0.03)
+    for result in results:
+        assert_result(result, *result["instances"].image_size)
+        assert result["instances"].pred_boxes.tensor.dtype == torch.float32
+
+
+def test_one_class():
+    model = mask_dino_model({"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 1})
+    assert set(train(model, example(64, 64, [0, 0]))) == NAMES
+    result, = evaluate(model, example(64, 64))
+    assert_result(result, 64, 64, num_classes=1)
+    assert len(result["instances"]) == 6                # one pair a query, fewer than the ten asked for
+
+
+# Ground truth
+
+def boxes_example(height, width, labels, boxes, **entries):
+    """An input whose instances have boxes (xyxy) and no masks."""
+    result = example(height, width, **entries)
+    result["instances"] = Instances((height, width), gt_classes=torch.tensor(labels, dtype=torch.int64),
+                                    gt_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).view(-1, 4)))
+    return result
+
+
+def criterion_targets(model, *examples):
+    """What the criterion gets of a batch."""
+    seen = []
+    handle = model.criterion.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    train(model, *examples)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize(("frame", "first", "second"), [
+    ("image", [25 / 60, 25 / 40, 30 / 60, 10 / 40], [48 / 96, 32 / 64, 96 / 96, 64 / 64]),
+    ("padded", [25 / 96, 25 / 64, 30 / 96, 10 / 64], [48 / 96, 32 / 64, 96 / 96, 64 / 64])])
+def test_frame_of_the_boxes(frame, first, second):
+    model = mask_dino_model({f"{PREFIX}BOX_FRAME": frame})
+    masks = torch.zeros(1, 40, 60, dtype=torch.bool)
+    masks[0, 20:30, 10:40] = True
+    small, large = example(40, 60, [1], masks=masks), example(64, 96, [0], masks=torch.ones(1, 64, 96, dtype=torch.bool))
+    of_masks = criterion_targets(model, small, large)           # boxes that are absent are those of the masks
+    small["instances"].gt_boxes = Boxes(torch.tensor([[10.0, 20.0, 40.0, 30.0]]))
+    large["instances"].gt_boxes = Boxes(torch.tensor([[0.0, 0.0, 96.0, 64.0]]))
+    of_boxes = criterion_targets(model, small, large)
+    for targets in (of_masks, of_boxes):
+        assert torch.allclose(targets[0].boxes, torch.tensor([first]))
+        assert torch.allclose(targets[1].boxes, torch.tensor([second]))
+        assert targets[0].masks.shape == (1, 64, 96) and targets[0].masks.sum() == 300
+
+
+def test_given_boxes_rule_over_the_masks(model):
+    image = example(64, 64, [0], masks=torch.ones(1, 64, 64, dtype=torch.bool))
+    image["instances"].gt_boxes = Boxes(torch.tensor([[16.0, 0.0, 48.0, 16.0]]))
+    targets = criterion_targets(model, image)
+    assert targets[0].boxes.tolist() == [[0.5, 0.125, 0.5, 0.25]]
+
+
+@pytest.mark.parametrize("kind", ["no", "bitmask", "mask2box"])
+def test_boxes_alone(kind):
+    model = mask_dino_model({**BOXES_ONLY, f"{PREFIX}INITIALIZE_BOX_TYPE": kind})
+    losses = train(model, boxes_example(64, 96, [0, 2], [[0, 0, 20, 30], [40, 10, 90, 60]]), boxes_example(64, 64, [], []))
+    assert set(losses) == {name for name in NAMES if "mask" not in name and "dice" not in name}
+    predictor = model.sem_seg_head.predictor
+    assert predictor.class_embed.weight.grad.any() and predictor._bbox_embed.layers[-1].weight.grad.any()
+    result, = evaluate(model, example(64, 96))
+    assert_result(result, 64, 96)
+
+
+@pytest.mark.parametrize("key", BOXES_ONLY)
+def test_one_mask_weight_asks_for_masks(key):
+    model = mask_dino_model({**BOXES_ONLY, key: 1.0}).train()
+    with pytest.raises(ValueError, match="street.jpg: the ground truth has no masks, which this model learns from"):
+        model([boxes_example(64, 64, [0], [[0, 0, 20, 30]], file_name="street.jpg")])
+
+
+def test_neither_boxes_nor_masks():
+    image = example(64, 64, file_name="street.jpg")
+    image["instances"] = Instances((64, 64), gt_classes=torch.tensor([1]))
+    with pytest.raises(ValueError, match="street.jpg: the ground truth has neither boxes nor masks"):
+        mask_dino_model(BOXES_ONLY).train()([image])
+
+
+def test_messages_name_the_image(model):
+    with pytest.raises(ValueError, match="street.jpg: a class index of 3, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 3"):
+        model.train()([example(64, 64, [3], file_name="street.jpg")])
+
+
+@pytest.mark.parametrize("part", ["class_embed.bias", "_bbox_embed.layers.2.bias"])
+def test_diverged_weights_name_the_image(part):
+    model = mask_dino_model()
+    nn.init.constant_(model.sem_seg_head.predictor.get_parameter(part), float("nan"))
+    with pytest.raises(ValueError, match="street.jpg: the matching cost 'class' is not finite"):
+        model.train()([example(64, 64, [1], file_name="street.jpg")])
+
+
+# Results
+
+class FixedPrediction(nn.Module):
+    """A head that answers every image alike."""
+
+    def __init__(self, probabilities, masks=None, boxes=None):
+        super().__init__()
+        logits = torch.tensor(probabilities).logit()
+        self.outputs = {
+            "pred_logits": logits[None],
+            "pred_masks": torch.ones(1, len(logits), 16, 24) if masks is None else masks[None],
+            "pred_boxes": torch.full((1, len(logits), 4), 0.5) if boxes is None else torch.tensor(boxes)[None]}
+
+    def forward(self, features, targets=None):
+        return self.outputs
+
+
+def results(head, image=None, train=(), **test):
+    """What a model with that head and those keys of TEST makes of an image of 64 by 96; ``train``: its data set."""
+    model = mask_dino_model({"DATASETS.TRAIN": train, **{f"{PREFIX}TEST.{key}": value for key, value in test.items()}})
+    model.sem_seg_head = head
+    return evaluate(model, image or example(64, 96))[0]
+
+
+def test_boxes_are_scaled_to_the_result():
+    # 48 by 80 is padded to 64 by 96. The box is x 36..60, y 0..32 of the padded input, and all of it beyond the image too.
+    head = FixedPrediction([[0.9, 0.1, 0.1], [0.1, 0.2, 0.1]], boxes=[[0.5, 0.25, 0.25, 0.5], [0.5, 0.5, 1.0, 1.0]])
+    instances = results(head, example(48, 80, height=96, width=40), PANOPTIC_ON=False)["instances"]
+    best = instances[instances.scores > 0.5]
+    assert torch.allclose(best.pred_boxes.tensor, torch.tensor([[18.0, 0.0, 30.0, 64.0]]), atol=1e-4)
+    other = instances[(instances.scores < 0.5) & (instances.pred_classes == 1) & (instances.scores > 0.11)]
+    assert torch.allclose(other.pred_boxes.tensor, torch.tensor([[0.0, 0.0, 48.0, 128.0]]), atol=1e-4)      # not clipped
+
+
+def test_scores_are_sigmoids_times_the_quality_of_the_mask():
+    probabilities = [[0.9, 0.4, 0.2]]
+    mask = torch.full((1, 16, 24), 2.0)
+    expected = torch.tensor([0.9, 0.4, 0.2])
+    for focus, factor in ((True, 1.0), (False, torch.tensor(2.0).sigmoid())):
+        instances = results(FixedPrediction(probabilities, mask), PANOPTIC_ON=False,
+                            TEST_FOUCUS_ON_BOX=focus)["instances"]
+        scores, order = instances.scores.sort(descending=True)
+        assert torch.allclose(scores, expected * factor, atol=1e-4)
+        assert instances.pred_classes[order].tolist() == [0, 1, 2]
+
+
+COUNTER = itertools.count()
+
+
+def panoptic_data_set():
+    """A data set of three classes, of which only the second has instances."""
+    name = f"mask_dino_test_{next(COUNTER)}"
+    MetadataCatalog.get(name).set(
+        thing_classes=["road", "cat", "sky"], stuff_classes=["road", "cat", "sky"], evaluator_type="coco_panoptic_seg",
+        thing_dataset_id_to_contiguous_id={7: 1}, stuff_dataset_id_to_contiguous_id={1: 0, 9: 2})
+    return (name,)
+
+
+@pytest.mark.parametrize(("panoptic", "classes"), [(True, {1}), (False, {0, 1, 2})])
+def test_instances_are_of_things_where_panoptic_is_on(panoptic, classes):
+    head = FixedPrediction([[0.9, 0.8, 0.7]])
+    result = results(head, PANOPTIC_ON=panoptic, train=panoptic_data_set())
+    assert set(result["instances"].pred_classes.tolist()) == classes
+    if panoptic:
+        assert result["panoptic_seg"][1] == [{"id": 1, "isthing": False, "category_id": 0}]
+
+
+@pytest.mark.parametrize(("transform", "winner"), [(True, 1), (False, 0)])
+def test_panoptic_scores_compete_through_the_temperature(transform, winner):
+    # The first query is unsure between the classes: 1 / (1 + 2 exp(-0.05 / 0.06)) = 0.54 after the softmax, the second
+    # has next to 1. By their plain sigmoids the first wins.
+    head = FixedPrediction([[0.9, 0.85, 0.85], [0.1, 0.7, 0.1]])
+    segments, info = results(head, PANO_TRANSFORM_EVAL=transform, OBJECT_MASK_THRESHOLD=0.25,
+                             OVERLAP_THRESHOLD=0.8)["panoptic_seg"]
+    assert [segment["category_id"] for segment in info] == [winner]
+    assert (segments == 1).all()
+
+
+def test_panoptic_threshold_is_on_the_plain_sigmoid():
+    head = FixedPrediction([[0.24, 0.01, 0.01]])        # 0.96 after the softmax
+    for threshold, count in ((0.25, 0), (0.23, 1)):
+        assert len(results(head, OBJECT_MASK_THRESHOLD=threshold)["panoptic_seg"][1]) == count
+
+
+@pytest.mark.parametrize("transform", [True, False])
+def test_semantic_map(transform):
+    probabilities = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.3, 0.1]])
+    masks = torch.tensor([1.0, -1.0])[:, None, None].expand(2, 16, 24)
+    semantic = results(FixedPrediction(probabilities.tolist(), masks), PANO_TRANSFORM_EVAL=transform)["sem_seg"]
+    shares = (probabilities / 0.06).softmax(dim=1) if transform else probabilities
+    expected = shares[0] * torch.tensor(1.0).sigmoid() + shares[1] * torch.tensor(-1.0).sigmoid()
+    assert torch.allclose(semantic, expected[:, None, None].expand(3, 64, 96), atol=1e-4)
+
+
+def test_semantic_model():
+    model = mask_dino_model(SEMANTIC)
+    assert model.sem_seg_head.predictor.class_embed.out_features == 4
+    assert model.sem_seg_head.predictor.label_enc.num_embeddings == 3
+    losses = train(model, example(64, 64, [0, 2]))
+    assert set(losses) == {name for name in NAMES if "interm" not in name and not name.endswith("_dn_0")}
+    model.sem_seg_head = FixedPrediction([[0.5, 0.5, 0.5, 0.5]], torch.full((1, 16, 24), 1.0))
+    result, = evaluate(model, example(64, 96))
+    assert set(result) == {"sem_seg"}
+    # Four equal logits give each a quarter, and "no object" is left out.
+    expected = 0.25 * torch.tensor(1.0).sigmoid()
+    assert torch.allclose(result["sem_seg"], expected.expand(3, 64, 96), atol=1e-5)
+
+
+def test_semantic_model_matches_by_sigmoids():
+    # A softmax favours the first query for class 0, the sigmoid the second.
+    match = mask_dino_model({**SEMANTIC, **BOXES_ONLY}).criterion.matcher
+    prediction = {"pred_logits": torch.tensor([[[1.0, -9.0, -9.0, -9.0], [2.0, 2.0, 2.0, 2.0]]]),
+                  "pred_boxes": torch.full((1, 2, 4), 0.5)}
+    target = criterion_targets(mask_dino_model(), example(64, 64, [0]))
+    queries, objects = match(prediction, target)[0]
+    assert queries.tolist() == [1] and objects.tolist() == [0]
