@@ -40,7 +40,7 @@ def box_logits_from_masks(mask_logits: Tensor, kind: str) -> Tensor:
     masks = mask_logits.flatten(0, 1) > 0
     boxes = masks_to_boxes(masks)
     if kind == "mask2box":
-        boxes[:, 2:] = (boxes[:, 2:] - 1).maximum(boxes[:, :2])
+        boxes[:, 2:] -= 1
     height, width = mask_logits.shape[-2:]
     boxes = xyxy_to_cxcywh(boxes) / boxes.new_tensor([width, height, width, height])
     if kind == "mask2box":
