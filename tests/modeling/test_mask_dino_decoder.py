@@ -76,6 +76,20 @@ def test_proposal_is_the_anchor_of_the_best_token():
     assert torch.allclose(proposal["pred_boxes"][0, 0], torch.tensor([4.5 / 6, 2.5 / 4, 0.1, 0.1]), atol=1e-5)
 
 
+def test_tokens_at_the_border_of_a_wide_map_are_not_chosen_for_what_they_show():
+    # The first of 60 columns is nearer to the border than 0.01: its token is blanked, so that the second best wins.
+    module, (levels, mask_features) = decoder(num_queries=1, num_levels=1), inputs(batch=1, sizes=[(1, 60)])
+    with torch.no_grad():
+        module.enc_output.weight.copy_(torch.eye(DIM))
+        module.enc_output.bias.zero_()
+        module.class_embed.bias.zero_()
+    direction = F.layer_norm(module.class_embed.weight[1].detach(), (DIM,))
+    levels[0][0, :, 0, 0] = 5 * direction
+    levels[0][0, :, 0, 30] = 5 * direction + 0.3 * torch.randn(DIM)
+    box = module.eval()(levels, mask_features)["interm_outputs"]["pred_boxes"][0, 0]
+    assert torch.allclose(box, torch.tensor([30.5 / 60, 0.5, 0.05, 0.05]), atol=1e-5)
+
+
 def test_levels_are_read_in_reverse():
     # Listed fine to coarse, the one coarse token has the smallest anchor, as in the published weights.
     module = decoder(num_queries=21, num_levels=3).eval()
@@ -129,6 +143,26 @@ def test_the_norm_is_applied_twice_before_the_heads():
         twice = F.layer_norm(F.layer_norm(content, (DIM,), norm.weight, norm.bias), (DIM,), norm.weight, norm.bias)
         expected = twice @ module.class_embed.weight.T + module.class_embed.bias
         assert torch.allclose(prediction["pred_logits"], expected, atol=1e-4)
+
+
+def test_predicted_boxes_come_from_the_norm_and_the_next_layers_from_the_content():
+    module = randomise(decoder(two_stage=False, num_layers=2))
+    contents, starts = [], []
+    for layer in module.decoder.layers:
+        layer.register_forward_pre_hook(lambda _, arguments: starts.append(arguments[2]))
+        layer.register_forward_hook(lambda _, arguments, content: contents.append(content))
+    outputs = module(*inputs())
+    first, second = contents
+    start = module.query_embed.weight
+    norm = module.decoder_norm
+
+    def corrections(content):
+        return module._bbox_embed(F.layer_norm(content, (DIM,), norm.weight, norm.bias))
+
+    assert torch.allclose(outputs["aux_outputs"][1]["pred_boxes"], (start + corrections(first)).sigmoid(), atol=1e-5)
+    refined = start + module._bbox_embed(first)
+    assert torch.allclose(starts[1], refined.sigmoid(), atol=1e-5)
+    assert torch.allclose(outputs["pred_boxes"], (refined + corrections(second)).sigmoid(), atol=1e-5)
 
 
 class BoxHeadOfConstants(nn.Module):
