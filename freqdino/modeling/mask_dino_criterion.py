@@ -19,9 +19,9 @@ DENOISING_KINDS = ("no", "standard", "seg")
 class MaskDINOCriterion(SetCriterion):
     """`SetCriterion` with the losses ``*_interm`` of the proposals and ``*_dn``, ``*_dn_0``, ... of denoising.
 
-    ``denoising``: no; standard (classes and boxes); seg (masks too). ``box_loss`` off leaves the box terms to denoising.
-    ``box_classes``: the classes whose boxes are supervised, None for all. Raises ValueError for an unknown ``denoising``
-    and where no loss is left.
+    ``denoising``: no; standard (classes and boxes); seg (masks too). ``box_loss`` off leaves the box terms to
+    denoising. ``box_classes``: the classes whose boxes are supervised, None for all. Raises ValueError for an unknown
+    ``denoising`` and where no loss is left.
     """
 
     def __init__(self, *, denoising: str, box_loss: bool, box_classes: Collection[int] | None, **arguments):
@@ -31,13 +31,13 @@ class MaskDINOCriterion(SetCriterion):
         self.denoising = denoising
         self.matching_terms = [term for term in self.weights if box_loss or term not in BOX_TERMS]
         if not self.matching_terms:
-            raise ValueError(f"no loss of the matched queries is left: weights {dict(self.weights)}, box_loss {box_loss}")
+            raise ValueError(f"no loss of the matched queries is left: weights {self.weights}, box_loss {box_loss}")
         self.unread_outputs = [output for output, terms in READERS.items() if not {*terms} & {*self.matching_terms}]
         self.denoising_terms = [term for term in self.weights if denoising == "seg" or term not in MASK_TERMS]
         self.box_classes = None if box_classes is None else torch.tensor(sorted(box_classes), dtype=torch.int64)
 
     def forward(self, outputs: Mapping, targets: Sequence[ImageTargets]) -> dict[str, Tensor]:
-        """As `SetCriterion.forward`, with ``interm_outputs`` and ``denoising`` of `MaskDINODecoder` among the outputs."""
+        """As `SetCriterion.forward`, with ``interm_outputs`` and ``denoising`` of `MaskDINODecoder` in the outputs."""
         num_objects = self.count_objects(targets, outputs["pred_logits"].device)
         losses = {}
         for suffix, prediction in self.supervised(outputs).items():

@@ -1,8 +1,8 @@
 """The transformer decoder of Mask DINO: deformable attention, boxes refined layer by layer, masks from dot products.
 
 Source: Mask DINO (arXiv 2206.02777), section 3; DINO (arXiv 2203.03605), section 3.
-B: batch, Q: queries, D: denoising queries, C: channels, S: tokens of all levels, K: class logits, (H, W): size of the mask
-features. Boxes are cxcywh in [0, 1] over the padded input.
+B: batch, Q: queries, D: denoising queries, C: channels, S: tokens of all levels, K: class logits, (H, W): size of the
+mask features. Boxes are cxcywh in [0, 1] over the padded input.
 """
 from collections.abc import Sequence
 
@@ -56,8 +56,8 @@ class MaskDINODecoder(nn.Module):
     One box head serves every layer and appears in the state dict under every name that the published code gives it; the
     published weights were trained with ``decoder_norm`` applied twice before the class and mask heads, so it is.
 
-    Raises ValueError for an unknown ``box_initialisation`` or one that has no masks to start from, and for numbers out of
-    range.
+    Raises ValueError for an unknown ``box_initialisation`` or one that has no masks to start from, and for numbers out
+    of range.
     """
 
     def __init__(self, *, in_channels: int, num_classes: int, num_class_logits: int, hidden_dim: int, num_queries: int,
@@ -68,12 +68,13 @@ class MaskDINODecoder(nn.Module):
         if box_initialisation not in BOX_INITIALISATIONS:
             raise ValueError(f"box_initialisation must be one of {BOX_INITIALISATIONS}, got {box_initialisation!r}")
         if box_initialisation != "no" and not two_stage:
-            raise ValueError(f"box_initialisation {box_initialisation!r} needs two_stage: learned queries have no first masks")
+            raise ValueError(f"box_initialisation {box_initialisation!r} needs two_stage: learned queries have no first"
+                             " masks")
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         if num_denoising < 0 or not 0 <= noise_scale <= 2:
-            raise ValueError("num_denoising must be at least 0 and noise_scale in 0..2, twice the share of labels replaced; "
-                             f"got {num_denoising} and {noise_scale}")
+            raise ValueError("num_denoising must be at least 0 and noise_scale in 0..2, twice the share of labels "
+                             f"replaced; got {num_denoising} and {noise_scale}")
         self.num_classes = num_classes
         self.num_queries = num_queries
         self.two_stage = two_stage
@@ -103,21 +104,23 @@ class MaskDINODecoder(nn.Module):
         self.bbox_embed = nn.ModuleList([self._bbox_embed] * num_layers)
         self.decoder = nn.Module()
         self.decoder.layers = nn.ModuleList(
-            MaskDINODecoderLayer(dim=hidden_dim, num_heads=num_heads, num_levels=num_levels, dim_feedforward=dim_feedforward)
+            MaskDINODecoderLayer(dim=hidden_dim, num_heads=num_heads, num_levels=num_levels,
+                                 dim_feedforward=dim_feedforward)
             for _ in range(num_layers))
         self.decoder.norm = self.decoder_norm
         self.decoder.ref_point_head = MLP(2 * hidden_dim, hidden_dim, hidden_dim, 2)
         xavier_uniform_matrices_(self.decoder.ref_point_head)
         self.decoder.bbox_embed = self.bbox_embed
 
-    def forward(self, levels: list[Tensor], mask_features: Tensor, targets: Sequence[ImageTargets] | None = None) -> dict:
-        """levels: maps (B, C, H_l, W_l) in encoder order; mask_features (B, M, H, W); targets: for denoising in training.
+    def forward(self, levels: list[Tensor], mask_features: Tensor,
+                targets: Sequence[ImageTargets] | None = None) -> dict:
+        """levels: maps (B, C, H_l, W_l) in encoder order; mask_features (B, M, H, W); targets: for denoising.
 
         Returns ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) as logits, ``pred_boxes`` (B, Q, 4),
-        ``aux_outputs``: the earlier predictions in order, ``interm_outputs``: that of the encoder's tokens (None without
-        two_stage), and ``denoising``: (the same predictions of the denoising queries, `NoisedQueries`) or None. Masks that
-        not every caller needs are computed when looked at. Queries are as many as tokens where there are fewer of these.
-        Raises ValueError for another number of levels than the decoder was made for.
+        ``aux_outputs``: the earlier predictions in order, ``interm_outputs``: that of the encoder's tokens (None
+        without two_stage), and ``denoising``: (the same predictions of the denoising queries, `NoisedQueries`) or None.
+        Masks that not every caller needs are computed when looked at. Queries are as many as tokens where there are
+        fewer of these. Raises ValueError for another number of levels than the decoder was made for.
         """
         if len(levels) != len(self.input_proj):
             raise ValueError(f"the decoder was made for num_levels {len(self.input_proj)}, got {len(levels)} levels")
@@ -152,8 +155,8 @@ class MaskDINODecoder(nn.Module):
                 "aux_outputs": auxiliary, "interm_outputs": proposals, "denoising": denoising}
 
     def _select(self, memory, spatial_shapes, mask_features):
-        """The tokens with the best class score: content (B, Q, C) or None where it is learned, box logits (B, Q, 4), and
-        the prediction that they make.
+        """The tokens with the best class score: content (B, Q, C) or None where it is learned, box logits (B, Q, 4),
+        and the prediction that they make.
         """
         proposals, valid = token_proposals(spatial_shapes, memory.device)
         encoded = self.enc_output_norm(self.enc_output(memory.masked_fill(~valid, 0.0)))
@@ -170,7 +173,8 @@ class MaskDINODecoder(nn.Module):
     def _with_noised(self, noised: NoisedQueries, content, boxes):
         """Put the denoising queries before the others; slots without an object are zeros."""
         labels = self.label_enc(noised.labels) * noised.used[..., None]
-        return torch.cat((labels.to(content.dtype), content), dim=1), torch.cat((inverse_sigmoid(noised.boxes), boxes), dim=1)
+        return (torch.cat((labels.to(content.dtype), content), dim=1),
+                torch.cat((inverse_sigmoid(noised.boxes), boxes), dim=1))
 
     def _refine(self, content, box_logits, memory, spatial_shapes, blocked, num_noised, mask_features):
         """The predictions before the first layer, where asked for, and after every layer, as (denoising, matching)."""
@@ -185,8 +189,9 @@ class MaskDINODecoder(nn.Module):
             position = self.decoder.ref_point_head(sine_box_embedding(boxes, content.shape[-1] // 2))
             content = layer(content, position, boxes, memory, spatial_shapes, blocked)
             normed = self.decoder_norm(content)
-            # Look forward twice: a prediction corrects the box before the gradient was cut, the next layer starts after.
-            predictions.append(split(normed, (self._bbox_embed(normed).float() + inverse_sigmoid(attached_boxes)).sigmoid()))
+            # Look forward twice: a prediction corrects the box before its gradient is cut, the next layer starts after.
+            corrected = (self._bbox_embed(normed).float() + inverse_sigmoid(attached_boxes)).sigmoid()
+            predictions.append(split(normed, corrected))
             attached_boxes = (self._bbox_embed(content).float() + inverse_sigmoid(boxes)).sigmoid()
             boxes = attached_boxes.detach()
         return predictions

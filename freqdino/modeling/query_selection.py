@@ -34,8 +34,8 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
 def box_logits_from_masks(mask_logits: Tensor, kind: str) -> Tensor:
     """Logits of cxcywh boxes (B, Q, 4) round the positive part of masks (B, Q, H, W), relative to the map.
 
-    ``bitmask``: the maximum is exclusive, and an empty mask has the box 0, 0, 0, 0. ``mask2box``: the maximum is the last
-    pixel itself, and an empty mask has a box of no size in the far corner. Both as published.
+    ``bitmask``: the maximum is exclusive, and an empty mask has the box 0, 0, 0, 0. ``mask2box``: the maximum is the
+    last pixel itself, and an empty mask has a box of no size in the far corner. Both as published.
     """
     masks = mask_logits.flatten(0, 1) > 0
     boxes = masks_to_boxes(masks)

@@ -31,7 +31,8 @@ def MaskDINO(cfg):
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
         criterion=criterion,
-        post_processing=build_post_processing(cfg, family, scores=scores, rescore_by_mask=not family.TEST.TEST_FOUCUS_ON_BOX),
+        post_processing=build_post_processing(
+            cfg, family, scores=scores, rescore_by_mask=not family.TEST.TEST_FOUCUS_ON_BOX),
         size_divisibility=size_divisibility(family, backbone),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
@@ -42,7 +43,8 @@ def MaskDINO(cfg):
 
 def _check_choices(cfg):
     family = cfg.MODEL.MaskDINO
-    for key, known in (("DN", DENOISING_KINDS), ("BOX_FRAME", BOX_FRAMES), ("INITIALIZE_BOX_TYPE", BOX_INITIALISATIONS)):
+    choices = {"DN": DENOISING_KINDS, "BOX_FRAME": BOX_FRAMES, "INITIALIZE_BOX_TYPE": BOX_INITIALISATIONS}
+    for key, known in choices.items():
         if family[key] not in known:
             raise ConfigError(f"MODEL.MaskDINO.{key} is {family[key]!r}; {', '.join(known)} are possible")
     if family.SEMANTIC_CE_LOSS and (family.TEST.PANOPTIC_ON or family.TEST.INSTANCE_ON or not family.TEST.SEMANTIC_ON):
