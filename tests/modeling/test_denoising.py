@@ -21,7 +21,8 @@ def noised(images, num_denoising=100, noise_scale=0.4, num_classes=CLASSES):
     return noised_queries(images, num_denoising=num_denoising, noise_scale=noise_scale, num_classes=num_classes)
 
 
-@pytest.mark.parametrize(("counts", "groups"), [((1,), 100), ((3,), 33), ((3, 8), 12), ((51,), 1), ((100,), 1), ((0, 7), 14)])
+@pytest.mark.parametrize(("counts", "groups"), [
+    ((1,), 100), ((3,), 33), ((3, 8), 12), ((51,), 1), ((100,), 1), ((0, 7), 14)])
 def test_as_many_groups_as_fit(counts, groups):
     result = noised(targets(*counts))
     assert result.groups == groups

@@ -19,15 +19,15 @@ BOX = [0.5, 0.5, 0.2, 0.2]
 
 def criterion(*, costs=COSTS, **options):
     matcher = HungarianMatcher(weights=costs, class_cost=focal_class_cost, num_points=POINTS)
-    defaults = {"num_classes": 2, "matcher": matcher, "weights": WEIGHTS, "class_loss": "focal", "no_object_weight": 0.1,
-                "num_points": POINTS, "oversample_ratio": 3.0, "importance_sample_ratio": 0.75, "deep_supervision": True,
-                "denoising": "seg", "box_loss": True, "box_classes": None}
+    defaults = {"num_classes": 2, "matcher": matcher, "weights": WEIGHTS, "class_loss": "focal",
+                "no_object_weight": 0.1, "num_points": POINTS, "oversample_ratio": 3.0, "importance_sample_ratio": 0.75,
+                "deep_supervision": True, "denoising": "seg", "box_loss": True, "box_classes": None}
     return MaskDINOCriterion(**{**defaults, **options})
 
 
-def prediction(num_queries=3, batch=1, logit=0.0, boxes=None):
+def prediction(num_queries=3, batch=1, boxes=None):
     boxes = torch.tensor(BOX).expand(batch, num_queries, 4) if boxes is None else torch.tensor(boxes).view(batch, -1, 4)
-    return {"pred_logits": torch.full((batch, num_queries, 2), logit), "pred_masks": torch.zeros(batch, num_queries, 8, 8),
+    return {"pred_logits": torch.zeros(batch, num_queries, 2), "pred_masks": torch.zeros(batch, num_queries, 8, 8),
             "pred_boxes": boxes}
 
 
@@ -63,9 +63,9 @@ AUXILIARY = [f"_{i}" for i in range(9)]
 
 
 @pytest.mark.parametrize(("options", "proposals", "count"), [
-    ({}, True, 105), ({"denoising": "standard"}, True, 85), ({"denoising": "no"}, True, 55), ({"box_loss": False}, True, 83),
-    ({}, False, 95), ({"denoising": "no"}, False, 50), ({"deep_supervision": False}, True, 15),
-    ({"deep_supervision": False}, False, 10)])
+    ({}, True, 105), ({"denoising": "standard"}, True, 85), ({"denoising": "no"}, True, 55),
+    ({"box_loss": False}, True, 83), ({}, False, 95), ({"denoising": "no"}, False, 50),
+    ({"deep_supervision": False}, True, 15), ({"deep_supervision": False}, False, 10)])
 @pytest.mark.parametrize("with_denoising", [True, False])
 def test_number_of_losses_of_nine_layers(options, proposals, count, with_denoising):
     losses = run(9, proposals, with_denoising and options.get("denoising") != "no", **options)
@@ -78,7 +78,8 @@ def test_names(with_denoising):
     dn = ["_dn", *(f"_dn{suffix}" for suffix in AUXILIARY)]
     assert set(run(9, True, with_denoising)) == names(["", *AUXILIARY, "_interm", *dn])
     # Without proposals the first auxiliary prediction has no denoising losses, as published.
-    assert set(run(9, False, with_denoising)) == names(["", *AUXILIARY, *(suffix for suffix in dn if suffix != "_dn_0")])
+    later = [suffix for suffix in dn if suffix != "_dn_0"]
+    assert set(run(9, False, with_denoising)) == names(["", *AUXILIARY, *later])
     without_masks = ("ce", "bbox", "giou")
     assert set(run(9, True, with_denoising, denoising="standard")) == (
         names(["", *AUXILIARY, "_interm"]) | names(dn, without_masks))
@@ -132,7 +133,7 @@ def test_denoising_by_hand():
 
 def test_each_denoising_prediction_has_its_losses():
     targets = [image_targets([0], boxes=[BOX])]
-    known = [prediction(1, boxes=[0.5 + shift, 0.5, 0.2, 0.2]) for shift in (0.1, 0.05, 0.0)]      # two auxiliary, the last
+    known = [prediction(1, boxes=[0.5 + shift, 0.5, 0.2, 0.2]) for shift in (0.1, 0.05, 0.0)]  # two auxiliary, the last
     losses = criterion()(outputs_of(prediction(), layers=2, denoising=(known, noised_of([1], 1))), targets)
     found = [losses[f"loss_bbox_dn{suffix}"].item() for suffix in ("_0", "_1", "")]
     assert found == pytest.approx([0.5, 0.25, 0.0], abs=1e-5)

@@ -19,8 +19,8 @@ COUNTER = itertools.count()
 def test_options_reach_the_decoder():
     predictor = mask_dino_model({
         f"{PREFIX}DEC_LAYERS": 4, f"{PREFIX}NUM_OBJECT_QUERIES": 7, f"{PREFIX}HIDDEN_DIM": 32,
-        f"{PREFIX}DIM_FEEDFORWARD": 48, f"{PREFIX}DN_NUM": 9, f"{PREFIX}DN_NOISE_SCALE": 0.5, f"{PREFIX}LEARN_TGT": True,
-        f"{PREFIX}INITIALIZE_BOX_TYPE": "mask2box", f"{PREFIX}INITIAL_PRED": False,
+        f"{PREFIX}DIM_FEEDFORWARD": 48, f"{PREFIX}DN_NUM": 9, f"{PREFIX}DN_NOISE_SCALE": 0.5,
+        f"{PREFIX}LEARN_TGT": True, f"{PREFIX}INITIALIZE_BOX_TYPE": "mask2box", f"{PREFIX}INITIAL_PRED": False,
         "MODEL.SEM_SEG_HEAD.MASK_DIM": 24}).sem_seg_head.predictor
     assert len(predictor.decoder.layers) == 4 and predictor.decoder.layers[0].linear1.out_features == 48
     assert predictor.query_feat.weight.shape == (7, 32)
@@ -33,9 +33,10 @@ def test_options_reach_the_decoder():
 
 
 def test_options_reach_the_pixel_decoder():
-    decoder = mask_dino_model({
+    model = mask_dino_model({
         "MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": 5, "MODEL.SEM_SEG_HEAD.FEATURE_ORDER": "low2high",
-        "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 2, "MODEL.SEM_SEG_HEAD.DIM_FEEDFORWARD": 40}).sem_seg_head.pixel_decoder
+        "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 2, "MODEL.SEM_SEG_HEAD.DIM_FEEDFORWARD": 40})
+    decoder = model.sem_seg_head.pixel_decoder
     assert len(decoder.input_proj) == 5 and decoder.order == "low2high"
     layers = decoder.transformer.encoder.layers
     assert len(layers) == 2 and layers[0].linear1.out_features == 40
@@ -47,7 +48,8 @@ def test_options_reach_the_criterion():
     criterion = mask_dino_model({
         **{f"{PREFIX}{key}_WEIGHT": value for key, value in weights.items()},
         **{f"{PREFIX}COST_{key}_WEIGHT": 10 * value for key, value in weights.items()},
-        f"{PREFIX}NO_OBJECT_WEIGHT": 0.25, f"{PREFIX}TRAIN_NUM_POINTS": 33, f"{PREFIX}DEEP_SUPERVISION": False}).criterion
+        f"{PREFIX}NO_OBJECT_WEIGHT": 0.25, f"{PREFIX}TRAIN_NUM_POINTS": 33,
+        f"{PREFIX}DEEP_SUPERVISION": False}).criterion
     assert criterion.weights == {"ce": 1, "mask": 2, "dice": 3, "bbox": 4, "giou": 6}
     assert criterion.matcher.weights == {"class": 10, "mask": 20, "dice": 30, "box": 40, "giou": 60}
     assert criterion.matcher.class_cost is focal_class_cost
@@ -149,7 +151,8 @@ def test_a_published_family_default_of_four_levels():
     ({"MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead"},
      "MODEL.SEM_SEG_HEAD.NAME is MaskFormerHead; MODEL.META_ARCHITECTURE MaskDINO goes with MaskDINOHead"),
     ({f"{PREFIX}NUM_OBJECT_QUERIES": 0}, "NUM_OBJECT_QUERIES must be at least 1, got 0"),
-    ({f"{PREFIX}TRANSFORMER_DECODER_NAME": "DINO"}, r"TRANSFORMER_DECODER_NAME is 'DINO'; registered are \[.*'MaskDINODecoder'"),
+    ({f"{PREFIX}TRANSFORMER_DECODER_NAME": "DINO"},
+     r"TRANSFORMER_DECODER_NAME is 'DINO'; registered are \[.*'MaskDINODecoder'"),
     ({f"{PREFIX}TEST.SEMANTIC_ON": False, f"{PREFIX}TEST.INSTANCE_ON": False, f"{PREFIX}TEST.PANOPTIC_ON": False},
      "SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON are all False"),
 ])
@@ -160,7 +163,8 @@ def test_what_cannot_be_built(options, message):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"MODEL.SEM_SEG_HEAD.FEATURE_ORDER": "coarse2fine"}, "order must be high2low or low2high, got 'coarse2fine'"),
-    ({"MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": 2}, "num_levels is 2, fewer than the 3 maps .*'res3', 'res4', 'res5'"),
+    ({"MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": 2},
+     "num_levels is 2, fewer than the 3 maps .*'res3', 'res4', 'res5'"),
     ({f"{PREFIX}TWO_STAGE": False, f"{PREFIX}INITIALIZE_BOX_TYPE": "bitmask"}, "'bitmask' needs two_stage"),
     ({f"{PREFIX}DEC_LAYERS": 0}, "num_layers must be at least 1, got 0"),
     ({f"{PREFIX}DN_NUM": -1}, "num_denoising must be at least 0"),
@@ -176,7 +180,8 @@ def test_numbers_out_of_range(options, message):
 
 
 def test_head_of_mask_dino_in_a_mask2former():
-    with pytest.raises(ConfigError, match="MODEL.SEM_SEG_HEAD.NAME is MaskDINOHead; .* MaskFormer goes with MaskFormerHead"):
+    message = "MODEL.SEM_SEG_HEAD.NAME is MaskDINOHead; .* MaskFormer goes with MaskFormerHead"
+    with pytest.raises(ConfigError, match=message):
         small_model({"MODEL.SEM_SEG_HEAD.NAME": "MaskDINOHead"})
 
 
