@@ -16,8 +16,8 @@ from .config import ConfigError
 # Buffers that modules compute themselves: may be missing or left over in any checkpoint.
 COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std"
                       r"|cell_anchors\.\d+)$")
-# What a classification network has behind its features, by names inside the backbone.
-CLASSIFIER = re.compile(r"^(stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\.")
+# What a classification network has for its classes, by names inside the backbone.
+CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\.|cls_token$)")
 # What a backbone has and a classification network has not: Swin's normalisation of each output.
 OUTPUT_NORMS = re.compile(r"^norm\d\.")
 # Caffe2 folds the statistics of a batch normalisation into its scale.
@@ -60,11 +60,14 @@ class Fit:
     unexpected: list = field(default_factory=list)      # in the checkpoint, not in the model
     mismatched: dict = field(default_factory=dict)      # name → its shapes, in words
     left_out: list = field(default_factory=list)        # missing or unexpected as it should be, such as a classifier
+    neutral: list = field(default_factory=list)         # of frequency modules, not in a plain network's checkpoint
+    unconvertible: list = field(default_factory=list)   # why entries of a plain network cannot become a module's
 
     def problems(self):
         """A line for each kind of problem with its count and first names; empty if the checkpoint fits."""
         kinds = {"missing from the checkpoint": self.missing, "not in the model": self.unexpected,
-                 "of another shape": [f"{name} ({shapes})" for name, shapes in self.mismatched.items()]}
+                 "of another shape": [f"{name} ({shapes})" for name, shapes in self.mismatched.items()],
+                 "cannot be converted": self.unconvertible}
         return [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
 
 
@@ -89,14 +92,20 @@ def backbone_prefix(keys, model):
 
 
 def fit_checkpoint(model, checkpoint, *, whole_model=False):
-    """Hold the tensors of `read_checkpoint` against ``model``. ``whole_model``: a backbone alone is not enough."""
+    """Hold the tensors of `read_checkpoint` against ``model``.
+
+    A plain network's entries become those of the frequency modules in its place (`adapt_plain_state` of
+    `freqdino.frequency.plain_state`). ``whole_model``: neither they nor a backbone alone are enough.
+    """
     targets = model.state_dict(keep_vars=True)
     tensors = upgrade_keys(checkpoint["model"], targets)
     prefix = None if whole_model else backbone_prefix(tensors, model)
     fit = Fit(part="" if prefix is None else prefix or "backbone.")
     inside = len(fit.part)
+    tensors = {(prefix or "") + key: tensor for key, tensor in tensors.items()}
+    if not whole_model:
+        _adapt_plain_entries(model, tensors, fit)
     for key, tensor in tensors.items():
-        key = (prefix or "") + key
         if key not in targets:
             expected = COMPUTED.search(key) or (fit.part and CLASSIFIER.match(key[inside:]))
             (fit.left_out if expected else fit.unexpected).append(key)
@@ -113,6 +122,17 @@ def fit_checkpoint(model, checkpoint, *, whole_model=False):
                     or (checkpoint["caffe2"] and FOLDED_STATISTICS.search(key)))
         (fit.left_out if expected else fit.missing).append(key)
     return fit
+
+
+def _adapt_plain_entries(model, tensors, fit):
+    """Let the modules of the part to be filled convert, in ``tensors``, what a plain network has in their place."""
+    for name, module in model.named_modules():
+        adapt = getattr(module, "adapt_plain_state", None)
+        if adapt is not None and f"{name}.".startswith(fit.part):
+            try:
+                fit.neutral += adapt(tensors, f"{name}.")
+            except ValueError as error:
+                fit.unconvertible.append(str(error))
 
 
 class StrictCheckpointer(DetectionCheckpointer):
@@ -174,7 +194,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             remedy = ("The configuration must be the one that the checkpoint was trained with." if whole_model else
                       "To load what fits and train the rest from random weights: MODEL.WEIGHTS_PARTIAL True.")
             raise CheckpointError("\n  ".join([f"{path} does not fit {part}:", *problems]) + f"\n{remedy}")
-        if not fit.matching:
+        if not fit.matching.keys() - fit.neutral:
             raise CheckpointError(f"{path}: nothing in it fits {name}")
         self.model.load_state_dict(fit.matching, strict=False)
         if problems:
@@ -182,6 +202,9 @@ class StrictCheckpointer(DetectionCheckpointer):
             self.logger.warning("\n  ".join([loaded, *problems]))
         if fit.part:
             self.logger.info("Filled %s only; the other parts start from random weights", fit.part[:-1])
+        if fit.neutral:
+            self.logger.info("The checkpoint is a plain network's: %d tensors of frequency modules start neutral: %s",
+                             len(fit.neutral), _some(fit.neutral))
         if fit.left_out:
             self.logger.info("Left out, as it should be: %s", ", ".join(fit.left_out))
 

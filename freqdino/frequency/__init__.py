@@ -6,7 +6,7 @@ from freqdino.frequency.fdconv import FDConv
 from freqdino.frequency.fdconv_conversion import convert_to_fdconv, fdconv_from_conv2d
 from freqdino.frequency.fdlinear import FDLinear
 from freqdino.frequency.freqfusion import FreqFusion
-from freqdino.frequency.frequency_scale import FrequencyScale
+from freqdino.frequency.frequency_scale import FrequencyScale, ResidualFrequencyScale
 
 __all__ = [
     "AttentionInversion",
@@ -17,6 +17,7 @@ __all__ = [
     "FreqFusion",
     "FrequencyScale",
     "InversionGates",
+    "ResidualFrequencyScale",
     "convert_to_fdconv",
     "fdconv_from_conv2d",
 ]

@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .plain_state import keep_additions
 from .star_relu import StarReLU
 
 GAMMA_START = 1e-5
+# What the names of the gates' entries start with; a subclass keeps its attention's beside them.
+GATE_NAMES = ("dy_freq", "lf_gamma", "hf_gamma")
 # The high-pass gate 2u / (u + HALF_GATE) is 1 at u = HALF_GATE: near exp(-1), as published.
 HALF_GATE = 0.3678
 # Without gradients on the CPU, tokens go through the gates in pieces that stay in the cache: fresh buffers of a whole
@@ -103,6 +106,10 @@ class InversionGates(nn.Module):
         for value, attended, query, result_piece in zip(*pieces, result.view(-1, self.dim).split(tokens)):
             result_piece.copy_(self._invert_tokens(value, attended, query))
         return result
+
+    def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
+        """See `freqdino.frequency.plain_state`: a plain attention has no gates."""
+        return keep_additions(self, state_dict, prefix, GATE_NAMES)
 
     def extra_repr(self) -> str:
         return (f"{self.dim}, num_heads={self.num_heads}, lf_dy_weight={self.lf_dy_weight}, "

@@ -5,6 +5,7 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 Shape key: B: batch, Co, Ci: output and input channels, G: groups of the convolution, kh, kw: kernel size,
 R = Co·kh, K = (Ci/G)·kw: the weight matrix, p: param_ratio.
 """
+import copy
 import math
 
 import torch
@@ -78,13 +79,6 @@ class DynamicWeight(nn.Module):
         matrix = spectrum_to_matrix(self.coefficients().sum(0, keepdim=True) * self.scale, self.matrix_columns)
         return matrix_to_weight(matrix, self.conv_shape).reshape(self.plain_shape).to(self.dft_weight.dtype)
 
-    def make_neutral(self):
-        """From here the layer computes what a plain one with ``static_weight()`` would."""
-        for name in MODULATION:
-            module = getattr(self, name, None)
-            if module is not None:
-                module.make_neutral()
-
     def image_weights(self, pooled: Tensor, factors: KernelFactors, complete: bool = True) -> Tensor:
         """(B, Co, Ci/G, kh, kw); unless ``complete``, the channel and filter factors are left to the caller.
 
@@ -137,19 +131,33 @@ class DynamicWeight(nn.Module):
     def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
         raise NotImplementedError
 
+    def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
+        """See `freqdino.frequency.plain_state`. ValueError, and nothing changed, for a weight of another shape."""
+        plain = state_dict.get(f"{prefix}weight")
+        if not hasattr(self, "group_map") or plain is None:
+            return []
+        if plain.shape != self.plain_shape:
+            raise ValueError(f"size mismatch for {prefix}weight: copying a param with shape {tuple(plain.shape)} "
+                             f"from checkpoint, the plain weight has shape {tuple(self.plain_shape)}.")
+        if self.weight is None and f"{prefix}dft_weight" not in state_dict:
+            state_dict[f"{prefix}dft_weight"] = self.to_coefficients(state_dict.pop(f"{prefix}weight"))
+        modulation = {name: module for name, module in self.named_children() if name in MODULATION}
+        if any(key.startswith(tuple(f"{prefix}{name}." for name in modulation)) for key in state_dict):
+            return []
+        neutral = {}
+        for name, module in modulation.items():
+            module = copy.deepcopy(module)  # the layer itself changes only when the entries are loaded
+            module.make_neutral()
+            neutral.update(module.state_dict(prefix=f"{prefix}{name}."))
+        state_dict.update(neutral)
+        return list(neutral)
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs):
-        plain = state_dict.get(f"{prefix}weight")
-        if hasattr(self, "group_map") and plain is not None:
-            if plain.shape != self.plain_shape:
-                error_msgs.append(f"size mismatch for {prefix}weight: copying a param with shape {tuple(plain.shape)} "
-                                  f"from checkpoint, the plain weight has shape {tuple(self.plain_shape)}.")
-                return
-            if self.weight is None and f"{prefix}dft_weight" not in state_dict:
-                state_dict[f"{prefix}dft_weight"] = self.to_coefficients(state_dict.pop(f"{prefix}weight"))
-            if not any(key.startswith(tuple(f"{prefix}{name}." for name in MODULATION)) for key in state_dict):
-                self.make_neutral()
-                state_dict.update((prefix + key, value) for key, value in self.state_dict().items()
-                                  if key.startswith(MODULATION))
+        try:
+            self.adapt_plain_state(state_dict, prefix)
+        except ValueError as error:
+            error_msgs.append(str(error))
+            return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)

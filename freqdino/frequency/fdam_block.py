@@ -9,11 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention_inversion import AttentionInversion
-from .frequency_scale import FrequencyScale
+from .frequency_scale import BLOCK_OPTIONS, FrequencyScale
 
 LAYER_NORM_EPSILON = 1e-6
-# FDAM's best ablation (supplement, tables 2 and 3); narrower than FrequencyScale's own published defaults.
-SCALE_OPTIONS = {"group": 16, "num_filters": 4, "size": 14, "reweight_expansion_ratio": 1 / 16}
 
 
 class MLP(nn.Module):
@@ -64,11 +62,11 @@ class FDAMBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.attn = AttentionInversion(dim, num_heads, qkv_bias)
-        self.freq_scale_1 = FrequencyScale(dim, **SCALE_OPTIONS)
+        self.freq_scale_1 = FrequencyScale(dim, **BLOCK_OPTIONS)
         self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values)))
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.mlp = MLP(dim, int(dim * mlp_ratio))
-        self.freq_scale_2 = FrequencyScale(dim, **SCALE_OPTIONS)
+        self.freq_scale_2 = FrequencyScale(dim, **BLOCK_OPTIONS)
         self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values)))
         self.drop_path = DropPath(drop_path)
 
@@ -85,3 +83,14 @@ class FDAMBlock(nn.Module):
         feature_map = branch.transpose(1, 2).unflatten(2, grid)
         branch = scale(feature_map, residual=True).flatten(2).transpose(1, 2)
         return torch.addcmul(x, self.drop_path(branch), gamma)
+
+    def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
+        """See `freqdino.frequency.plain_state`: LayerScale's γ by timm's names, and 1 for a block without LayerScale."""
+        neutral = []
+        for timm_name, name in (("ls1.gamma", "gamma_1"), ("ls2.gamma", "gamma_2")):
+            if prefix + timm_name in state_dict:
+                state_dict[prefix + name] = state_dict.pop(prefix + timm_name)
+            elif prefix + name not in state_dict:
+                state_dict[prefix + name] = torch.ones_like(self.gamma_1, requires_grad=False)
+                neutral.append(prefix + name)
+        return neutral

@@ -125,6 +125,11 @@ class FDAMVisionTransformer(nn.Module):
                 feature_maps[index] = x.transpose(1, 2).unflatten(2, grid)
         return [feature_maps[index] for index in self.out_indices]
 
+    def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
+        """See `freqdino.frequency.plain_state`: position embeddings of other grids and with a class token."""
+        adapt_loaded_position_embedding(self, state_dict, prefix)
+        return []
+
 
 def initialize_linear(module: nn.Module):
     """DeiT's start of linear layers: weights N(0, 0.02) truncated at ±2, biases 0."""

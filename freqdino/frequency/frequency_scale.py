@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .plain_state import keep_additions
 from .scale_spectrum import scale_spectrum
 from .star_relu import StarReLU
 
 FILTER_START = 1e-5
+# FDAM's best ablation (supplement, tables 2 and 3), as its blocks are built; narrower than the class's published defaults.
+BLOCK_OPTIONS = {"group": 16, "num_filters": 4, "size": 14, "reweight_expansion_ratio": 1 / 16}
 
 
 def resize_filters(filters: Tensor, height: int, width: int) -> Tensor:
@@ -103,6 +106,10 @@ class FrequencyScale(nn.Module):
                 filters.add_(1)
             return scale_spectrum(x, filters)
 
+    def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
+        """See `freqdino.frequency.plain_state`: a plain network has no frequency scaling."""
+        return keep_additions(self, state_dict, prefix)
+
     def extra_repr(self) -> str:
         return f"{self.dim}, group={self.group}, num_filters={self.num_filters}, size={self.size}"
 
@@ -111,3 +118,20 @@ class FrequencyScale(nn.Module):
         stored = self.complex_weights.to(routing.dtype)
         mixed = routing.unflatten(1, (self.group, self.num_filters)) @ stored.flatten(1)
         return resize_filters(mixed.view(-1, self.dim, *stored.shape[2:]), height, width // 2 + 1)
+
+
+class ResidualFrequencyScale(FrequencyScale):
+    """x + S(x) of one argument, at the size of FDAM's blocks, for the branches of other networks; keys as FrequencyScale.
+
+    dim: C, a multiple of 16. Source: FDAM (arXiv 2507.12006).
+
+    >>> ResidualFrequencyScale(64)(torch.randn(1, 64, 9, 20)).shape
+    torch.Size([1, 64, 9, 20])
+    """
+
+    def __init__(self, dim: int):
+        super().__init__(dim, **BLOCK_OPTIONS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W), of any strides. Returns (B, C, H, W) in x's dtype."""
+        return super().forward(x, residual=True)

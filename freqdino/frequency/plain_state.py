@@ -1,0 +1,32 @@
+"""Loading a plain network's state dict into one with frequency modules, whose modules say how.
+
+A module that stands in for a plain one, or is an addition to a plain network, has the method
+
+    adapt_plain_state(state_dict, prefix) -> names
+
+It changes the flat ``state_dict`` (name -> tensor) in place: entries of the plain network under ``prefix``, the dotted
+name of the module with a dot behind it, become the module's own, and what a plain network lacks is added so that the
+module computes what the plain one did. It returns the names of these neutral additions. Entries that are the module's
+own already stay as they are. Raises ValueError, with the name, for an entry that cannot be converted.
+"""
+from torch import Tensor, nn
+
+
+def keep_additions(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, names: tuple[str, ...] = ("",)
+                   ) -> list[str]:
+    """``adapt_plain_state`` of a module whose entries that start with ``names`` are additions, neutral as they start.
+
+    Where ``state_dict`` holds none of these entries, the module's present ones are added.
+
+    >>> import torch
+    >>> state = {"0.weight": torch.ones(2)}
+    >>> keep_additions(nn.LayerNorm(2), state, "1.")
+    ['1.weight', '1.bias']
+    >>> keep_additions(nn.LayerNorm(2), state, "0.")
+    []
+    """
+    if any(key.startswith(tuple(prefix + name for name in names)) for key in state_dict):
+        return []
+    additions = {prefix + key: value for key, value in module.state_dict().items() if key.startswith(names)}
+    state_dict.update(additions)
+    return list(additions)
