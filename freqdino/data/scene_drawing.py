@@ -1,4 +1,4 @@
-"""Drawing of one sample scene: striped discs, squares and stars that overlap before one or two textured backgrounds.
+"""Drawing of one sample scene: striped discs and stars that overlap before one or two textured backgrounds.
 
 Classes differ by outline and by the width of their stripes, so that colour tells nothing and both low and high spatial
 frequencies matter. Everything is computed with numpy from uniform random numbers, so a seed gives the same picture
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 SIZE = 128
-OUTLINES = ("disc", "square", "star")
+OUTLINES = ("disc", "star")
 STRIPE_PERIODS = (4.0, 12.0)  # pixels: fine, coarse
 STUFF_TEXTURES = ("gradient", "grain", "blotches")
-_MOST_OBJECTS = 5
+_MOST_OBJECTS = 4
 _LEAST_VISIBLE = 0.4  # of an object's area
 _PIXEL_X, _PIXEL_Y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
 
@@ -109,7 +109,7 @@ def _background(random: _Random) -> tuple[np.ndarray, np.ndarray]:
 
 def _outline(shape: str, radius: float, angle: float) -> np.ndarray:
     """Corner points (P, 2) round the origin."""
-    count, inner = {"disc": (48, 1.0), "square": (4, 1.0), "star": (10, 0.45)}[shape]
+    count, inner = {"disc": (48, 1.0), "star": (10, 0.45)}[shape]
     turn = angle + np.arange(count) * 2 * np.pi / count
     length = radius * np.where(np.arange(count) % 2 == 0, 1.0, inner)
     return np.stack([length * np.cos(turn), length * np.sin(turn)], axis=1)
@@ -141,7 +141,7 @@ def _stripes(random: _Random, period: float, window: tuple[slice, slice]) -> np.
 
 
 def draw_scene(seed: list[int]) -> Scene:
-    """The scene of a seed: background, then two to five objects, each drawn over the earlier ones.
+    """The scene of a seed: background, then two to four objects, each drawn over the earlier ones.
 
     A place that would hide more than 60 % of an earlier object is not taken.
     """
@@ -153,7 +153,7 @@ def draw_scene(seed: list[int]) -> Scene:
         if len(objects) == wanted:
             break
         outline, texture = random.below(len(OUTLINES)), random.below(len(STRIPE_PERIODS))
-        radius = random.uniform(11, 30) if outline < 2 else random.uniform(15, 32)
+        radius = random.uniform(14, 28) if OUTLINES[outline] == "disc" else random.uniform(19, 34)
         center = np.array([random.uniform(10, SIZE - 10), random.uniform(10, SIZE - 10)])
         points = center + _outline(OUTLINES[outline], radius, random.uniform(0, 2 * np.pi))
         window = _window(points)

@@ -28,8 +28,8 @@ def test_drawn_when_first_loaded(scenes):
     metadata = MetadataCatalog.get("freqdino_scenes_val")
     assert metadata.json_file == str(scenes / "instances_val.json")
     assert metadata.evaluator_type == "coco_panoptic_seg"
-    assert list(metadata.thing_dataset_id_to_contiguous_id.values()) == [0, 1, 2, 3, 4, 5]
-    assert list(metadata.stuff_dataset_id_to_contiguous_id.values()) == [6, 7, 8]
+    assert list(metadata.thing_dataset_id_to_contiguous_id.values()) == [0, 1, 2, 3]
+    assert list(metadata.stuff_dataset_id_to_contiguous_id.values()) == [4, 5, 6]
 
 
 def test_annotations_agree(scenes):
@@ -72,7 +72,7 @@ def test_scenes_depend_on_the_seed_alone():
     assert (first.image == again.image).all() and (first.image != other.image).any()
     for index in range(40):
         scene = draw_scene([7, index])
-        assert 1 <= len(scene.objects) <= 5
+        assert 1 <= len(scene.objects) <= 4
         visible = np.stack([scene_object.visible for scene_object in scene.objects])
         assert visible.sum(axis=0).max() == 1 and visible.sum(axis=(1, 2)).min() >= 40
 
@@ -98,7 +98,7 @@ def test_all_panoptic_and_semantic_mappers_read_it(scenes, config, mapper):
     cfg = config("freqdino_scenes_train", mapper, IMAGE_SIZE=96, MIN_SIZE_TRAIN=(96,))
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.8
     batch = next(iter(build_train_loader(cfg)))
-    assert all(sample["instances"].gt_classes.max() >= 6 for sample in batch)  # stuff is among the targets
+    assert all(sample["instances"].gt_classes.max() >= 4 for sample in batch)  # stuff is among the targets
 
 
 def test_instance_form_of_own_data_reads_it(scenes, config):
