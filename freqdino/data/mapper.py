@@ -11,12 +11,14 @@ from detectron2.data import transforms as T
 
 from .augmentation import crop_recipe, detr_recipe, inference_recipe, large_scale_jitter
 from .image_reading import check_image_size, read_image
-from .target_readers import InstanceReader, PanopticReader, SemanticReader, TargetReader
+from .target_readers import AnnotationReader, BoxReader, InstanceReader, PanopticReader, SemanticReader, TargetReader
 
 MAPPERS = {
     "coco_instance_lsj": (InstanceReader, large_scale_jitter),
     "coco_panoptic_lsj": (PanopticReader, large_scale_jitter),
     "coco_instance_detr": (InstanceReader, detr_recipe),
+    "coco_boxes_lsj": (BoxReader, large_scale_jitter),
+    "coco_boxes_detr": (BoxReader, detr_recipe),
     "mask_former_instance": (InstanceReader, crop_recipe),
     "mask_former_panoptic": (PanopticReader, crop_recipe),
     "mask_former_semantic": (SemanticReader, crop_recipe),
@@ -28,8 +30,8 @@ class SegmentationMapper:
     """Dataset record to model input: reads the picture, augments it, and reads the targets where a reader is given.
 
     Result: ``image`` uint8 (3, H, W), ``file_name``, ``image_id``, ``height`` and ``width`` of the picture in the file,
-    and the reader's targets: ``instances`` with gt_classes (N,) int64, gt_masks BitMasks (N, H, W), gt_boxes, and of a
-    semantic reader ``sem_seg`` (H, W) int64. The record is not changed.
+    and the reader's targets: ``instances`` with gt_classes (N,) int64, gt_masks BitMasks (N, H, W) (not of a box
+    reader), gt_boxes, and of a semantic reader ``sem_seg`` (H, W) int64. The record is not changed.
     """
 
     def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, reader: TargetReader | None = None):
@@ -62,7 +64,7 @@ class SegmentationMapper:
 
 def _reader(cls: type, dataset_name: str) -> TargetReader:
     metadata = MetadataCatalog.get(dataset_name)
-    key = "thing_classes" if cls is InstanceReader else "stuff_classes"
+    key = "thing_classes" if issubclass(cls, AnnotationReader) else "stuff_classes"
     classes = metadata.get(key)
     if classes is None:
         raise ValueError(f"the metadata of DATASETS.TRAIN[0] = {dataset_name!r} has no {key}: it is not registered, or "

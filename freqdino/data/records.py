@@ -12,7 +12,7 @@ from pathlib import Path
 from detectron2.structures import BoxMode
 
 from .categories import ClassTable
-from .segmentation import check_segmentation
+from .segmentation import box_corners, check_segmentation
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _NAMED_AT_MOST = 5
@@ -79,10 +79,12 @@ def _known_ids(classes: ClassTable) -> str:
 def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> list[dict]:
     """Records of a COCO instance file, one for every image, in the order of the image ids; segmentations stay as is.
 
+    An annotation has a segmentation, a bbox or both; what is absent or empty is absent in the record.
+
     Raises:
         FileNotFoundError: the file or an image is missing.
-        ValueError: the file does not hold the format, or an annotation has an unknown image or category or a malformed
-            segmentation; the message names file, image and annotation.
+        ValueError: the file does not hold the format, or an annotation has an unknown image or category, neither
+            segmentation nor bbox, or a malformed one; the message names file, image and annotation.
     """
     document = read_annotation_file(json_file, ("images", "annotations"))
     images = _images(json_file, image_root, document["images"])
@@ -101,13 +103,17 @@ def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> l
         if annotation["category_id"] not in index_of_id:
             raise ValueError(f"{where} has category_id {annotation['category_id']}, which is not in the class table; "
                              f"{_known_ids(classes)}")
-        if "segmentation" not in annotation:
-            raise ValueError(f"{where} has no segmentation; masks are needed, not boxes alone")
-        check_segmentation(annotation["segmentation"], image["height"], image["width"], where)
+        segmentation, box = annotation.get("segmentation"), annotation.get("bbox")
+        if not segmentation and not box:
+            raise ValueError(f"{where} has neither segmentation nor bbox")
         target = {"id": annotation["id"], "category_id": index_of_id[annotation["category_id"]],
-                  "iscrowd": annotation.get("iscrowd", 0), "segmentation": annotation["segmentation"]}
-        if "bbox" in annotation:
-            target.update(bbox=annotation["bbox"], bbox_mode=BoxMode.XYWH_ABS)
+                  "iscrowd": annotation.get("iscrowd", 0)}
+        if segmentation:
+            check_segmentation(segmentation, image["height"], image["width"], where)
+            target["segmentation"] = segmentation
+        if box:
+            box_corners(box, BoxMode.XYWH_ABS, where)
+            target.update(bbox=box, bbox_mode=BoxMode.XYWH_ABS)
         objects[image["id"]].append(target)
     return [{"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id, "height": image["height"],
              "width": image["width"], "annotations": objects[image_id]} for image_id, image in sorted(images.items())]

@@ -1,4 +1,4 @@
-"""Drawing of one sample scene: striped discs and stars that overlap before one or two textured backgrounds.
+"""Drawing of one sample scene: striped discs and triangles that overlap before one or two textured backgrounds.
 
 Classes differ by outline and by the width of their stripes, so that colour tells nothing and both low and high spatial
 frequencies matter. Everything is computed with numpy from uniform random numbers, so a seed gives the same picture
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 SIZE = 128
-OUTLINES = ("disc", "star")
+CORNERS = {"disc": 48, "triangle": 3}
+OUTLINES = tuple(CORNERS)
 STRIPE_PERIODS = (4.0, 12.0)  # pixels: fine, coarse
 STUFF_TEXTURES = ("gradient", "grain", "blotches")
 _MOST_OBJECTS = 4
@@ -108,11 +109,9 @@ def _background(random: _Random) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _outline(shape: str, radius: float, angle: float) -> np.ndarray:
-    """Corner points (P, 2) round the origin."""
-    count, inner = {"disc": (48, 1.0), "star": (10, 0.45)}[shape]
-    turn = angle + np.arange(count) * 2 * np.pi / count
-    length = radius * np.where(np.arange(count) % 2 == 0, 1.0, inner)
-    return np.stack([length * np.cos(turn), length * np.sin(turn)], axis=1)
+    """Corner points (P, 2) round the origin: a regular polygon, of so many corners that it is a disc."""
+    turn = angle + 2 * np.pi * np.arange(CORNERS[shape]) / CORNERS[shape]
+    return radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
 
 def _window(points: np.ndarray) -> tuple[slice, slice]:
@@ -153,7 +152,7 @@ def draw_scene(seed: list[int]) -> Scene:
         if len(objects) == wanted:
             break
         outline, texture = random.below(len(OUTLINES)), random.below(len(STRIPE_PERIODS))
-        radius = random.uniform(14, 28) if OUTLINES[outline] == "disc" else random.uniform(19, 34)
+        radius = random.uniform(14, 28) if OUTLINES[outline] == "disc" else random.uniform(20, 36)
         center = np.array([random.uniform(10, SIZE - 10), random.uniform(10, SIZE - 10)])
         points = center + _outline(OUTLINES[outline], radius, random.uniform(0, 2 * np.pi))
         window = _window(points)

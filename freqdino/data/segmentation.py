@@ -1,12 +1,15 @@
 """COCO segmentations of one object: polygons and run-length encodings (RLE), checked and turned into masks and back.
+Its box likewise, checked and turned into corners.
 
 Source: the COCO annotation format. Polygons are lists [x1, y1, x2, y2, ...] in pixels, an RLE is {"size": [H, W],
-"counts": ...} with run lengths in column order, either a list or pycocotools' compact string.
+"counts": ...} with run lengths in column order, either a list or pycocotools' compact string. A box is [x, y, width,
+height] in pixels.
 
 Shape key: H: height, W: width.
 """
 import numpy as np
 import pycocotools.mask as mask_util
+from detectron2.structures import BoxMode
 from detectron2.structures.masks import polygons_to_bitmask
 
 
@@ -49,17 +52,23 @@ def _check_rle(rle: dict, height: int, width: int) -> None:
         raise ValueError(f"the RLE's runs cover {runs.sum()} pixels, the image has {height}x{width} = {height * width}")
 
 
-def _check_polygon(polygon: list) -> None:
+def _finite_numbers(values: list, kind: str, order: str) -> np.ndarray:
+    """The values as an array (n,), if they are a flat list; ``kind`` and ``order`` say of what."""
     try:
-        numbers = np.array(polygon)
+        numbers = np.array(values)
     except ValueError:  # lists of different lengths
         numbers = np.array(None)
     if numbers.ndim != 1 or numbers.size and numbers.dtype.kind not in "iuf":
-        raise ValueError("a polygon is a flat list of numbers x1, y1, x2, y2, ...")
+        raise ValueError(f"a {kind} is a flat list of numbers {order}")
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"a {kind} has a number that is not finite")
+    return numbers
+
+
+def _check_polygon(polygon: list) -> None:
+    numbers = _finite_numbers(polygon, "polygon", "x1, y1, x2, y2, ...")
     if numbers.size < 6 or numbers.size % 2:
         raise ValueError(f"a polygon needs an even count of at least 6 numbers; got {numbers.size}")
-    if not np.isfinite(numbers).all():
-        raise ValueError("a polygon has a number that is not finite")
 
 
 def check_segmentation(segmentation: list | dict, height: int, width: int, where: str) -> None:
@@ -75,6 +84,26 @@ def check_segmentation(segmentation: list | dict, height: int, width: int, where
                              f"got {type(segmentation).__name__}")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def box_corners(box: list, mode: BoxMode, where: str) -> np.ndarray:
+    """The top left and the bottom right corner (2, 2) of a box in (x, y).
+
+    Raises:
+        ValueError: beginning with ``where`` (file, image, annotation), unless the box has four finite numbers and a
+            width and height of at least 0.
+    """
+    try:
+        numbers = _finite_numbers(box, "bbox", "x, y, width, height").astype(np.float64)
+        if numbers.size != 4:
+            raise ValueError(f"a bbox has 4 numbers; got {numbers.size}")
+        corners = BoxMode.convert(numbers[None], mode, BoxMode.XYXY_ABS).reshape(2, 2)
+        width, height = corners[1] - corners[0]
+        if width < 0 or height < 0:
+            raise ValueError(f"a bbox has width and height of at least 0; got {width:g} and {height:g}")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return corners
 
 
 def lies_outside(points: np.ndarray, height: int, width: int) -> bool:

@@ -1,14 +1,16 @@
 """Target readers: what the mapper trains on, read from one dataset record and carried through the augmentation.
 
-Three sources of ground truth, one interface: instance annotations (polygons and RLE, mixed), panoptic PNGs, semantic
-PNGs. Each gives an `Instances` with gt_classes, gt_masks and gt_boxes; the boxes are those of the masks after
-augmentation, XYXY with exclusive maximum. Crowd regions are left out. So is an object without a pixel left after the
-crop: a query trained on an empty mask would learn to answer "object" with nothing.
+Four sources of ground truth, one interface: instance annotations (polygons and RLE, mixed), the boxes of instance
+annotations alone, panoptic PNGs, semantic PNGs. Each gives an `Instances` with gt_classes, gt_masks and gt_boxes; the
+boxes are those of the masks after augmentation, XYXY with exclusive maximum. From boxes alone there are no gt_masks.
+Crowd regions are left out. So is an object of which the crop leaves nothing: a query trained on an empty mask would
+learn to answer "object" with nothing.
 
 Source: Mask2Former's training input (arXiv:2112.01527, section 4 and its COCO and ADE20K recipes).
 Shape key: N: objects, H: height, W: width.
 """
 import logging
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +21,7 @@ from fvcore.transforms.transform import TransformList
 from .augmentation import UNLABELLED
 from .image_reading import check_label_size, read_label_map
 from .panoptic_png import read_segment_colors, segment_ids
-from .segmentation import check_segmentation, decode_rle, lies_outside, polygon_points, rasterise
+from .segmentation import box_corners, check_segmentation, decode_rle, lies_outside, polygon_points, rasterise
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +63,8 @@ def _required(record: dict, key: str, mappers: str) -> Any:
     return record[key]
 
 
-class InstanceReader:
-    """Objects from ``record["annotations"]``, each with category_id (contiguous) and polygons or an RLE."""
+class AnnotationReader(ABC):
+    """Objects from ``record["annotations"]``, each with category_id (contiguous) and the shape that a subclass reads."""
 
     label_padding = 0
 
@@ -76,13 +78,13 @@ class InstanceReader:
             logger.warning(message)
 
     def load(self, record: dict, image_size: tuple[int, int]) -> list[tuple[int, list | np.ndarray]]:
-        """(class, polygons or (H, W) mask) of every object that is no crowd and touches the picture.
+        """(class, shape) of every object that is no crowd and touches the picture.
 
         Raises:
-            ValueError: a category_id beyond the classes, or a malformed segmentation; names image and annotation.
+            ValueError: a category_id beyond the classes, or an absent or malformed shape; names image and annotation.
         """
         objects = []
-        for index, annotation in enumerate(_required(record, "annotations", "*_instance*")):
+        for index, annotation in enumerate(_required(record, "annotations", "*_instance* and coco_boxes_*")):
             if annotation.get("iscrowd", 0):
                 continue
             where = (f"{record['file_name']} (image_id {record.get('image_id', 'unknown')}), "
@@ -90,24 +92,38 @@ class InstanceReader:
             category = annotation["category_id"]
             if not 0 <= category < self.num_classes:
                 raise ValueError(f"{where}: class index {category} is beyond the dataset's {self.num_classes} classes")
-            segmentation = annotation.get("segmentation")
-            if not segmentation:
-                self._warn_once(f"{where} has no segmentation and is left out")
-                continue
-            check_segmentation(segmentation, *image_size, where)
-            if isinstance(segmentation, dict):
-                objects.append((category, decode_rle(segmentation)))
-                continue
-            polygons = polygon_points(segmentation)
-            if lies_outside(np.concatenate(polygons), *image_size):
+            shape = self.shape(annotation, image_size, where)
+            if isinstance(shape, list) and lies_outside(np.concatenate(shape), *image_size):
                 self._warn_once(f"{where} lies wholly outside the picture of {image_size[1]}x{image_size[0]} pixels "
                                 "(width x height) and is left out")
                 continue
-            objects.append((category, polygons))
+            objects.append((category, shape))
         return objects
+
+    @abstractmethod
+    def shape(self, annotation: dict, image_size: tuple[int, int], where: str) -> list | np.ndarray:
+        """A list of points, arrays (P, 2) in (x, y), or a mask (H, W).
+
+        Raises:
+            ValueError: beginning with ``where`` (file, image, annotation), if it is absent or malformed.
+        """
 
     def category_map(self, labels: list) -> None:
         """None: objects do not cover the picture, so a class's share of the area is not defined."""
+
+
+class InstanceReader(AnnotationReader):
+    """Masks and boxes from annotations with polygons or an RLE."""
+
+    def shape(self, annotation: dict, image_size: tuple[int, int], where: str) -> list | np.ndarray:
+        """Polygons or the RLE's mask."""
+        segmentation = annotation.get("segmentation")
+        if not segmentation:
+            raise ValueError(f"{where}: there is no segmentation, but masks are needed; to train on boxes alone, set "
+                             "INPUT.DATASET_MAPPER_NAME to coco_boxes_lsj or coco_boxes_detr and MODEL.MaskDINO's "
+                             "MASK_WEIGHT, DICE_WEIGHT, COST_MASK_WEIGHT and COST_DICE_WEIGHT to 0")
+        check_segmentation(segmentation, *image_size, where)
+        return decode_rle(segmentation) if isinstance(segmentation, dict) else polygon_points(segmentation)
 
     def targets(self, labels: list, transforms: TransformList, image_size: tuple[int, int]) -> dict:
         """{"instances"}; polygons are transformed as points and rasterised once, at the final size."""
@@ -124,6 +140,29 @@ class InstanceReader:
             classes.append(category)
         stacked = np.stack(masks) if masks else np.zeros((0, *image_size), dtype=bool)
         return {"instances": _instances(stacked, classes)}
+
+
+class BoxReader(AnnotationReader):
+    """Boxes alone, from annotations with a bbox; segmentations are not looked at."""
+
+    def shape(self, annotation: dict, image_size: tuple[int, int], where: str) -> list:
+        """The box's two corners, clipped to the picture."""
+        if not {"bbox", "bbox_mode"} <= annotation.keys():
+            raise ValueError(f"{where}: there is no bbox with its bbox_mode, which the mappers coco_boxes_* read; those "
+                             "named *_instance* take boxes from the segmentations")
+        corners = box_corners(annotation["bbox"], annotation["bbox_mode"], where)
+        return [np.clip(corners, 0, image_size[::-1])]
+
+    def targets(self, labels: list, transforms: TransformList, image_size: tuple[int, int]) -> dict:
+        """{"instances"} without gt_masks; boxes are clipped to the result, and one without area is left out."""
+        corners = np.array([shape for _, shape in labels]).reshape(-1, 4)
+        boxes = Boxes(torch.from_numpy(transforms.apply_box(corners)).float())
+        boxes.clip(image_size)
+        kept = boxes.nonempty()
+        instances = Instances(image_size)
+        instances.gt_classes = torch.tensor([category for category, _ in labels], dtype=torch.int64)[kept]
+        instances.gt_boxes = boxes[kept]
+        return {"instances": instances}
 
 
 class PanopticReader:
