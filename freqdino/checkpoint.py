@@ -18,8 +18,8 @@ COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_
                       r"|cell_anchors\.\d+)$")
 # What a classification network has for its classes, by names inside the backbone.
 CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\.|cls_token$)")
-# What a backbone has and a classification network has not: Swin's normalisation of each output.
-OUTPUT_NORMS = re.compile(r"^norm\d\.")
+# What a backbone has and a classification network has not: Swin's normalisation of each output, a ViT's pyramid.
+OUTPUT_LAYERS = re.compile(r"^(norm\d|neck)\.")
 # Caffe2 folds the statistics of a batch normalisation into its scale.
 FOLDED_STATISTICS = re.compile(r"\.norm\.running_(mean|var)$")
 LISTED = 10                                 # keys of each kind that an error names
@@ -118,7 +118,7 @@ def fit_checkpoint(model, checkpoint, *, whole_model=False):
     for key, target in targets.items():
         if not key.startswith(fit.part) or id(target) in filled or key in fit.mismatched:
             continue
-        expected = (COMPUTED.search(key) or (fit.part and OUTPUT_NORMS.match(key[inside:]))
+        expected = (COMPUTED.search(key) or (fit.part and OUTPUT_LAYERS.match(key[inside:]))
                     or (checkpoint["caffe2"] and FOLDED_STATISTICS.search(key)))
         (fit.left_out if expected else fit.missing).append(key)
     return fit

@@ -85,7 +85,7 @@ class FDAMBlock(nn.Module):
         return torch.addcmul(x, self.drop_path(branch), gamma)
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
-        """See `freqdino.frequency.plain_state`: LayerScale's γ by timm's names, and 1 for a block without LayerScale."""
+        """See `freqdino.frequency.plain_state`: LayerScale's γ by timm's names, 1 for a block without it."""
         neutral = []
         for timm_name, name in (("ls1.gamma", "gamma_1"), ("ls2.gamma", "gamma_2")):
             if prefix + timm_name in state_dict:

@@ -14,7 +14,7 @@ from .scale_spectrum import scale_spectrum
 from .star_relu import StarReLU
 
 FILTER_START = 1e-5
-# FDAM's best ablation (supplement, tables 2 and 3), as its blocks are built; narrower than the class's published defaults.
+# FDAM's best ablation (supplement, tables 2 and 3), as its blocks are built; narrower than the published defaults.
 BLOCK_OPTIONS = {"group": 16, "num_filters": 4, "size": 14, "reweight_expansion_ratio": 1 / 16}
 
 
@@ -121,7 +121,7 @@ class FrequencyScale(nn.Module):
 
 
 class ResidualFrequencyScale(FrequencyScale):
-    """x + S(x) of one argument, at the size of FDAM's blocks, for the branches of other networks; keys as FrequencyScale.
+    """x + S(x), at the size that FDAM's blocks have it, for the branches of other networks; keys as FrequencyScale.
 
     dim: C, a multiple of 16. Source: FDAM (arXiv 2507.12006).
 

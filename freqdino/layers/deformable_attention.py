@@ -4,6 +4,7 @@ Source: Deformable DETR (arXiv 2010.04159), sections 4.1 and 4.2.
 B: batch, Q: queries, S: tokens of all levels (sum of H * W), C: channels, L: levels, P: sampling points a level.
 """
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +19,20 @@ class MSDeformAttn(nn.Module):
 
     Keys: ``sampling_offsets``, ``attention_weights``, ``value_proj``, ``output_proj``; the offsets are ordered head,
     level, point, (x, y), the weights head, level, point. Raises ValueError unless ``num_heads`` divides ``dim``.
+
+    ``invert(value, attended, query)``, all (B, S, C), may change what was attended to before the output projection, where
+    the queries are the source's own tokens; a module's keys are under ``invert``.
     """
 
-    def __init__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int = 4):
+    def __init__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int = 4,
+                 invert: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"num_heads must divide dim, got {num_heads} heads and dim {dim}")
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
+        self.invert = invert
         self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
         self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(dim, dim)
@@ -66,18 +72,30 @@ class MSDeformAttn(nn.Module):
             locations = reference + offsets / sizes[:, None]
         else:
             locations = reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / self.num_points))
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+        attended = ms_deform_attn(value, spatial_shapes, locations, weights)
+        if self.invert is not None:
+            attended = self.invert(value.flatten(2), attended, query)
+        return self.output_proj(attended)
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward, each followed by residual and LayerNorm."""
+    """Deformable self-attention and feed-forward, each followed by residual and LayerNorm.
 
-    def __init__(self, *, dim: int, num_heads: int, num_levels: int, dim_feedforward: int, dropout: float):
+    ``invert`` is the attention's. ``freq_scale_1(x)`` and ``freq_scale_2(x)`` map each level's (B, C, H, W) to the same
+    shape: of the attention's output and of the feed-forward's, before the residual.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, num_levels: int, dim_feedforward: int, dropout: float,
+                 invert: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+                 freq_scale_1: Callable[[Tensor], Tensor] | None = None,
+                 freq_scale_2: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
-        self.self_attn = MSDeformAttn(dim=dim, num_heads=num_heads, num_levels=num_levels)
+        self.self_attn = MSDeformAttn(dim=dim, num_heads=num_heads, num_levels=num_levels, invert=invert)
+        self.freq_scale_1 = freq_scale_1
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.freq_scale_2 = freq_scale_2
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = dropout
         for layer in (self.linear1, self.linear2):
@@ -86,16 +104,30 @@ class DeformableEncoderLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, spatial_shapes: list[tuple[int, int]]) -> Tensor:
         """Tokens (B, S, C) with position (1, S, C) and reference (1, S, 2) -> (B, S, C)."""
         dropout = self.dropout if self.training else 0.0
-        x = self.norm1(x + F.dropout(self.self_attn(x + position, reference, x, spatial_shapes), dropout))
-        return self.norm2(x + feed_forward(x, self.linear1, self.linear2, dropout))
+        attended = F.dropout(self.self_attn(x + position, reference, x, spatial_shapes), dropout)
+        x = self.norm1(x + on_each_level(self.freq_scale_1, attended, spatial_shapes))
+        transformed = feed_forward(x, self.linear1, self.linear2, dropout)
+        return self.norm2(x + on_each_level(self.freq_scale_2, transformed, spatial_shapes))
+
+
+def on_each_level(scale_map: Callable[[Tensor], Tensor] | None, tokens: Tensor,
+                  spatial_shapes: list[tuple[int, int]]) -> Tensor:
+    """``scale_map`` of every level's map (B, C, H, W), put together again as tokens (B, S, C); None changes nothing."""
+    if scale_map is None:
+        return tokens
+    levels = tokens.split([height * width for height, width in spatial_shapes], dim=1)
+    maps = (scale_map(level.transpose(1, 2).unflatten(2, size)) for level, size in zip(levels, spatial_shapes))
+    return torch.cat([scaled.flatten(2).transpose(1, 2) for scaled in maps], dim=1)
 
 
 class DeformableEncoder(nn.Module):
-    """A stack of encoder layers; keys ``layers.<i>.*``."""
+    """A stack of encoder layers; keys ``layers.<i>.*``. ``make_modulation()`` gives each layer its ``invert`` and so on."""
 
-    def __init__(self, *, num_layers: int, **layer_arguments):
+    def __init__(self, *, num_layers: int, make_modulation: Callable[[], Mapping[str, nn.Module]] = dict,
+                 **layer_arguments):
         super().__init__()
-        self.layers = nn.ModuleList(DeformableEncoderLayer(**layer_arguments) for _ in range(num_layers))
+        self.layers = nn.ModuleList(DeformableEncoderLayer(**layer_arguments, **make_modulation())
+                                    for _ in range(num_layers))
 
     def forward(self, x: Tensor, position: Tensor, spatial_shapes: list[tuple[int, int]]) -> Tensor:
         """Tokens (B, S, C) with position (1, S, C) -> (B, S, C); every token refers to its own pixel's centre."""

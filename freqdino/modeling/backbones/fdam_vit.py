@@ -1,0 +1,64 @@
+"""FDAM's vision transformer as a backbone of four levels.
+
+Sources: FDAM (ICCV 2025, arXiv 2507.12006); the neck is what that recipe's UPerNet reads from a plain transformer, as in
+BEiT (arXiv 2106.08254) and ViTDet's simple pyramid (arXiv 2203.16527).
+B: batch, C: channels, H × W: image.
+"""
+from collections.abc import Sequence
+
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from ...frequency import FDAMVisionTransformer
+
+PATCH_SIZE = 16
+STAGE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+
+
+class FDAMViTBackbone(FDAMVisionTransformer, Backbone):
+    """Images (B, 3, H, W) -> res2 .. res5, each C channels, at strides 4, 8, 16 and 32 (rounded up).
+
+    ``out_indices`` names four blocks, shallow to deep, the last block among them: one for each level, as published for
+    UPerNet; all their maps have stride 16. The neck resizes them by transposed convolutions (two with a normalisation
+    and GELU between them for res2, one for res3), leaves res4 as it is, and takes maxima of 2 × 2 for res5. Between the
+    convolutions stands LayerNorm (ViTDet's choice) and not BEiT's SyncBatchNorm, as segmentation trains with few images
+    a GPU.
+
+    Keys: the transformer's published ones (``patch_embed``, ``pos_embed``, ``blocks.<i>``), ``neck.res2``,
+    ``neck.res3``. Raises ValueError for other ``out_indices`` and where FDAMVisionTransformer does.
+    """
+
+    def __init__(self, *, img_size: int, embed_dim: int, depth: int, num_heads: int, init_values: float,
+                 drop_path_rate: float, out_indices: Sequence[int], activation_checkpointing: bool):
+        if list(out_indices) != sorted(set(out_indices)) or len(out_indices) != 4 or out_indices[-1] != depth - 1:
+            raise ValueError(f"out_indices must name four blocks in ascending order, the last of them {depth - 1} (depth "
+                             f"{depth}), got {tuple(out_indices)}")
+        super().__init__(
+            img_size=img_size, patch_size=PATCH_SIZE, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
+            init_values=init_values, drop_path_rate=drop_path_rate, out_indices=out_indices,
+            activation_checkpointing=activation_checkpointing)
+        self.embed_dim = embed_dim
+        self.neck = nn.ModuleDict({
+            "res2": nn.Sequential(doubled(embed_dim), get_norm("LN", embed_dim), nn.GELU(), doubled(embed_dim)),
+            "res3": doubled(embed_dim),
+            "res4": nn.Identity(),
+            "res5": nn.MaxPool2d(kernel_size=2, ceil_mode=True),
+        })
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        maps = super().forward(image)
+        return {name: resize(feature_map) for (name, resize), feature_map in zip(self.neck.items(), maps)}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {name: ShapeSpec(channels=self.embed_dim, stride=stride) for name, stride in STAGE_STRIDES.items()}
+
+    @property
+    def size_divisibility(self) -> int:
+        """Side lengths of which no level is rounded up."""
+        return STAGE_STRIDES["res5"]
+
+
+def doubled(channels: int) -> nn.ConvTranspose2d:
+    """A map of twice the height and width, each pixel made into four."""
+    return nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
