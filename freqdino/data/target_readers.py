@@ -64,7 +64,7 @@ def _required(record: dict, key: str, mappers: str) -> Any:
 
 
 class AnnotationReader(ABC):
-    """Objects from ``record["annotations"]``, each with category_id (contiguous) and the shape that a subclass reads."""
+    """Objects from ``record["annotations"]``, each with category_id (contiguous) and a shape, which subclasses read."""
 
     label_padding = 0
 
@@ -148,8 +148,8 @@ class BoxReader(AnnotationReader):
     def shape(self, annotation: dict, image_size: tuple[int, int], where: str) -> list:
         """The box's two corners, clipped to the picture."""
         if not {"bbox", "bbox_mode"} <= annotation.keys():
-            raise ValueError(f"{where}: there is no bbox with its bbox_mode, which the mappers coco_boxes_* read; those "
-                             "named *_instance* take boxes from the segmentations")
+            raise ValueError(f"{where}: there is no bbox with its bbox_mode, which the mappers coco_boxes_* read; "
+                             "those named *_instance* take boxes from the segmentations")
         corners = box_corners(annotation["bbox"], annotation["bbox_mode"], where)
         return [np.clip(corners, 0, image_size[::-1])]
 

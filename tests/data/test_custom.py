@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from PIL import Image
 
 from freqdino.data import register_custom_datasets
@@ -130,6 +131,9 @@ def test_files_of_another_kind(instance_set, text, message):
         register_custom_datasets([name])
 
 
+NEITHER = r"annotation 100 of image 0\.png \(image_id 10\) has neither segmentation nor bbox"
+
+
 def edit_annotation(**changes):
     return lambda document: document["annotations"][0].update(changes)
 
@@ -139,7 +143,9 @@ def edit_annotation(**changes):
     (edit_annotation(image_id=99), r"annotation 100 refers to image_id 99"),
     (edit_annotation(segmentation=[[1, 1, 2, 2]]), r"annotation 100 of image 0\.png .*at least 6 numbers; got 4"),
     (edit_annotation(segmentation={"size": [8, 6], "counts": [48]}), r"annotation 100 .*\(height, width\) is \[8, 6\]"),
-    (lambda document: document["annotations"][0].pop("segmentation"), "annotation 100 .*has no segmentation; masks"),
+    (lambda document: document["annotations"][0].pop("segmentation"), NEITHER),
+    (edit_annotation(segmentation=[], bbox=[]), NEITHER),
+    (edit_annotation(bbox=[1, 2, 3]), r"annotation 100 of image 0\.png .*: a bbox has 4 numbers; got 3"),
     (lambda document: document["annotations"][0].pop("id"), "entry number 0 of 'annotations' has no id"),
     (lambda document: document["annotations"].append(document["annotations"][0]), "the id occurs more than once: 100"),
     (lambda document: document["images"].append(document["images"][0]), "in 'images' the id occurs more than once: 10"),
@@ -149,6 +155,14 @@ def test_faults_in_instances_are_named(instance_set, edit, message):
     name, path = instance_set([{"segmentation": [SQUARE]}], edit=edit)
     with pytest.raises(ValueError, match=f"instances.json.*{message}"):
         load(name)
+
+
+@pytest.mark.parametrize("empty", [{}, {"segmentation": []}, {"segmentation": None}])
+def test_boxes_without_segmentations(instance_set, empty):
+    name, _ = instance_set([{"bbox": [2, 1, 4.5, 0], **empty}])
+    annotation, = load(name)[0]["annotations"]
+    assert annotation == {"id": 100, "category_id": 0, "iscrowd": 0, "bbox": [2, 1, 4.5, 0],
+                          "bbox_mode": BoxMode.XYWH_ABS}
 
 
 def test_missing_images_are_counted_and_named(instance_set, tmp_path):

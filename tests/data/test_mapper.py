@@ -88,11 +88,13 @@ def test_boxes_are_those_of_the_cropped_masks(instance_set, mapped):
     assert instances.gt_masks.tensor.shape == (1, 4, 3)
 
 
-@pytest.mark.parametrize("mapper", ["coco_instance_lsj", "coco_instance_detr", "mask_former_instance"])
+@pytest.mark.parametrize("mapper", ["coco_instance_lsj", "coco_instance_detr", "mask_former_instance",
+                                    "coco_boxes_lsj", "coco_boxes_detr"])
 def test_pictures_without_objects(instance_set, mapped, mapper):
     name, _ = instance_set([])
     instances = mapped(name, mapper, IMAGE_SIZE=16, MIN_SIZE_TRAIN=(12,))["instances"]
-    assert instances.gt_masks.tensor.shape == (0, *instances.image_size)
+    if "boxes" not in mapper:
+        assert instances.gt_masks.tensor.shape == (0, *instances.image_size)
     assert instances.gt_boxes.tensor.shape == (0, 4) and instances.gt_classes.shape == (0,)
     assert instances.gt_classes.dtype == torch.int64
 
@@ -101,7 +103,6 @@ def test_objects_without_a_pixel_are_left_out(instance_set, mapped, caplog):
     name, _ = instance_set([
         {"segmentation": {"size": [6, 8], "counts": [48]}},  # no pixel
         {"segmentation": [[3.1, 3.1, 3.2, 3.1, 3.2, 3.2]]},  # smaller than one
-        {"segmentation": []},
         {"segmentation": [[20, 1, 30, 1, 30, 5]]},  # outside
         {"segmentation": [[6, 4, 20, 4, 20, 30, 6, 30]]}])  # partly outside: clipped
     sample = mapped(name, "coco_instance_lsj")
@@ -109,8 +110,43 @@ def test_objects_without_a_pixel_are_left_out(instance_set, mapped, caplog):
     mapped.mapper(mapped.record)
     outside = [record.getMessage() for record in caplog.records if "outside" in record.getMessage()]
     assert len(outside) == 1
-    assert "0.png (image_id 10), annotation 103 lies wholly outside the picture of 8x6 pixels" in outside[0]
-    assert "annotation 102 has no segmentation and is left out" in caplog.text
+    assert "0.png (image_id 10), annotation 102 lies wholly outside the picture of 8x6 pixels" in outside[0]
+
+
+def test_boxes_alone_follow_the_picture(instance_set, mapped, caplog):
+    name, _ = instance_set([
+        {"bbox": [2, 1, 4, 4]}, {"bbox": [7, 0, 1, 1], "segmentation": [SQUARE]},  # the segmentation is not looked at
+        {"bbox": [5.5, 3, 20, 20], "category_id": 7}, {"bbox": [3, 3, 0, 2]}, {"bbox": [20, 1, 5, 5]},
+        {"bbox": [0, 0, 8, 6], "iscrowd": 1}])
+    sample = mapped(name, "coco_boxes_lsj")
+    instances = sample["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[2, 1, 6, 5], [7, 0, 8, 1], [5.5, 3, 8, 6]]
+    assert instances.gt_boxes.tensor.dtype == torch.float32
+    assert instances.gt_classes.tolist() == [0, 0, 1] and instances.gt_classes.dtype == torch.int64
+    assert set(instances.get_fields()) == {"gt_classes", "gt_boxes"} and instances.image_size == (6, 8)
+    # Twice as large, mirrored, then x 4..14 and y 4..12 of 16x12: [11, 6, 16, 12] becomes [0, 6, 5, 12] in the mirror.
+    mapped.mapper.augmentations = T.AugmentationList([
+        T.ResizeTransform(6, 8, 12, 16), T.HFlipTransform(16), T.CropTransform(4, 4, 10, 8)])
+    instances = mapped.mapper(mapped.record)["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[0, 0, 8, 6], [0, 2, 1, 8]]
+    assert instances.gt_classes.tolist() == [0, 1] and instances.image_size == (8, 10)
+    outside = [record.getMessage() for record in caplog.records if "outside" in record.getMessage()]
+    assert len(outside) == 1 and "annotation 104 lies wholly outside the picture of 8x6 pixels" in outside[0]
+
+
+def test_boxes_do_not_reach_into_the_padding(instance_set, mapped):
+    name, _ = instance_set([{"bbox": [4, 3, 9, 9]}])
+    sample = mapped(name, "coco_boxes_lsj", IMAGE_SIZE=16, MIN_SCALE=0.5, MAX_SCALE=0.5)  # 8x6 again, padded to 16x16
+    assert sample["instances"].gt_boxes.tensor.tolist() == [[4, 3, 8, 6]]
+
+
+def test_masks_or_boxes_that_the_mapper_needs(instance_set, mapped):
+    name, path = instance_set([{"segmentation": [SQUARE]}, {"bbox": [2, 1, 4, 4]}])
+    with pytest.raises(ValueError, match=r"0\.png \(image_id 10\), annotation 101: .*no segmentation, but masks .* on "
+                                         r"boxes alone, set .* coco_boxes_detr and .*MASK_WEIGHT, DICE_WEIGHT"):
+        mapped(name, "coco_instance_lsj")
+    with pytest.raises(ValueError, match=r"0\.png \(image_id 10\), annotation 100: there is no bbox .*\*_instance\*"):
+        mapped(name, "coco_boxes_detr")
 
 
 def test_one_pixel_wide_picture(instance_set, mapped):

@@ -4,9 +4,10 @@ from itertools import groupby
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from detectron2.structures import BoxMode
 
-from freqdino.data.segmentation import (box_and_area, check_segmentation, decode_rle, encode_rle, lies_outside,
-                                        polygon_points, rasterise)
+from freqdino.data.segmentation import (box_and_area, box_corners, check_segmentation, decode_rle, encode_rle,
+                                        lies_outside, polygon_points, rasterise)
 
 
 def rectangle(height, width, top, bottom, left, right):
@@ -69,6 +70,24 @@ def test_long_runs_pass_the_check():
 def test_malformed_segmentations_are_errors_that_say_where(segmentation, message):
     with pytest.raises(ValueError, match=f"^a.json, annotation 7: .*{message}"):
         check_segmentation(segmentation, 4, 4, "a.json, annotation 7")
+
+
+@pytest.mark.parametrize("box, mode", [([2, 1, 4.5, 0], BoxMode.XYWH_ABS), ([2, 1, 6.5, 1], BoxMode.XYXY_ABS)])
+def test_box_corners(box, mode):
+    assert box_corners(box, mode, "here").tolist() == [[2, 1], [6.5, 1]]
+
+
+@pytest.mark.parametrize("box, message", [
+    ([1, 2, 3], "has 4 numbers; got 3"),
+    ([[1, 2, 3, 4]], "flat list of numbers x, y, width, height"),
+    ([1, 2, 3, "4"], "flat list of numbers x, y, width, height"),
+    (4, "flat list of numbers x, y, width, height"),
+    ([1, 2, 3, float("inf")], "not finite"),
+    ([1, 2, -3, 4], "width and height of at least 0; got -3 and 4"),
+])
+def test_malformed_boxes_are_errors_that_say_where(box, message):
+    with pytest.raises(ValueError, match=f"^a.json, annotation 7: a bbox .*{message}"):
+        box_corners(box, BoxMode.XYWH_ABS, "a.json, annotation 7")
 
 
 def test_box_and_area():
