@@ -33,40 +33,43 @@ PREDICTION_FIELD = {"bbox": "pred_boxes", "segm": "pred_masks"}
 class InstanceEvaluator(DatasetEvaluator):
     """Collects ``instances`` (scores, pred_classes, pred_boxes, pred_masks) and computes their AP.
 
+    Boxes and masks are evaluated, or boxes alone where no annotation of the ground truth has a segmentation.
+
     Contiguous classes become category ids through the metadata's thing_dataset_id_to_contiguous_id, which need not
     start at 0. Predictions of a stuff class (stuff_dataset_id_to_contiguous_id) are left out: they are not instances.
     Without either table classes are category ids. The ground truth is the metadata's json_file; a dataset that was
     registered without one is converted into ``output_dir``.
     """
 
-    def __init__(self, dataset_name: str, *, tasks: Sequence[str] = ("bbox", "segm"), output_dir: str | None = None,
+    def __init__(self, dataset_name: str, *, tasks: Sequence[str] | None = None, output_dir: str | None = None,
                  distributed: bool = True, max_dets_per_image: int = 100, use_fast_impl: bool = True):
         """
         Args:
-            tasks: "bbox", "segm" or both.
+            tasks: "bbox", "segm" or both; None: what the ground truth has.
             output_dir: where coco_instances_results.json goes; None: nowhere.
             distributed: gather the predictions of all ranks; ``evaluate`` must then be called on every rank.
             max_dets_per_image: predictions of a class that count in an image.
             use_fast_impl: faster-coco-eval if it is installed; False: always pycocotools.
         Raises:
-            ValueError: an unknown task, no ground truth, or a class of the metadata that the ground truth lacks.
+            ValueError: an unknown task, no ground truth, an annotation without a mask where masks are evaluated, or a
+                class of the metadata that the ground truth lacks.
         """
-        unknown = set(tasks) - PREDICTION_FIELD.keys()
-        if unknown or not tasks:
+        if tasks is not None and (not tasks or set(tasks) - PREDICTION_FIELD.keys()):
             raise ValueError(f"tasks must be some of {sorted(PREDICTION_FIELD)}, got {list(tasks)}")
         if max_dets_per_image < 1:
             raise ValueError(f"max_dets_per_image must be at least 1, got {max_dets_per_image}")
         self._dataset_name = dataset_name
-        self._tasks = tuple(tasks)
         self._output_dir = output_dir
         self._distributed = distributed
         self._max_detections = max_dets_per_image
         self._fast = use_fast_impl and FastCOCOeval is not None
         self._ground_truth_file, self._ground_truth = _load_ground_truth(dataset_name, output_dir)
+        self._tasks = self._tasks_of_ground_truth() if tasks is None else tuple(tasks)
         for annotation in self._ground_truth["annotations"]:
             if "segm" in self._tasks and not annotation.get("segmentation"):
                 raise ValueError(f"{self._ground_truth_file} has an annotation without segmentation on image "
-                                 f"{annotation['image_id']}: only boxes, tasks=('bbox',), can be evaluated against it")
+                                 f"{annotation['image_id']}: masks are evaluated where every annotation has one, boxes "
+                                 "alone where none has, or with tasks=('bbox',)")
         self._class_names = {category["id"]: category["name"] for category in self._ground_truth["categories"]}
 
         metadata = MetadataCatalog.get(dataset_name)
@@ -80,6 +83,12 @@ class InstanceEvaluator(DatasetEvaluator):
                              f"thing_dataset_id_to_contiguous_id of dataset {dataset_name!r} names")
         self._image_ids = {image["id"] for image in self._ground_truth["images"]}
         self._predictions = []
+
+    def _tasks_of_ground_truth(self):
+        if any(annotation.get("segmentation") for annotation in self._ground_truth["annotations"]):
+            return "bbox", "segm"
+        logger.info("%s has no segmentations: boxes alone are evaluated.", self._ground_truth_file)
+        return ("bbox",)
 
     def reset(self):
         self._predictions = []

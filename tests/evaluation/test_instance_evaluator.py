@@ -182,6 +182,20 @@ def test_ground_truth_with_missing_fields_and_id_zero(dataset, fast):
         assert (results[task]["AP"], results[task]["APs"]) == pytest.approx((100, 100))
 
 
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("empty", [{}, {"segmentation": []}])
+def test_ground_truth_of_boxes_alone(dataset, fast, empty, caplog):
+    boxes = [{key: entry[key] for key in ("id", "image_id", "category_id", "bbox")} | empty for entry in ANNOTATIONS]
+    with caplog.at_level("INFO"):
+        evaluator = InstanceEvaluator(dataset(boxes), use_fast_impl=fast)
+    assert "truth.json has no segmentations: boxes alone are evaluated" in caplog.text
+    results = evaluate(evaluator, *PERFECT)     # the predictions have masks, too
+    assert list(results) == ["bbox"]
+    assert (results["bbox"]["AP"], results["bbox"]["APs"]) == pytest.approx((100, 100))
+    with pytest.raises(ValueError, match="annotation without segmentation on image 1"):
+        InstanceEvaluator(dataset(boxes), tasks=("bbox", "segm"))
+
+
 def test_dataset_registered_from_python(tmp_path):
     name = "instance_evaluator_python"
     records = [{"file_name": "1.jpg", "image_id": 1, "height": HEIGHT, "width": WIDTH, "annotations": [
@@ -230,7 +244,8 @@ def test_unknown_image(dataset):
     ([], "truth.json holds no annotations: there is no ground truth"),
     ([annotation(8, 5, 3, (0, 0, 1, 1))], "truth.json: annotation 8 belongs to image 5, which the file does not have"),
     ([{"id": 8, "image_id": 1, "category_id": 3}], "annotation 8 has neither segmentation nor bbox"),
-    ([annotation(8, 1, 3, (0, 0, 1, 1), segmentation=[])], "has an annotation without segmentation on image 1"),
+    (ANNOTATIONS[1:] + [annotation(8, 1, 3, (0, 0, 1, 1), segmentation=[])],
+     r"has an annotation without segmentation on image 1: masks are .* boxes alone where none has, .*'bbox',"),
 ])
 def test_bad_ground_truth(dataset, annotations, message):
     with pytest.raises(ValueError, match=message):
