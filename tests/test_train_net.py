@@ -10,6 +10,7 @@ import train_net
 import two_processes
 from detectron2.engine import default_argument_parser
 from detectron2.utils.logger import setup_logger
+from modeling import small_mask_dino, small_models
 from PIL import Image
 
 from freqdino.config import ConfigError, load_config
@@ -162,6 +163,41 @@ def test_errors_are_a_line_and_status_1(trained, squares, tmp_path, capsys):
     nowhere = fails(capsys, options("nowhere.json@images", tmp_path / "c"))
     assert "nowhere.json" in nowhere
     assert "'Nonesuch'" in fails(capsys, options(squares, tmp_path / "d", "MODEL.META_ARCHITECTURE", "Nonesuch"))
+
+
+@pytest.fixture
+def boxes_alone(squares, tmp_path):
+    """Makes the words for a small Mask DINO on the squares without their segmentations."""
+    annotations, images = squares.split("@")
+    document = json.loads(open(annotations).read())
+    for annotation in document["annotations"]:
+        del annotation["segmentation"]
+    (tmp_path / "boxes.json").write_text(json.dumps(document))
+    model = {**small_models.OPTIONS, **small_mask_dino.OPTIONS, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2,
+             "MODEL.MaskDINO.TEST.SEMANTIC_ON": False, "MODEL.MaskDINO.TEST.PANOPTIC_ON": False}
+
+    def words(mapper, changes=small_mask_dino.BOXES_ONLY):
+        model_words = [str(word) for item in {**model, **changes}.items() for word in item]
+        return options(f"{tmp_path}/boxes.json@{images}", tmp_path / "out", *model_words, "SOLVER.MAX_ITER", "2",
+                       "INPUT.DATASET_MAPPER_NAME", mapper)
+    return words
+
+
+@pytest.mark.parametrize("mapper", ["coco_boxes_lsj", "coco_boxes_detr"])
+def test_boxes_alone_train_and_are_evaluated(boxes_alone, tmp_path, mapper):
+    train_net.run(boxes_alone(mapper))
+    (of_boxes,) = results(tmp_path / "out").values()
+    assert list(of_boxes) == ["bbox"] and 0 <= of_boxes["bbox"]["AP"] <= 100
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "boxes.json has no segmentations: boxes alone are evaluated" in log
+    assert "loss_giou: " in log and "loss_mask" not in log
+
+
+def test_masks_asked_of_boxes_alone(boxes_alone, capsys):
+    error = fails(capsys, boxes_alone("coco_instance_lsj"))
+    assert ".png (image_id " in error and "no segmentation, but masks are needed" in error and "coco_boxes_lsj" in error
+    error = fails(capsys, boxes_alone("coco_boxes_lsj", {}))
+    assert ".png: the ground truth has no masks, which this model learns from" in error and "MASK_WEIGHT" in error
 
 
 def test_eval_only_wants_all_weights(trained, squares, tmp_path, capsys):

@@ -94,7 +94,9 @@ def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_
 def padded_masks(instances: Instances, padded_size: tuple[int, int], name: str) -> Tensor:
     """Bool (G, *padded_size)."""
     if not instances.has("gt_masks"):
-        raise ValueError(f"{name}: the ground truth has no masks, which this model learns from")
+        raise ValueError(f"{name}: the ground truth has no masks, which this model learns from; Mask DINO learns from "
+                         "boxes alone where MODEL.MaskDINO's MASK_WEIGHT, DICE_WEIGHT, COST_MASK_WEIGHT and "
+                         "COST_DICE_WEIGHT are 0")
     masks = mask_tensor(instances, name)
     if len(masks) == 0:
         return masks.new_zeros(0, *padded_size)
