@@ -26,17 +26,18 @@ def MaskDINO(cfg):
     temperature = family.TEST.PANO_TEMPERATURE if family.TEST.PANO_TRANSFORM_EVAL else None
     scores = SoftmaxScores() if family.SEMANTIC_CE_LOSS else SigmoidScores(temperature)
     criterion = _criterion(cfg)
+    learns_masks = any(term in criterion.weights or term in criterion.matcher.weights for term in MASK_TERMS)
     backbone = build_backbone(cfg)
     return MaskClassificationModel(
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
         criterion=criterion,
         post_processing=build_post_processing(
-            cfg, family, scores=scores, rescore_by_mask=not family.TEST.TEST_FOUCUS_ON_BOX),
+            cfg, family, scores=scores, rescore_by_mask=learns_masks and not family.TEST.TEST_FOUCUS_ON_BOX),
         size_divisibility=size_divisibility(family, backbone),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
-        learns_masks=any(term in criterion.weights or term in criterion.matcher.weights for term in MASK_TERMS),
+        learns_masks=learns_masks,
         box_frame=family.BOX_FRAME,
     )
 

@@ -72,7 +72,8 @@ def test_defaults_are_the_published_ones():
     ({}, True), (BOXES_ONLY, False), ({**BOXES_ONLY, f"{PREFIX}COST_DICE_WEIGHT": 1.0}, True),
     ({**BOXES_ONLY, f"{PREFIX}MASK_WEIGHT": 1.0}, True)])
 def test_masks_are_learned_where_a_weight_reads_them(options, learns):
-    assert mask_dino_model(options).learns_masks == learns
+    model = mask_dino_model(options)
+    assert model.learns_masks == model.post_processing.rescore_by_mask == learns
 
 
 @pytest.mark.parametrize(("options", "expected"), [
