@@ -14,7 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 from detectron2.utils.file_io import PathManager
 
-from .config_keys import IGNORED_KEYS, mask_dino_keys, mask_former_keys, swin_keys
+from .config_keys import IGNORED_KEYS, freqfusion_keys, mask_dino_keys, mask_former_keys, swin_keys
 
 
 class ConfigError(ValueError):
@@ -56,6 +56,7 @@ def add_freqdino_config(cfg):
         "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
         "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
         "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+        "FREQFUSION": freqfusion_keys(),
     }))
     cfg.MODEL.MASK_FORMER = CfgNode(mask_former_keys())
     cfg.MODEL.MaskDINO = CfgNode(mask_dino_keys())

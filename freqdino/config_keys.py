@@ -1,4 +1,5 @@
-"""The configuration keys of Mask2Former, Mask DINO and Swin, with the published names and defaults.
+"""The configuration keys of Mask2Former, Mask DINO and Swin, with the published names and defaults, and the
+frequency modules' own.
 
 Sources: the configuration of the published projects of Mask2Former (arXiv 2112.01527) and Mask DINO (arXiv 2206.02777).
 `freqdino.config.add_freqdino_config` puts them into a Detectron2 configuration.
@@ -98,6 +99,18 @@ def mask_dino_keys():
             "PANO_TEMPERATURE": 0.06,
             "TEST_FOUCUS_ON_BOX": False,
         },
+    }
+
+
+def freqfusion_keys():
+    """MODEL.SEM_SEG_HEAD.FREQFUSION; the values are those of FreqFusion's Mask2Former (arXiv 2408.12879)."""
+    return {
+        "ENABLED": False,
+        "LOWPASS_KERNEL": 5,
+        "HIGHPASS_KERNEL": 3,
+        "COMPRESSED_CHANNELS": None,        # None: a quarter of CONVS_DIM
+        "FEATURE_RESAMPLE": True,           # the offset generator
+        "CHECKPOINT": False,                # compute activations again in the backward pass instead of keeping them
     }
 
 

@@ -59,13 +59,17 @@ class MaskClassificationModel(nn.Module):
         Training returns name -> weighted loss; evaluation a list of {sem_seg, instances, panoptic_seg}, as asked for.
         """
         images = self._images(batched_inputs)
-        features = self.backbone(images.tensor)
+        features = self.features(images.tensor)
         if self.training:
             targets = prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:]), self.criterion.num_classes, self.device,
                                       with_masks=self.learns_masks, box_frame=self.box_frame)
             return self.criterion(self.sem_seg_head(features, targets), targets)
         outputs = self.sem_seg_head(features)
         return [self._result(outputs, index, example, images) for index, example in enumerate(batched_inputs)]
+
+    def features(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Normalised and padded images (B, 3, H, W) -> the maps that the head reads, by name."""
+        return self.backbone(images)
 
     def _images(self, batched_inputs):
         """Normalised, then padded with zeros at the right and the bottom to one size that the divisibility allows."""

@@ -1,10 +1,12 @@
 """Pixel decoder with a multi-scale deformable encoder; serves Mask2Former and Mask DINO.
 
-Sources: Mask2Former (arXiv 2112.01527), section 3.2.2 and Mask DINO (arXiv 2206.02777), section 3.3, appendix A.
+Sources: Mask2Former (arXiv 2112.01527), section 3.2.2 and Mask DINO (arXiv 2206.02777), section 3.3, appendix A; where
+learned fusions stand: FreqFusion's Mask2Former (arXiv 2408.12879).
 B: batch, C: width of the decoder, H_l, W_l: size of level l, M: width of the mask features.
 """
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise, repeat
 
 import torch
 import torch.nn.functional as F
@@ -23,26 +25,38 @@ def upsample_and_add(hr: Tensor, lr: Tensor) -> Tensor:
     return hr + F.interpolate(lr, size=hr.shape[-2:], mode="bilinear", align_corners=False)
 
 
+class UpsampleAndAdd(nn.Module):
+    """`upsample_and_add` where a list of modules needs one."""
+
+    def forward(self, hr: Tensor, lr: Tensor) -> Tensor:
+        return upsample_and_add(hr, lr)
+
+
 class MultiScaleDeformablePixelDecoder(nn.Module):
     """Backbone maps -> mask features at stride ``common_stride`` and the encoded levels.
 
     The maps named in ``encoder_features`` are projected to ``conv_dim``; ``num_levels`` beyond their number asks for
-    extra levels, each a stride-2 convolution of the one before. All levels go through the deformable encoder; a top-down
-    path then adds the maps finer than the encoder's.
+    extra levels, each a stride-2 convolution of the one before. All levels go through the deformable encoder; a
+    top-down path then adds the maps finer than the encoder's.
 
     ``order``: ``high2low`` lists the levels coarse to fine, ``low2high`` fine to coarse with the extra levels last. It
     also rules which ``input_proj`` belongs to which map. ``min_fpn_levels`` 1 keeps one step of the top-down path even
     where the encoder already reads the finest map, as Mask DINO does.
 
+    ``make_fusion(coarse_stride, fine_stride)`` makes a module ``fuse(hr, lr)`` that turns a fine map (B, C, H, W) and
+    the next coarser one into one map of the fine map's size. With it the levels are fused before the encoder, coarse to
+    fine, each result being the next coarse map, and the top-down path fuses so instead of by `upsample_and_add`.
+
     Keys: ``input_proj.<i>``, ``transformer.{level_embed,encoder.layers.<i>}``, ``adapter_<i>``, ``layer_<i>``,
-    ``mask_features``. Raises ValueError for an unknown order or map, for fewer levels than maps,
-    and where no map has the stride or the width that is asked for.
+    ``mask_features``, and with ``make_fusion`` ``freqfusions.<i>``, counted from the coarsest pair of maps to the last
+    step of the top-down path. Raises ValueError for an unknown order or map, for fewer levels than maps, and where no
+    map has the stride or the width that is asked for.
     """
 
     def __init__(self, *, input_shape: Mapping[str, ShapeSpec], encoder_features: Sequence[str], conv_dim: int,
                  mask_dim: int, norm: str, num_layers: int, num_heads: int, dim_feedforward: int, dropout: float,
                  num_levels: int, order: str, common_stride: int, min_fpn_levels: int,
-                 fuse: Callable[[Tensor, Tensor], Tensor] = upsample_and_add):
+                 make_fusion: Callable[[int, int], nn.Module] | None = None):
         super().__init__()
         if order not in ("high2low", "low2high"):
             raise ValueError(f"order must be high2low or low2high, got {order!r}")
@@ -50,11 +64,12 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
         if absent or not encoder_features:
             raise ValueError(f"encoder_features names {absent or 'nothing'}, but the maps are {list(input_shape)}")
         if num_levels < len(encoder_features):
-            raise ValueError(f"num_levels is {num_levels}, fewer than the {len(encoder_features)} maps {list(encoder_features)}")
+            raise ValueError(f"num_levels is {num_levels}, fewer than the {len(encoder_features)} maps "
+                             f"{list(encoder_features)}")
         if conv_dim % NORM_GROUPS:
-            raise ValueError(f"conv_dim must be a multiple of {NORM_GROUPS}, the groups of its normalisation, got {conv_dim}")
+            raise ValueError(f"conv_dim must be a multiple of {NORM_GROUPS}, the groups of its normalisation, got "
+                             f"{conv_dim}")
         self.order = order
-        self.fuse = fuse
 
         fine_to_coarse = sorted(input_shape, key=lambda name: input_shape[name].stride)
         encoded = [name for name in fine_to_coarse if name in encoder_features]
@@ -78,16 +93,22 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
         self.fpn_features = fine_to_coarse[:num_fpn_levels]
         mask_stride = min(input_shape[name].stride for name in (*self.fpn_features, *encoded))
         if mask_stride != common_stride:
-            raise ValueError(f"common_stride is {common_stride}, but the finest of the maps {list(input_shape)} has stride "
-                             f"{mask_stride}")
+            raise ValueError(f"common_stride is {common_stride}, but the finest of the maps {list(input_shape)} has "
+                             f"stride {mask_stride}")
         for i, name in enumerate(self.fpn_features, start=1):
             self.add_module(f"adapter_{i}", _conv(input_shape[name].channels, conv_dim, norm, kernel_size=1))
             self.add_module(f"layer_{i}", _conv(conv_dim, conv_dim, norm, kernel_size=3, padding=1, activation=F.relu))
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
         c2_xavier_fill(self.mask_features)
 
+        self.freqfusions = None
+        if make_fusion is not None:
+            coarse_to_fine = [input_shape[encoded[-1]].stride * 2 ** i for i in range(num_levels - len(encoded), 0, -1)]
+            coarse_to_fine += [input_shape[name].stride for name in (*encoded[::-1], *self.fpn_features[::-1])]
+            self.freqfusions = nn.ModuleList(make_fusion(coarse, fine) for coarse, fine in pairwise(coarse_to_fine))
+
     def forward_features(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """features: name -> (B, C_name, H, W); returns (mask features (B, M, H, W), finest encoded level, all levels)."""
+        """features: name -> (B, C_name, H, W); returns mask features (B, M, H, W), finest encoded level, all levels."""
         levels = self.encode(*self.project(features))
         finest = levels[0] if self.order == "low2high" else levels[-1]
         return self.mask_features(self.top_down(features, finest)), finest, levels
@@ -104,11 +125,21 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
             x = proj(x)
             extra.append(x)
 
-        def in_order(maps, extra):
-            return maps + extra if self.order == "low2high" else extra + maps
+        low2high = self.order == "low2high"
+        sizes = [tuple(x.shape[-2:]) for x in (maps + extra if low2high else extra + maps)]
+        coarse_to_fine = extra[::-1] + (maps[::-1] if low2high else maps)
+        if self.freqfusions is not None:
+            coarse_to_fine = self.fuse_levels(coarse_to_fine)
+        if not low2high:
+            return coarse_to_fine, sizes
+        return coarse_to_fine[len(extra):][::-1] + coarse_to_fine[:len(extra)], sizes
 
-        sizes = [tuple(x.shape[-2:]) for x in in_order(maps, extra)]
-        return in_order(maps, extra[::-1]), sizes
+    def fuse_levels(self, levels: list[Tensor]) -> list[Tensor]:
+        """Fuse maps (B, C, H_l, W_l), given coarse to fine, each with the result of the one before it."""
+        fused = levels[:1]
+        for fuse, level in zip(self.freqfusions, levels[1:]):
+            fused.append(fuse(level, fused[-1]))
+        return fused
 
     def encode(self, levels: list[Tensor], position_sizes: list[tuple[int, int]]) -> list[Tensor]:
         """Run the deformable encoder over the levels; same shapes out as in."""
@@ -121,11 +152,12 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
                 for level, size in zip(tokens.split([h * w for h, w in sizes], dim=1), sizes)]
 
     def top_down(self, features: Mapping[str, Tensor], finest: Tensor) -> Tensor:
-        """Add the maps finer than the encoder's, coarse to fine, to the finest encoded level (B, C, H, W)."""
+        """Fuse the maps finer than the encoder's, coarse to fine, with the finest encoded level (B, C, H, W)."""
+        fusions = repeat(upsample_and_add) if self.freqfusions is None else self.freqfusions[len(self.input_proj) - 1:]
         x = finest
-        for i in range(len(self.fpn_features), 0, -1):
+        for i, fuse in zip(range(len(self.fpn_features), 0, -1), fusions):
             lateral = self.get_submodule(f"adapter_{i}")(features[self.fpn_features[i - 1]])
-            x = self.get_submodule(f"layer_{i}")(self.fuse(lateral, x))
+            x = self.get_submodule(f"layer_{i}")(fuse(lateral, x))
         return x
 
 

@@ -1,26 +1,37 @@
-"""Mask2Former by its registry names: meta-architecture, head and transformer decoder."""
+"""Mask2Former by its registry names: meta-architectures, heads and transformer decoder."""
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_backbone, build_sem_seg_head
 
 from ..config import ConfigError
 from ..modeling import mask2former_decoder
 from ..modeling.class_scores import SoftmaxScores
 from ..modeling.criterion import SetCriterion
+from ..modeling.image_guided_head import ImageGuidedHead, ImageGuidedModel
 from ..modeling.losses import softmax_class_cost
 from ..modeling.matcher import HungarianMatcher
-from ..modeling.meta_architecture import MaskClassificationModel
+from ..modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from .class_tables import check_num_classes
-from .model_parts import build_head, build_post_processing, check_family, point_arguments, size_divisibility
+from .model_parts import build_post_processing, check_family, head_parts, point_arguments, size_divisibility
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY
 
 
 @META_ARCH_REGISTRY.register()
 def MaskFormer(cfg):
     """MODEL.MASK_FORMER.* -> Mask2Former."""
+    return _mask_former(cfg, MaskClassificationModel, "MaskFormerHead")
+
+
+@META_ARCH_REGISTRY.register()
+def MaskFormerFreqAware(cfg):
+    """The published name of Mask2Former with the image-guided head, `MaskFormerHeadFreqAware`."""
+    return _mask_former(cfg, ImageGuidedModel, "MaskFormerHeadFreqAware")
+
+
+def _mask_former(cfg, model_class, head_name):
     family = cfg.MODEL.MASK_FORMER
     check_num_classes(cfg)
-    check_family(cfg, family, "MaskFormerHead")
+    check_family(cfg, family, head_name)
     backbone = build_backbone(cfg)
-    return MaskClassificationModel(
+    return model_class(
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
         criterion=_criterion(cfg),
@@ -50,11 +61,22 @@ def _criterion(cfg):
 @SEM_SEG_HEADS_REGISTRY.register()
 def MaskFormerHead(cfg, input_shape):
     """Mask2Former's head. Raises ConfigError for the inputs of the first MaskFormer, which this decoder cannot read."""
+    return SegmentationHead(**_parts(cfg, input_shape))
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+def MaskFormerHeadFreqAware(cfg, input_shape):
+    """Mask2Former's head with the last masks brought to the input's size under the guidance of the image."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return ImageGuidedHead(**_parts(cfg, input_shape), mask_dim=head.MASK_DIM, stride=head.COMMON_STRIDE)
+
+
+def _parts(cfg, input_shape):
     family = cfg.MODEL.MASK_FORMER
     if family.TRANSFORMER_IN_FEATURE != "multi_scale_pixel_decoder":
-        raise ConfigError(f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {family.TRANSFORMER_IN_FEATURE!r}, which belongs to the "
-                          "first MaskFormer; Mask2Former needs multi_scale_pixel_decoder")
-    return build_head(cfg, input_shape, family)
+        raise ConfigError(f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {family.TRANSFORMER_IN_FEATURE!r}, which "
+                          "belongs to the first MaskFormer; Mask2Former needs multi_scale_pixel_decoder")
+    return head_parts(cfg, input_shape, family)
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()

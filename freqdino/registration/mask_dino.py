@@ -7,10 +7,10 @@ from ..modeling.class_scores import SigmoidScores, SoftmaxScores
 from ..modeling.losses import focal_class_cost
 from ..modeling.mask_dino_criterion import DENOISING_KINDS, MASK_TERMS, MaskDINOCriterion
 from ..modeling.matcher import HungarianMatcher
-from ..modeling.meta_architecture import MaskClassificationModel
+from ..modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from ..modeling.query_selection import BOX_INITIALISATIONS
 from .class_tables import check_num_classes, thing_classes
-from .model_parts import build_head, build_post_processing, check_family, point_arguments, size_divisibility
+from .model_parts import build_post_processing, check_family, head_parts, point_arguments, size_divisibility
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY
 
 BOX_FRAMES = ("image", "padded")
@@ -80,7 +80,7 @@ def _criterion(cfg):
 @SEM_SEG_HEADS_REGISTRY.register()
 def MaskDINOHead(cfg, input_shape):
     """Mask DINO's head."""
-    return build_head(cfg, input_shape, cfg.MODEL.MaskDINO)
+    return SegmentationHead(**head_parts(cfg, input_shape, cfg.MODEL.MaskDINO))
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()

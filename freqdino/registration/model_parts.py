@@ -1,21 +1,20 @@
 """Parts that both families build in the same way, from their section of the configuration (``family``)."""
 from ..config import ConfigError
-from ..modeling.meta_architecture import SegmentationHead
 from ..modeling.post_processing import PostProcessing
 from .class_tables import thing_classes
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
 
-HEADS = ("MaskFormerHead", "MaskDINOHead")
+HEADS = ("MaskFormerHead", "MaskFormerHeadFreqAware", "MaskDINOHead")
 
 
-def build_head(cfg, input_shape, family) -> SegmentationHead:
-    """Pixel decoder and the transformer decoder that ``family.TRANSFORMER_DECODER_NAME`` names."""
+def head_parts(cfg, input_shape, family) -> dict:
+    """What a head is made of: the pixel decoder and the predictor named by ``family.TRANSFORMER_DECODER_NAME``."""
     if family.TRANSFORMER_DECODER_NAME not in TRANSFORMER_DECODER_REGISTRY:
         raise ConfigError(f"TRANSFORMER_DECODER_NAME is {family.TRANSFORMER_DECODER_NAME!r}; registered are "
                           f"{[name for name, _ in TRANSFORMER_DECODER_REGISTRY]}")
     decoder = TRANSFORMER_DECODER_REGISTRY.get(family.TRANSFORMER_DECODER_NAME)
-    return SegmentationHead(pixel_decoder=build_pixel_decoder(cfg, input_shape),
-                            predictor=decoder(cfg, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM))
+    return {"pixel_decoder": build_pixel_decoder(cfg, input_shape),
+            "predictor": decoder(cfg, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)}
 
 
 def check_family(cfg, family, head_name: str) -> None:

@@ -4,6 +4,7 @@ from detectron2.utils.registry import Registry
 
 from ..config import ConfigError
 from ..modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
+from .freqfusion import check_units, freqfusion_maker
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
@@ -21,28 +22,24 @@ def build_pixel_decoder(cfg, input_shape):
                           f"{list(input_shape)}; set IN_FEATURES or the backbone's OUT_FEATURES")
     if head.PIXEL_DECODER_NAME not in SEM_SEG_HEADS_REGISTRY:
         known = [name for name, _ in SEM_SEG_HEADS_REGISTRY]
-        raise ConfigError(f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {head.PIXEL_DECODER_NAME!r}; registered are {known}")
+        raise ConfigError(f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {head.PIXEL_DECODER_NAME!r}; registered are "
+                          f"{known}")
     shapes = {name: input_shape[name] for name in head.IN_FEATURES}
-    return SEM_SEG_HEADS_REGISTRY.get(head.PIXEL_DECODER_NAME)(cfg, shapes)
+    decoder = SEM_SEG_HEADS_REGISTRY.get(head.PIXEL_DECODER_NAME)(cfg, shapes)
+    if head.FREQFUSION.ENABLED and not hasattr(decoder, "freqfusions"):
+        raise ConfigError(f"MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED is True, but {head.PIXEL_DECODER_NAME} does not read "
+                          "it; the pixel decoders MSDeformAttnPixelDecoder and MaskDINOEncoder do")
+    return decoder
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 def MSDeformAttnPixelDecoder(cfg, input_shape):
     """Mask2Former's: levels coarse to fine, encoder feed-forward width 1024."""
-    family, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
-    return MultiScaleDeformablePixelDecoder(
-        input_shape=input_shape,
-        encoder_features=head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
-        conv_dim=head.CONVS_DIM,
-        mask_dim=head.MASK_DIM,
-        norm=head.NORM,
-        num_layers=head.TRANSFORMER_ENC_LAYERS,
-        num_heads=family.NHEADS,
+    return _multi_scale_deformable(
+        cfg, input_shape, cfg.MODEL.MASK_FORMER,
         dim_feedforward=1024,
-        dropout=family.DROPOUT,
-        num_levels=len(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES),
+        num_levels=len(cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES),
         order="high2low",
-        common_stride=head.COMMON_STRIDE,
         min_fpn_levels=0,
     )
 
@@ -50,8 +47,34 @@ def MSDeformAttnPixelDecoder(cfg, input_shape):
 @SEM_SEG_HEADS_REGISTRY.register()
 def MaskDINOEncoder(cfg, input_shape):
     """Mask DINO's: extra levels, either order, and one step of the top-down path in any case."""
-    family, head = cfg.MODEL.MaskDINO, cfg.MODEL.SEM_SEG_HEAD
-    return MultiScaleDeformablePixelDecoder(
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return _multi_scale_deformable(
+        cfg, input_shape, cfg.MODEL.MaskDINO,
+        dim_feedforward=head.DIM_FEEDFORWARD,
+        num_levels=head.TOTAL_NUM_FEATURE_LEVELS,
+        order=head.FEATURE_ORDER,
+        min_fpn_levels=1,
+    )
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+def FreqAwareMSDeformAttnPixelDecoder2(cfg, input_shape):
+    """The published name of Mask2Former's decoder with MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED = True
+    return MSDeformAttnPixelDecoder(cfg, input_shape)
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+def FreqAwareMSDeformAttnPixelDecoder(cfg, input_shape):
+    """The same; the published ADE20K R50 configuration names it, though the published code has none of that name."""
+    return FreqAwareMSDeformAttnPixelDecoder2(cfg, input_shape)
+
+
+def _multi_scale_deformable(cfg, input_shape, family, **family_arguments) -> MultiScaleDeformablePixelDecoder:
+    head = cfg.MODEL.SEM_SEG_HEAD
+    decoder = MultiScaleDeformablePixelDecoder(
         input_shape=input_shape,
         encoder_features=head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
         conv_dim=head.CONVS_DIM,
@@ -59,10 +82,10 @@ def MaskDINOEncoder(cfg, input_shape):
         norm=head.NORM,
         num_layers=head.TRANSFORMER_ENC_LAYERS,
         num_heads=family.NHEADS,
-        dim_feedforward=head.DIM_FEEDFORWARD,
         dropout=family.DROPOUT,
-        num_levels=head.TOTAL_NUM_FEATURE_LEVELS,
-        order=head.FEATURE_ORDER,
         common_stride=head.COMMON_STRIDE,
-        min_fpn_levels=1,
+        make_fusion=freqfusion_maker(cfg),
+        **family_arguments,
     )
+    check_units(cfg, decoder)
+    return decoder

@@ -25,14 +25,21 @@ PARAMETERS = {
     "ade20k/panoptic/mask2former_r50.yaml": 43_988_247,
     "ade20k/semantic/mask2former_r101.yaml": 63_033_495,
     "ade20k/semantic/mask2former_r50.yaml": 43_988_247,
+    "ade20k/semantic/mask2former_r50_freqfusion.yaml": 44_301_549,
     "ade20k/semantic/mask2former_swin_b.yaml": 106_922_191,
+    "ade20k/semantic/mask2former_swin_b_freqfusion.yaml": 107_235_493,
     "ade20k/semantic/mask2former_swin_l.yaml": 215_488_779,
+    "ade20k/semantic/mask2former_swin_l_freqfusion.yaml": 215_802_081,
     "ade20k/semantic/mask2former_swin_s.yaml": 68_757_537,
     "ade20k/semantic/mask2former_swin_t.yaml": 47_439_633,
     "ade20k/semantic/maskdino_r50.yaml": 43_812_299,
     "cityscapes/instance/mask2former_r50.yaml": 44_004_873,
     "cityscapes/panoptic/mask2former_r50.yaml": 44_007_700,
+    "cityscapes/semantic/mask2former_r101_freqfusion.yaml": 63_313_130,
     "cityscapes/semantic/mask2former_r50.yaml": 44_007_700,
+    "cityscapes/semantic/mask2former_r50_freqfusion.yaml": 44_321_002,
+    "cityscapes/semantic/mask2former_swin_b_freqfusion.yaml": 107_212_002,
+    "cityscapes/semantic/mask2former_swin_l_freqfusion.yaml": 215_778_590,
     "cityscapes/semantic/maskdino_r50.yaml": 43_798_216,
     "coco/instance/mask2former_r101.yaml": 62_910_161,
     "coco/instance/mask2former_r50.yaml": 43_970_257,
@@ -48,9 +55,12 @@ PARAMETERS = {
     "coco/instance/maskdino_r50_4s.yaml": 47_404_948,
     "coco/instance/maskdino_swin_l.yaml": 222_799_144,
     "coco/panoptic/mask2former_r101.yaml": 62_923_782,
+    "coco/panoptic/mask2former_r101_freqfusion.yaml": 63_237_084,
     "coco/panoptic/mask2former_r50.yaml": 43_983_878,
+    "coco/panoptic/mask2former_r50_freqfusion.yaml": 44_297_180,
     "coco/panoptic/mask2former_swin_b.yaml": 106_917_822,
     "coco/panoptic/mask2former_swin_l.yaml": 215_535_610,
+    "coco/panoptic/mask2former_swin_l_freqfusion.yaml": 215_848_912,
     "coco/panoptic/mask2former_swin_s.yaml": 68_753_168,
     "coco/panoptic/mask2former_swin_t.yaml": 47_435_264,
     "coco/panoptic/maskdino_r50.yaml": 52_085_193,
@@ -59,7 +69,12 @@ PARAMETERS = {
 }
 MANIFESTS = {
     "ade20k/semantic/mask2former_r50.yaml": "m2f_ade_sem_r50",
+    "ade20k/semantic/mask2former_r50_freqfusion.yaml": "freqfusion_ade_sem_r50",
+    "ade20k/semantic/mask2former_swin_b_freqfusion.yaml": "freqfusion_ade_sem_swinb",
     "ade20k/semantic/maskdino_r50.yaml": "maskdino_ade_sem_r50",
+    "cityscapes/semantic/mask2former_r101_freqfusion.yaml": "freqfusion_city_sem_r101",
+    "cityscapes/semantic/mask2former_r50_freqfusion.yaml": "freqfusion_city_sem_r50",
+    "cityscapes/semantic/mask2former_swin_b_freqfusion.yaml": "freqfusion_city_sem_swinb",
     "cityscapes/semantic/maskdino_r50.yaml": "maskdino_cityscapes_sem_r50",
     "coco/instance/mask2former_r50.yaml": "m2f_coco_ins_r50",
     "coco/instance/mask2former_swin_t.yaml": "m2f_coco_ins_swint",
@@ -69,7 +84,9 @@ MANIFESTS = {
     "coco/instance/maskdino_r50_3s_down2.yaml": "maskdino_coco_ins_r50_3s_d2",
     "coco/instance/maskdino_r50_4s.yaml": "maskdino_coco_ins_r50_4s",
     "coco/instance/maskdino_swin_l.yaml": "maskdino_coco_ins_swinl",
+    "coco/panoptic/mask2former_r101_freqfusion.yaml": "freqfusion_coco_pan_r101",
     "coco/panoptic/mask2former_r50.yaml": "m2f_coco_pan_r50",
+    "coco/panoptic/mask2former_r50_freqfusion.yaml": "freqfusion_coco_pan_r50",
     "coco/panoptic/mask2former_swin_l.yaml": "m2f_coco_pan_swinl",
     "coco/panoptic/maskdino_r50.yaml": "maskdino_coco_pan_r50",
     "coco/panoptic/maskdino_swin_l.yaml": "maskdino_coco_pan_swinl",
@@ -116,6 +133,13 @@ def test_tables_name_every_leaf():
 def test_leaf_builds_with_the_published_number_of_parameters(leaf):
     skip_where_unregistered(leaf)
     assert summary(leaf)[0] == PARAMETERS[leaf]
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES
+                                  if "_freqfusion" in leaf and leaf.replace("_freqfusion", "") in LEAVES])
+def test_cost_of_freqfusion(leaf):
+    plain = leaf.replace("_freqfusion", "")
+    assert PARAMETERS[leaf] - PARAMETERS[plain] == 3 * 104_434
 
 
 @pytest.mark.parametrize("leaf", sorted(MANIFESTS))

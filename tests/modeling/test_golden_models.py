@@ -1,4 +1,4 @@
-"""Mask2Former and Mask DINO compute what the published code computed: levels, every prediction, results and losses."""
+"""What the published code computed, with and without FreqFusion: levels, every prediction, results and losses."""
 import math
 
 import pytest
@@ -7,7 +7,7 @@ from golden_files import assert_agrees, subset
 from modeling.golden_models import batch, build_case, losses_by_seed
 
 CASES = ("mask2former_coco_instance", "mask2former_coco_panoptic", "mask2former_ade20k_semantic",
-         "maskdino_coco_instance", "maskdino_coco_panoptic")
+         "freqfusion_mask2former_coco_panoptic", "maskdino_coco_instance", "maskdino_coco_panoptic")
 KEYS = ("pred_logits", "pred_masks", "pred_boxes")
 
 

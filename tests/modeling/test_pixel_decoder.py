@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 
-from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder, upsample_and_add
+from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
 
 DIM = 64
 SHAPES = {f"res{i}": ShapeSpec(channels=4 * i, stride=2 ** i) for i in (2, 3, 4, 5)}
@@ -112,17 +112,6 @@ def test_min_fpn_levels_keeps_one_step():
     mask_features, finest, _ = module.forward_features(maps)
     x = smooth(module, 1, lateral(module, 1, maps["res2"]) + finest)
     assert torch.allclose(mask_features, F.conv2d(x, module.mask_features.weight, module.mask_features.bias), atol=1e-5)
-
-
-def test_fuse_is_called_coarse_to_fine_with_the_lateral_map_first():
-    calls = []
-
-    def fuse(hr, lr):
-        calls.append((tuple(hr.shape[-2:]), tuple(lr.shape[-2:])))
-        return upsample_and_add(hr, lr)
-
-    decoder(encoder_features=["res5"], num_levels=1, fuse=fuse).forward_features(features())
-    assert calls == [((5, 4), (3, 2)), ((9, 7), (5, 4)), ((17, 13), (9, 7))]
 
 
 def test_keys():
