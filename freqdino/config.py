@@ -14,7 +14,15 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 from detectron2.utils.file_io import PathManager
 
-from .config_keys import IGNORED_KEYS, freqfusion_keys, mask_dino_keys, mask_former_keys, swin_keys
+from .config_keys import (
+    IGNORED_KEYS,
+    fdconv_keys,
+    freqfusion_keys,
+    mask_dino_keys,
+    mask_former_keys,
+    swin_keys,
+    vit_keys,
+)
 
 
 class ConfigError(ValueError):
@@ -43,6 +51,8 @@ def add_freqdino_config(cfg):
         "OPTIMIZER": "ADAMW",
         "BACKBONE_MULTIPLIER": 0.1,
         "WEIGHT_DECAY_EMBED": 0.0,
+        "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
+        "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
     }))
     cfg.SOLVER.AMP.DTYPE = "float16"        # float16 | bfloat16
     cfg.MODEL.SEM_SEG_HEAD.update(CfgNode({
@@ -57,10 +67,13 @@ def add_freqdino_config(cfg):
         "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
         "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
         "FREQFUSION": freqfusion_keys(),
+        "FDAM": {"ENABLED": False},
     }))
+    cfg.MODEL.BACKBONE.update(CfgNode({"FDCONV": fdconv_keys(), "FDAM": {"ENABLED": False}}))
     cfg.MODEL.MASK_FORMER = CfgNode(mask_former_keys())
     cfg.MODEL.MaskDINO = CfgNode(mask_dino_keys())
     cfg.MODEL.SWIN = CfgNode(swin_keys())
+    cfg.MODEL.VIT = CfgNode(vit_keys())
     cfg.Default_loading = True
 
 

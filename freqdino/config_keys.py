@@ -114,6 +114,25 @@ def freqfusion_keys():
     }
 
 
+def fdconv_keys():
+    """MODEL.BACKBONE.FDCONV; the number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783)."""
+    return {"ENABLED": False, "KERNEL_NUM": 64}
+
+
+def vit_keys():
+    """MODEL.VIT, by default DeiT-S; every published DeiT has patches of 16 pixels."""
+    return {
+        "IMG_SIZE": 512,                    # side of the images that the position embedding is laid out for
+        "EMBED_DIM": 384,
+        "DEPTH": 12,
+        "NUM_HEADS": 6,
+        "INIT_VALUES": 1e-4,                # where LayerScale starts; weights without LayerScale set it to 1
+        "DROP_PATH_RATE": 0.0,
+        "OUT_INDICES": [3, 5, 7, 11],       # the blocks of res2, res3, res4, res5
+        "USE_CHECKPOINT": False,
+    }
+
+
 def swin_keys():
     """MODEL.SWIN."""
     return {

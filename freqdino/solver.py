@@ -1,15 +1,17 @@
 """Optimiser, gradient clipping and learning-rate schedule from a configuration.
 
-Source: the settings of the published Mask2Former (arXiv 2112.01527, section 4.1) and Mask DINO (arXiv 2206.02777)
+Sources: the settings of the published Mask2Former (arXiv 2112.01527, section 4.1) and Mask DINO (arXiv 2206.02777)
 projects: AdamW, a smaller learning rate for the backbone, no weight decay for normalisation and embeddings, the
-gradient of the whole model clipped by its norm. Which parameter gets what is a list of rules; a model can be given
-others.
+gradient of the whole model clipped by its norm; for FDAM (arXiv 2507.12006) its recipe: no weight decay for the scales
+of branches, a larger learning rate for frequency scaling, a smaller one for each lower block of a ViT. Which parameter
+gets what is a list of rules; a model can be given others.
 """
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from detectron2.layers.batch_norm import LayerNorm as ChannelLayerNorm
 from detectron2.projects.deeplab import build_lr_scheduler as build_deeplab_lr_scheduler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -17,7 +19,10 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from .config import ConfigError
 
 NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm,
-               nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+               nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, ChannelLayerNorm)
+# Factors of a whole branch by channel: attention inversion's and LayerScale's.
+BRANCH_SCALES = ("lf_gamma", "hf_gamma", "gamma_1", "gamma_2")
+VIT_BACKBONES = ("build_fdam_vit_backbone",)
 LR_SCHEDULERS = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 
 
@@ -35,13 +40,17 @@ class ParameterRule:
 
 
 def parameter_rules(cfg):
-    """The published rules, from the keys of ``cfg.SOLVER``; later rules win."""
+    """The published rules, from the keys of ``cfg.SOLVER``; later rules win. Raises ConfigError as layer_decay_rules."""
     solver = cfg.SOLVER
     return [
+        *layer_decay_rules(cfg),
         ParameterRule(matches=lambda module_name, name, module: "backbone" in module_name,
                       lr_factor=solver.BACKBONE_MULTIPLIER),
         ParameterRule(matches=lambda module_name, name, module:
-                      "relative_position_bias_table" in name or "absolute_pos_embed" in name, weight_decay=0.0),
+                      "relative_position_bias_table" in name or "pos_embed" in name, weight_decay=0.0),
+        ParameterRule(matches=lambda module_name, name, module: name in BRANCH_SCALES, weight_decay=0.0),
+        ParameterRule(matches=lambda module_name, name, module: "freq_scale" in module_name,
+                      lr_factor=solver.FREQ_SCALE_MULTIPLIER),
         ParameterRule(matches=lambda module_name, name, module: isinstance(module, NORM_LAYERS),
                       weight_decay=solver.WEIGHT_DECAY_NORM),
         ParameterRule(matches=lambda module_name, name, module: isinstance(module, nn.Embedding),
@@ -49,6 +58,28 @@ def parameter_rules(cfg):
         ParameterRule(matches=lambda module_name, name, module: name == "bias",
                       lr_factor=solver.BIAS_LR_FACTOR, weight_decay=solver.WEIGHT_DECAY_BIAS),
     ]
+
+
+def layer_decay_rules(cfg):
+    """SOLVER.LAYER_DECAY for a ViT: block i of D learns at decay^(D − i), what comes before the blocks at decay^(D + 1).
+
+    Source: BEiT (arXiv 2106.08254), whose counting FDAM's recipe follows. Raises ConfigError for a decay outside
+    (0, 1] and for another backbone.
+    """
+    decay, depth = cfg.SOLVER.LAYER_DECAY, cfg.MODEL.VIT.DEPTH
+    if decay == 1:
+        return []
+    if not 0 < decay < 1:
+        raise ConfigError(f"SOLVER.LAYER_DECAY is {decay}; it must be above 0 and at most 1, which switches it off")
+    if cfg.MODEL.BACKBONE.NAME not in VIT_BACKBONES:
+        raise ConfigError(f"SOLVER.LAYER_DECAY is {decay}, but the backbone {cfg.MODEL.BACKBONE.NAME} has no layers "
+                          f"that it is for; set it to 1.0, or MODEL.BACKBONE.NAME to {', '.join(VIT_BACKBONES)}")
+
+    def inside(part):
+        return lambda module_name, name, module: f"{module_name}.{name}.".startswith(f"backbone.{part}.")
+
+    return [*(ParameterRule(matches=inside(part), lr_factor=decay ** (depth + 1)) for part in ("pos_embed", "patch_embed")),
+            *(ParameterRule(matches=inside(f"blocks.{i}"), lr_factor=decay ** (depth - i)) for i in range(depth))]
 
 
 def parameter_groups(model, *, lr, weight_decay, rules):

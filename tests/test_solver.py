@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from freqdino.config import ConfigError, load_config
+from freqdino.frequency import FDAMVisionTransformer, InversionGates, ResidualFrequencyScale
 from freqdino.solver import ParameterRule, build_lr_scheduler, build_optimizer, parameter_groups
 
 
@@ -173,3 +174,57 @@ def test_poly_schedule():
 def test_multi_step_schedule():
     rates = learning_rates(["SOLVER.MAX_ITER", "5", "SOLVER.STEPS", "(2, 4)", "SOLVER.GAMMA", "0.1"], 5)
     assert [head for _, head in rates] == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01])
+
+
+class VisionTransformerModel(nn.Module):
+    """A backbone of two blocks under the names of FDAM's, and an encoder layer with its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = FDAMVisionTransformer(img_size=32, embed_dim=32, depth=2, num_heads=2, out_indices=(0, 1))
+        self.backbone.neck = nn.Conv2d(2, 2, 1)
+        self.encoder = nn.ModuleDict({"invert": InversionGates(32, 2), "freq_scale_1": ResidualFrequencyScale(32)})
+
+
+FDAM_OPTIONS = ["SOLVER.BASE_LR", "1.0", "SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.BACKBONE_MULTIPLIER", "1.0",
+                "MODEL.BACKBONE.NAME", "build_fdam_vit_backbone", "MODEL.VIT.DEPTH", "2"]
+
+
+def fdam_settings(*options):
+    model = VisionTransformerModel()
+    return settings(model, build_optimizer(load_config(opts=[*FDAM_OPTIONS, *options]), model))
+
+
+def test_scales_of_branches_and_position_embeddings_do_not_decay():
+    found = fdam_settings()
+    without = {name for name, (_, decay) in found.items() if decay == 0}
+    gates = {"attn.lf_gamma", "attn.hf_gamma", "gamma_1", "gamma_2"}
+    norms = {f"{norm}.{kind}" for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
+    assert without == {"backbone.pos_embed", "encoder.invert.lf_gamma", "encoder.invert.hf_gamma",
+                       *(f"backbone.blocks.{i}.{name}" for i in (0, 1) for name in gates | norms)}
+    assert all(setting == (1.0, 0.5) for name, setting in found.items() if name not in without)
+
+
+def test_factor_of_frequency_scaling():
+    found = fdam_settings("SOLVER.FREQ_SCALE_MULTIPLIER", "2.0")
+    faster = {name for name, (lr, _) in found.items() if lr == 2.0}
+    assert faster == {name for name in found if ".freq_scale_" in name} and len(faster) == 5 * 5
+    assert {lr for name, (lr, _) in found.items() if name not in faster} == {1.0}
+
+
+def test_each_lower_block_learns_more_slowly():
+    found = fdam_settings("SOLVER.LAYER_DECAY", "0.5", "SOLVER.FREQ_SCALE_MULTIPLIER", "4.0",
+                          "SOLVER.BACKBONE_MULTIPLIER", "0.1")
+    for name, expected in {"backbone.pos_embed": 0.1 / 8, "backbone.patch_embed.proj.weight": 0.1 / 8,
+                           "backbone.blocks.0.attn.qkv.weight": 0.1 / 4, "backbone.blocks.0.gamma_1": 0.1 / 4,
+                           "backbone.blocks.1.mlp.fc1.bias": 0.1 / 2, "backbone.neck.weight": 0.1,
+                           "backbone.blocks.1.freq_scale_2.complex_weights": 0.2,
+                           "encoder.freq_scale_1.reweight.fc1.weight": 4.0, "encoder.invert.dy_freq.weight": 1.0}.items():
+        assert found[name][0] == pytest.approx(expected), name
+
+
+def test_layer_decay_that_nothing_reads():
+    with pytest.raises(ConfigError, match="SOLVER.LAYER_DECAY is 0.9, but the backbone D2SwinTransformer has no layers"):
+        fdam_settings("SOLVER.LAYER_DECAY", "0.9", "MODEL.BACKBONE.NAME", "D2SwinTransformer")
+    with pytest.raises(ConfigError, match="SOLVER.LAYER_DECAY is 1.5; it must be above 0 and at most 1"):
+        fdam_settings("SOLVER.LAYER_DECAY", "1.5")

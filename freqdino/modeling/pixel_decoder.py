@@ -47,6 +47,9 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
     the next coarser one into one map of the fine map's size. With it the levels are fused before the encoder, coarse to
     fine, each result being the next coarse map, and the top-down path fuses so instead of by `upsample_and_add`.
 
+    ``make_modulation()`` makes the modules of one encoder layer that change its attention and its maps, by
+    `DeformableEncoderLayer`'s argument names.
+
     Keys: ``input_proj.<i>``, ``transformer.{level_embed,encoder.layers.<i>}``, ``adapter_<i>``, ``layer_<i>``,
     ``mask_features``, and with ``make_fusion`` ``freqfusions.<i>``, counted from the coarsest pair of maps to the last
     step of the top-down path. Raises ValueError for an unknown order or map, for fewer levels than maps, and where no
@@ -56,7 +59,8 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
     def __init__(self, *, input_shape: Mapping[str, ShapeSpec], encoder_features: Sequence[str], conv_dim: int,
                  mask_dim: int, norm: str, num_layers: int, num_heads: int, dim_feedforward: int, dropout: float,
                  num_levels: int, order: str, common_stride: int, min_fpn_levels: int,
-                 make_fusion: Callable[[int, int], nn.Module] | None = None):
+                 make_fusion: Callable[[int, int], nn.Module] | None = None,
+                 make_modulation: Callable[[], Mapping[str, nn.Module]] = dict):
         super().__init__()
         if order not in ("high2low", "low2high"):
             raise ValueError(f"order must be high2low or low2high, got {order!r}")
@@ -86,7 +90,7 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
         self.transformer.level_embed = nn.Parameter(torch.empty(num_levels, conv_dim).normal_())
         self.transformer.encoder = DeformableEncoder(
             num_layers=num_layers, dim=conv_dim, num_heads=num_heads, num_levels=num_levels,
-            dim_feedforward=dim_feedforward, dropout=dropout)
+            dim_feedforward=dim_feedforward, dropout=dropout, make_modulation=make_modulation)
 
         finest_stride = input_shape[encoded[0]].stride
         num_fpn_levels = max(int(math.log2(finest_stride) - math.log2(common_stride)), min_fpn_levels)

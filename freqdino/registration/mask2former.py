@@ -1,5 +1,5 @@
 """Mask2Former by its registry names: meta-architectures, heads and transformer decoder."""
-from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
 
 from ..config import ConfigError
 from ..modeling import mask2former_decoder
@@ -9,6 +9,7 @@ from ..modeling.image_guided_head import ImageGuidedHead, ImageGuidedModel
 from ..modeling.losses import softmax_class_cost
 from ..modeling.matcher import HungarianMatcher
 from ..modeling.meta_architecture import MaskClassificationModel, SegmentationHead
+from .backbones import build_backbone
 from .class_tables import check_num_classes
 from .model_parts import build_post_processing, check_family, head_parts, point_arguments, size_divisibility
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY

@@ -1,5 +1,5 @@
 """Mask DINO by its registry names: meta-architecture, head and transformer decoder."""
-from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
 
 from ..config import ConfigError
 from ..modeling import mask_dino_decoder
@@ -9,6 +9,7 @@ from ..modeling.mask_dino_criterion import DENOISING_KINDS, MASK_TERMS, MaskDINO
 from ..modeling.matcher import HungarianMatcher
 from ..modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from ..modeling.query_selection import BOX_INITIALISATIONS
+from .backbones import build_backbone
 from .class_tables import check_num_classes, thing_classes
 from .model_parts import build_post_processing, check_family, head_parts, point_arguments, size_divisibility
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY

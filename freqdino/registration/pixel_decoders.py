@@ -4,6 +4,7 @@ from detectron2.utils.registry import Registry
 
 from ..config import ConfigError
 from ..modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
+from .fdam import check_encoder, encoder_modulation_maker
 from .freqfusion import check_units, freqfusion_maker
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
@@ -29,6 +30,7 @@ def build_pixel_decoder(cfg, input_shape):
     if head.FREQFUSION.ENABLED and not hasattr(decoder, "freqfusions"):
         raise ConfigError(f"MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED is True, but {head.PIXEL_DECODER_NAME} does not read "
                           "it; the pixel decoders MSDeformAttnPixelDecoder and MaskDINOEncoder do")
+    check_encoder(cfg, decoder)
     return decoder
 
 
@@ -85,6 +87,7 @@ def _multi_scale_deformable(cfg, input_shape, family, **family_arguments) -> Mul
         dropout=family.DROPOUT,
         common_stride=head.COMMON_STRIDE,
         make_fusion=freqfusion_maker(cfg),
+        make_modulation=encoder_modulation_maker(cfg, num_heads=family.NHEADS),
         **family_arguments,
     )
     check_units(cfg, decoder)

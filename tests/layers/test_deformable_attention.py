@@ -178,3 +178,48 @@ def test_pixel_centres():
     centres = pixel_centres([(2, 4), (1, 1)])
     expected = [((x + 0.5) / 4, (y + 0.5) / 2) for y in range(2) for x in range(4)] + [(0.5, 0.5)]
     assert torch.allclose(centres, torch.tensor(expected))
+
+
+@torch.no_grad()
+def test_inversion_sees_value_and_attended_before_the_projection():
+    attention = random_attention()
+    tokens, position = torch.randn(2, TOKENS, DIM).double(), torch.randn(2, TOKENS, DIM).double()
+    reference = pixel_centres(SHAPES)[None].double()
+    seen = []
+
+    def invert(value, attended, query):
+        seen.extend((value, query, attention.output_proj(attended)))
+        return value
+
+    expected = attention(tokens + position, reference, tokens, SHAPES)
+    attention.invert = invert
+    actual = attention(tokens + position, reference, tokens, SHAPES)
+    value, query, output = seen
+    assert torch.equal(value, attention.value_proj(tokens)) and torch.equal(query, tokens + position)
+    assert torch.allclose(output, expected)
+    assert torch.allclose(actual, attention.output_proj(value))
+
+
+@torch.no_grad()
+def test_scaling_reads_the_map_of_each_level_before_the_residual():
+    maps = {1: [], 2: []}
+
+    def scale(which, factor):
+        def scale_map(x):
+            maps[which].append(x)
+            return factor * x
+        return scale_map
+
+    layer = DeformableEncoderLayer(dim=DIM, num_heads=HEADS, num_levels=LEVELS, dim_feedforward=4, dropout=0.0,
+                                   freq_scale_1=scale(1, 2.0), freq_scale_2=scale(2, 3.0))
+    x, position, reference = torch.randn(2, TOKENS, DIM), torch.randn(1, TOKENS, DIM), pixel_centres(SHAPES)[None]
+    attended = layer.self_attn(x + position, reference, x, SHAPES)
+    hidden = layer.norm1(x + 2 * attended)
+    transformed = layer.linear2(layer.linear1(hidden).relu())
+    assert torch.allclose(layer(x, position, reference, SHAPES), layer.norm2(hidden + 3 * transformed), atol=1e-6)
+    for which, tokens in ((1, attended), (2, transformed)):
+        start = 0
+        for level, (height, width) in zip(maps[which], SHAPES, strict=True):
+            expected = tokens[:, start:start + height * width].reshape(2, height, width, DIM).permute(0, 3, 1, 2)
+            torch.testing.assert_close(level, expected)
+            start += height * width

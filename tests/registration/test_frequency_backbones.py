@@ -1,0 +1,133 @@
+"""FDConv and FDAM by configuration: which backbone reads which key, and that everything trains in both families."""
+import pytest
+import torch
+from detectron2.modeling import build_backbone as build_registered_backbone
+from modeling.small_mask_dino import OPTIONS as MASK_DINO
+from modeling.small_models import RESNET18, example, small_config, small_model
+
+from freqdino.config import ConfigError
+from freqdino.frequency import FDConv, FrequencyScale, InversionGates
+from freqdino.modeling.backbones.fdam_vit import FDAMViTBackbone
+from freqdino.registration.backbones import build_backbone
+
+FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True}
+FDAM = {"MODEL.BACKBONE.FDAM.ENABLED": True}
+ENCODER_FDAM = {"MODEL.SEM_SEG_HEAD.FDAM.ENABLED": True}
+SMALL_VIT = {"MODEL.BACKBONE.NAME": "build_fdam_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "MODEL.VIT.EMBED_DIM": 32,
+             "MODEL.VIT.DEPTH": 4, "MODEL.VIT.NUM_HEADS": 2, "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3]}
+FAMILIES = {"Mask2Former": {}, "Mask DINO": MASK_DINO}
+
+
+def kinds(module, *classes):
+    return {cls.__name__ for cls in classes if any(isinstance(part, cls) for part in module.modules())}
+
+
+def frequency_modules(backbone):
+    return kinds(backbone, FDConv, FrequencyScale)
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    ({}, set()),
+    (FDCONV, {"FDConv"}),
+    (FDAM, {"FrequencyScale"}),
+    ({**FDCONV, **FDAM}, {"FDConv", "FrequencyScale"}),
+    ({"MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"}, {"FDConv"}),
+    ({"MODEL.BACKBONE.NAME": "build_fdam_resnet_backbone"}, {"FrequencyScale"}),
+    ({"MODEL.BACKBONE.NAME": "build_fdam_resnet_backbone", **FDCONV}, {"FDConv", "FrequencyScale"}),
+])
+def test_resnets_by_key_and_by_name(options, expected):
+    cfg = small_config({**RESNET18, **options})
+    assert frequency_modules(build_backbone(cfg)) == expected
+    if "MODEL.BACKBONE.NAME" in options:
+        assert frequency_modules(build_registered_backbone(cfg)) == expected
+
+
+def test_number_of_groups():
+    backbone = build_backbone(small_config({**RESNET18, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 8}))
+    assert backbone.res2[0].conv1.KSM_Global.kernel_fc.out_channels == 8
+    default = build_backbone(small_config({**RESNET18, **FDCONV}))
+    assert default.res2[0].conv1.KSM_Global.kernel_fc.out_channels == 64
+
+
+def test_frozen_stages_keep_their_modulation_trainable():
+    backbone = build_backbone(small_config({**RESNET18, **FDCONV, "MODEL.BACKBONE.FREEZE_AT": 2}))
+    conv = backbone.res2[0].conv1
+    assert not conv.dft_weight.requires_grad and not backbone.stem.conv1.weight.requires_grad
+    assert conv.KSM_Global.fc.weight.requires_grad and conv.FBM.freq_weight_conv_list[0].weight.requires_grad
+
+
+def test_settings_of_the_vision_transformer():
+    backbone = build_backbone(small_config({**SMALL_VIT, "MODEL.VIT.INIT_VALUES": 0.5, "MODEL.VIT.DROP_PATH_RATE": 0.15,
+                                            "MODEL.VIT.USE_CHECKPOINT": True, "MODEL.VIT.IMG_SIZE": 96, **FDAM}))
+    assert isinstance(backbone, FDAMViTBackbone)
+    assert backbone.pos_embed.shape == (1, 6 * 6, 32) and len(backbone.blocks) == 4
+    assert backbone.blocks[0].attn.num_heads == 2 and backbone.activation_checkpointing
+    assert backbone.blocks[3].drop_path.probability == 0.15 and backbone.blocks[0].gamma_1[0] == 0.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", [{**RESNET18, **FDCONV, **FDAM}, SMALL_VIT, ENCODER_FDAM],
+                         ids=["FDConv and FreqScale", "vision transformer", "encoder"])
+def test_a_training_step_reaches_every_parameter(family, options):
+    torch.manual_seed(0)
+    model = small_model({**FAMILIES[family], **options}).train()
+    loss = sum(model([example(64, 96, [0, 2]), example(48, 64, [1])]).values())
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert [name for name, parameter in model.named_parameters()
+            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cost_of_fdam_in_the_encoder(family):
+    size = {"MODEL.SEM_SEG_HEAD.CONVS_DIM": 256, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 6,
+            "MODEL.MASK_FORMER.NHEADS": 8, "MODEL.MaskDINO.NHEADS": 8}
+    counts = [sum(parameter.numel() for parameter in small_model({**FAMILIES[family], **size, **options}).parameters())
+              for options in ({}, ENCODER_FDAM)]
+    assert counts[1] - counts[0] == 6 * (4_626 + 2 * 12_290) == 175_236
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_encoder_keys(family):
+    plain, with_fdam = (set(small_model({**FAMILIES[family], **options}).state_dict()) for options in ({}, ENCODER_FDAM))
+    layer = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0"
+    scale = ("complex_weights", "reweight.fc1.weight", "reweight.act.scale", "reweight.act.bias", "reweight.fc2.weight")
+    gates = ("lf_gamma", "hf_gamma", "dy_freq.weight", "dy_freq.bias", "dy_freq_2.weight", "dy_freq_2.bias",
+             "dy_freq_starrelu.scale", "dy_freq_starrelu.bias")
+    assert plain < with_fdam
+    assert with_fdam - plain == {*(f"{layer}.freq_scale_{i}.{name}" for i in (1, 2) for name in scale),
+                                 *(f"{layer}.self_attn.invert.{name}" for name in gates)}
+
+
+def test_the_encoder_attends_as_before_at_the_start():
+    torch.manual_seed(0)
+    plain, with_fdam = small_model().eval(), small_model(ENCODER_FDAM).eval()
+    with_fdam.load_state_dict(plain.state_dict(), strict=False)
+    features = {name: torch.randn(1, shape.channels, 64 // shape.stride, 64 // shape.stride)
+                for name, shape in plain.backbone.output_shape().items()}
+    with torch.no_grad():
+        expected, *_ = plain.sem_seg_head.pixel_decoder.forward_features(features)
+        actual, *_ = with_fdam.sem_seg_head.pixel_decoder.forward_features(features)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(actual, expected)
+    assert kinds(with_fdam, InversionGates, FrequencyScale) == {"InversionGates", "FrequencyScale"}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"MODEL.BACKBONE.NAME": "D2SwinTransformer", **FDCONV},
+     "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone D2SwinTransformer does not read it.*build_resnet_backbone"),
+    ({"MODEL.BACKBONE.NAME": "D2SwinTransformer", **FDAM},
+     "MODEL.BACKBONE.FDAM.ENABLED is True, but the backbone D2SwinTransformer does not.*build_fdam_vit_backbone"),
+    ({**SMALL_VIT, **FDCONV}, "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone build_fdam_vit_backbone does not"),
+    ({**RESNET18, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
+     "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: .*kernel_num must be at least 1, got 0"),
+    ({"MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone",
+      "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, False, False, True]},
+     r"FDCONV.ENABLED\) cannot replace deformable convolutions; set MODEL.RESNETS.DEFORM_ON_PER_STAGE"),
+    ({**SMALL_VIT, "MODEL.VIT.DEPTH": 5}, r"MODEL.VIT: out_indices must name four blocks.* 4 \(depth 5\)"),
+    ({**ENCODER_FDAM, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0},
+     "MODEL.SEM_SEG_HEAD.FDAM.ENABLED is True, but .*MSDeformAttnPixelDecoder with TRANSFORMER_ENC_LAYERS 0 has no"),
+])
+def test_what_makes_no_sense(options, message):
+    with pytest.raises(ConfigError, match=message):
+        small_model(options)
