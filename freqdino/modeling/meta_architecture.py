@@ -31,7 +31,7 @@ class MaskClassificationModel(nn.Module):
     """Predicts a set of masks, each with a class, and turns it into semantic, instance and panoptic results.
 
     ``learns_masks`` and ``box_frame`` say what the criterion reads of the ground truth, see `targets.prepare_targets`.
-    Keys: ``backbone.*``, ``sem_seg_head.*``, ``criterion.*``. ``pixel_mean`` and ``pixel_std`` are not in the state dict.
+    Keys: ``backbone.*``, ``sem_seg_head.*``, ``criterion.*``; ``pixel_mean``, ``pixel_std`` are not in the state dict.
     """
 
     def __init__(self, *, backbone: nn.Module, sem_seg_head: SegmentationHead, criterion: nn.Module,
@@ -45,24 +45,24 @@ class MaskClassificationModel(nn.Module):
         self.size_divisibility = size_divisibility
         self.learns_masks = learns_masks
         self.box_frame = box_frame
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict]:
-        """Detectron2's contract. Each input: ``image`` (3, H, W) in 0..255 and, optionally, ``height`` and ``width`` of the
-        result; in training ``instances`` with gt_classes and gt_masks as well.
+        """Detectron2's contract. Each input: ``image`` (3, H, W) in 0..255 and, optionally, ``height`` and ``width`` of
+        the result; in training ``instances`` with gt_classes and gt_masks as well.
 
         Training returns name -> weighted loss; evaluation a list of {sem_seg, instances, panoptic_seg}, as asked for.
         """
         images = self._images(batched_inputs)
         features = self.features(images.tensor)
         if self.training:
-            targets = prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:]), self.criterion.num_classes, self.device,
-                                      with_masks=self.learns_masks, box_frame=self.box_frame)
+            targets = prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:]), self.criterion.num_classes,
+                                      self.device, with_masks=self.learns_masks, box_frame=self.box_frame)
             return self.criterion(self.sem_seg_head(features, targets), targets)
         outputs = self.sem_seg_head(features)
         return [self._result(outputs, index, example, images) for index, example in enumerate(batched_inputs)]
@@ -78,7 +78,8 @@ class MaskClassificationModel(nn.Module):
         for index, example in enumerate(batched_inputs):
             shape = tuple(example["image"].shape)
             if len(shape) != 3 or shape[0] != len(self.pixel_mean):
-                raise ValueError(f"{image_name(example, index)}: an image is ({len(self.pixel_mean)}, H, W), got {shape}")
+                raise ValueError(f"{image_name(example, index)}: an image is ({len(self.pixel_mean)}, H, W), got "
+                                 f"{shape}")
         images = [(example["image"].to(self.device) - self.pixel_mean) / self.pixel_std for example in batched_inputs]
         return ImageList.from_tensors(images, self.size_divisibility)
 

@@ -54,5 +54,5 @@ def check_units(cfg, decoder: nn.Module) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.FREQFUSION.ENABLED and not any(isinstance(unit, FreqFusionSum) for unit in decoder.freqfusions):
         maps = list(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES)
-        raise ConfigError(f"{KEY}.ENABLED needs two neighbouring levels, but the encoder reads {maps} alone and no finer "
-                          "map follows; name more maps in DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES")
+        raise ConfigError(f"{KEY}.ENABLED needs two neighbouring levels, but the encoder reads {maps} alone and no "
+                          "finer map follows; name more maps in DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES")

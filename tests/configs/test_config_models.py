@@ -109,9 +109,9 @@ class EmptyWeights(TorchFunctionMode):
 
 
 @functools.cache
-def summary(leaf):
+def summary(leaf, options=()):
     """The number of parameters of a leaf's model, and its state dict as {key: (shape, dtype)}."""
-    cfg = load_config(str(CONFIGS / leaf))
+    cfg = load_config(str(CONFIGS / leaf), options)
     with EmptyWeights():
         model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -152,6 +152,14 @@ def test_state_dict_equals_the_published_one(leaf):
     actual = summary(leaf)[1]
     assert sorted(actual) == sorted(expected)
     assert {key: value for key, value in actual.items() if value != expected[key]} == {}
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if "_freqfusion" in leaf and "swin_l" not in leaf])
+def test_published_decoder_names_mean_the_switch(leaf):
+    names = ("FreqAwareMSDeformAttnPixelDecoder", "FreqAwareMSDeformAttnPixelDecoder2")
+    name = names["ade20k" not in leaf or "swin" in leaf]
+    options = ("MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED", False, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", name)
+    assert summary(leaf, options) == summary(leaf)
 
 
 def test_readme_gives_the_number_of_parameters():

@@ -82,7 +82,8 @@ def test_autocast_is_near_float32(dtype):
 
 
 def test_keys_of_the_model():
-    shapes = {key.removeprefix("sem_seg_head."): tuple(value.shape) for key, value in small_model(GUIDED).state_dict().items()
+    state = small_model(GUIDED).state_dict()
+    shapes = {key.removeprefix("sem_seg_head."): tuple(value.shape) for key, value in state.items()
               if "IGU" in key or "comp_conv" in key}
     stage = {"content_encoder.weight": (9, 5, 3, 3), "content_encoder.bias": (9,), "LPF.weight": (3, 1, 3, 3),
              "LPF.identity_kernel": (1, 1, 3, 3), "extra_conv3.weight": (1, 3, 3, 3), "extra_conv3.bias": (1,)}

@@ -78,7 +78,8 @@ def test_several_steps_of_the_top_down_path():
     assert [strides for strides, *_ in ScaledSum.calls] == [(32, 16), (16, 8), (8, 4)]
     for index, name, factor in ((3, "res4", 32), (2, "res3", 16), (1, "res2", 8)):
         lateral = module.get_submodule(f"adapter_{index}")(maps[name])
-        x = module.get_submodule(f"layer_{index}")(factor * lateral + F.interpolate(x, size=SIZES[name], mode="nearest"))
+        fused = factor * lateral + F.interpolate(x, size=SIZES[name], mode="nearest")
+        x = module.get_submodule(f"layer_{index}")(fused)
     assert torch.allclose(mask_features, module.mask_features(x), atol=1e-5)
 
 

@@ -124,7 +124,7 @@ def test_options_reach_the_units():
     ({ENCODER_MAPS: ["res3", "res5"]},
      "FREQFUSION.ENABLED .* strides 32 and 8 are neighbours here; leave no map out between those of IN_FEATURES"),
     ({ENCODER_MAPS: ["res2"]},
-     r"FREQFUSION.ENABLED needs two neighbouring levels, but the encoder reads \['res2'\] alone .*; name more maps in DEF"),
+     r"FREQFUSION.ENABLED needs two neighbouring levels, but the encoder reads \['res2'\] alone .*; name more maps in"),
     ({**MASK_DINO, ENCODER_MAPS: ["res2"], f"{HEAD}TOTAL_NUM_FEATURE_LEVELS": 1},
      r"FREQFUSION.ENABLED needs two neighbouring levels, but the encoder reads \['res2'\]"),
     ({f"{HEAD}FREQFUSION.LOWPASS_KERNEL": 4}, "FREQFUSION: lowpass_kernel must be odd and positive, got 4"),
