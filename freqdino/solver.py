@@ -40,7 +40,7 @@ class ParameterRule:
 
 
 def parameter_rules(cfg):
-    """The published rules, from the keys of ``cfg.SOLVER``; later rules win. Raises ConfigError as layer_decay_rules."""
+    """The published rules, from the keys of ``cfg.SOLVER``; later rules win. Raises what layer_decay_rules raises."""
     solver = cfg.SOLVER
     return [
         *layer_decay_rules(cfg),
@@ -78,8 +78,9 @@ def layer_decay_rules(cfg):
     def inside(part):
         return lambda module_name, name, module: f"{module_name}.{name}.".startswith(f"backbone.{part}.")
 
-    return [*(ParameterRule(matches=inside(part), lr_factor=decay ** (depth + 1)) for part in ("pos_embed", "patch_embed")),
-            *(ParameterRule(matches=inside(f"blocks.{i}"), lr_factor=decay ** (depth - i)) for i in range(depth))]
+    steps_to_the_top = {"pos_embed": depth + 1, "patch_embed": depth + 1,
+                        **{f"blocks.{i}": depth - i for i in range(depth)}}
+    return [ParameterRule(matches=inside(part), lr_factor=decay ** steps) for part, steps in steps_to_the_top.items()]
 
 
 def parameter_groups(model, *, lr, weight_decay, rules):

@@ -1,4 +1,4 @@
-"""Checkpoints of plain networks in models with frequency modules: what is converted, what starts neutral, what is refused."""
+"""Checkpoints of plain networks in models with frequency modules: what is converted, starts neutral or is refused."""
 import pickle
 
 import pytest
@@ -80,7 +80,7 @@ def test_half_a_modulation_is_not_made_up(tmp_path):
     state = BackboneModel(FREQUENCY).backbone.state_dict()
     del state["res2.0.conv1.KSM_Local.norm.bias"], state["res3.0.conv2.activation.freq_scale.reweight.fc1.weight"]
     torch.save(state, tmp_path / "R-18.pth")
-    with pytest.raises(CheckpointError, match="2 missing from the checkpoint: backbone.res2.0.conv1.KSM_Local.norm.bias, "):
+    with pytest.raises(CheckpointError, match="2 missing from the checkpoint: .*res2.0.conv1.KSM_Local.norm.bias, "):
         load(tmp_path / "R-18.pth", FREQUENCY)
 
 

@@ -219,12 +219,13 @@ def test_each_lower_block_learns_more_slowly():
                            "backbone.blocks.0.attn.qkv.weight": 0.1 / 4, "backbone.blocks.0.gamma_1": 0.1 / 4,
                            "backbone.blocks.1.mlp.fc1.bias": 0.1 / 2, "backbone.neck.weight": 0.1,
                            "backbone.blocks.1.freq_scale_2.complex_weights": 0.2,
-                           "encoder.freq_scale_1.reweight.fc1.weight": 4.0, "encoder.invert.dy_freq.weight": 1.0}.items():
+                           "encoder.freq_scale_1.reweight.fc1.weight": 4.0,
+                           "encoder.invert.dy_freq.weight": 1.0}.items():
         assert found[name][0] == pytest.approx(expected), name
 
 
 def test_layer_decay_that_nothing_reads():
-    with pytest.raises(ConfigError, match="SOLVER.LAYER_DECAY is 0.9, but the backbone D2SwinTransformer has no layers"):
+    with pytest.raises(ConfigError, match="LAYER_DECAY is 0.9, but the backbone D2SwinTransformer has no layers"):
         fdam_settings("SOLVER.LAYER_DECAY", "0.9", "MODEL.BACKBONE.NAME", "D2SwinTransformer")
     with pytest.raises(ConfigError, match="SOLVER.LAYER_DECAY is 1.5; it must be above 0 and at most 1"):
         fdam_settings("SOLVER.LAYER_DECAY", "1.5")

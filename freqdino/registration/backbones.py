@@ -19,8 +19,8 @@ def build_backbone(cfg):
     name = cfg.MODEL.BACKBONE.NAME
     for key, readers in READERS.items():
         if cfg.MODEL.BACKBONE[key].ENABLED and name not in readers:
-            raise ConfigError(f"MODEL.BACKBONE.{key}.ENABLED is True, but the backbone {name} does not read it; set it to "
-                              f"False, or MODEL.BACKBONE.NAME to one of {', '.join(readers)}")
+            raise ConfigError(f"MODEL.BACKBONE.{key}.ENABLED is True, but the backbone {name} does not read it; set it "
+                              f"to False, or MODEL.BACKBONE.NAME to one of {', '.join(readers)}")
     if name == "build_resnet_backbone":
         return _resnet(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)), fdconv=False, fdam=False)
     return build_registered_backbone(cfg)

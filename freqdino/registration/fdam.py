@@ -28,6 +28,6 @@ def check_encoder(cfg, decoder: nn.Module) -> None:
     """Raise ConfigError where FDAM is on but no layer of the pixel decoder has it."""
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.FDAM.ENABLED and not any(isinstance(module, InversionGates) for module in decoder.modules()):
-        raise ConfigError(f"MODEL.SEM_SEG_HEAD.FDAM.ENABLED is True, but the pixel decoder {head.PIXEL_DECODER_NAME} with "
-                          f"TRANSFORMER_ENC_LAYERS {head.TRANSFORMER_ENC_LAYERS} has no attention to put it into; "
+        raise ConfigError(f"MODEL.SEM_SEG_HEAD.FDAM.ENABLED is True, but the pixel decoder {head.PIXEL_DECODER_NAME} "
+                          f"with TRANSFORMER_ENC_LAYERS {head.TRANSFORMER_ENC_LAYERS} has no attention to put it into; "
                           "MSDeformAttnPixelDecoder and MaskDINOEncoder with at least one layer have")

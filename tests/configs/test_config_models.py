@@ -23,6 +23,10 @@ LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*
 PARAMETERS = {
     "ade20k/instance/mask2former_r50.yaml": 43_975_397,
     "ade20k/panoptic/mask2former_r50.yaml": 43_988_247,
+    # By hand: 12 blocks of 12·C² weights with FDAM's, position embedding, neck; Mask2Former's R50 head on C channels.
+    "ade20k/semantic/mask2former_deit3_b_fdam.yaml": 115_582_911,
+    "ade20k/semantic/mask2former_deit_s_fdam.yaml": 44_287_023,
+    "ade20k/semantic/mask2former_deit_t_fdam.yaml": 26_098_791,
     "ade20k/semantic/mask2former_r101.yaml": 63_033_495,
     "ade20k/semantic/mask2former_r50.yaml": 43_988_247,
     "ade20k/semantic/mask2former_r50_freqfusion.yaml": 44_301_549,

@@ -59,6 +59,9 @@ PUBLISHED = {
            "instance/maskdino_r50_12ep": "instance-segmentation/maskdino_R50_bs16_50ep_3s",
            "panoptic/maskdino_r50_12ep": "panoptic-segmentation/maskdino_R50_bs16_50ep_3s_dowsample1_2048",
        }.items()},
+    **{f"ade20k/semantic/mask2former_{deit}_fdam.yaml":
+           ("m2f", "ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml")
+       for deit in ("deit_t", "deit_s", "deit3_b")},
     "ade20k/semantic/maskdino_r50.yaml": ("maskdino", "ade20k/semantic-segmentation/maskdino_R50_bs16_160k_steplr.yaml"),
     "cityscapes/semantic/maskdino_r50.yaml":
         ("maskdino", "cityscapes/semantic-segmentation/maskdino_R50_bs16_90k_steplr.yaml"),
@@ -88,7 +91,17 @@ SHORT_SCHEDULE = {"SOLVER.MAX_ITER": 88500, "SOLVER.STEPS": [81125], "MODEL.Mask
 # FreqFusion is a switch of either model's pixel decoder here, a decoder of another name there.
 FREQFUSION = {"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
               "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED": True}
+# FDAM's transformers are ours to combine with Mask2Former: its R50 recipe with DeiT's sizes.
+TRANSFORMER = {"MODEL.BACKBONE.NAME": "build_fdam_vit_backbone", "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0}
 DIFFERENCES = {
+    "ade20k/semantic/mask2former_deit_t_fdam.yaml":
+        {**TRANSFORMER, "MODEL.WEIGHTS": "deit_tiny_patch16_224.pth", "MODEL.VIT.EMBED_DIM": 192,
+         "MODEL.VIT.NUM_HEADS": 3, "MODEL.VIT.DROP_PATH_RATE": 0.1},
+    "ade20k/semantic/mask2former_deit_s_fdam.yaml":
+        {**TRANSFORMER, "MODEL.WEIGHTS": "deit_small_patch16_224.pth", "MODEL.VIT.DROP_PATH_RATE": 0.1},
+    "ade20k/semantic/mask2former_deit3_b_fdam.yaml":
+        {**TRANSFORMER, "MODEL.WEIGHTS": "deit3_base_patch16_384.pth", "MODEL.VIT.EMBED_DIM": 768,
+         "MODEL.VIT.NUM_HEADS": 12, "MODEL.VIT.DROP_PATH_RATE": 0.15, "SOLVER.LAYER_DECAY": 0.95},
     **{f"coco/{task}/maskdino_r50_12ep.yaml": SHORT_SCHEDULE for task in ("instance", "panoptic")},
     **{leaf: FREQFUSION for leaf, (family, _) in PUBLISHED.items() if family == "freqfusion"},
     # The published file names Swin-B's weights for Swin-L.
@@ -262,4 +275,5 @@ def test_readme_lists_every_leaf_with_its_published_result():
 
 def test_leaves_of_frequency_modules_say_that_nobody_has_reproduced_them():
     for leaf in LEAVES:
-        assert ("not yet reproduced" in (CONFIGS / leaf).read_text()) == ("_freqfusion" in leaf), leaf
+        assert ("not yet reproduced" in (CONFIGS / leaf).read_text()) == (
+            "_freqfusion" in leaf or "_fdam" in leaf), leaf

@@ -89,7 +89,8 @@ def test_cost_of_fdam_in_the_encoder(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_encoder_keys(family):
-    plain, with_fdam = (set(small_model({**FAMILIES[family], **options}).state_dict()) for options in ({}, ENCODER_FDAM))
+    plain, with_fdam = (set(small_model({**FAMILIES[family], **options}).state_dict())
+                        for options in ({}, ENCODER_FDAM))
     layer = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0"
     scale = ("complex_weights", "reweight.fc1.weight", "reweight.act.scale", "reweight.act.bias", "reweight.fc2.weight")
     gates = ("lf_gamma", "hf_gamma", "dy_freq.weight", "dy_freq.bias", "dy_freq_2.weight", "dy_freq_2.bias",
@@ -115,10 +116,10 @@ def test_the_encoder_attends_as_before_at_the_start():
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"MODEL.BACKBONE.NAME": "D2SwinTransformer", **FDCONV},
-     "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone D2SwinTransformer does not read it.*build_resnet_backbone"),
+     "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone D2SwinTransformer does not read.*build_resnet_backbone"),
     ({"MODEL.BACKBONE.NAME": "D2SwinTransformer", **FDAM},
      "MODEL.BACKBONE.FDAM.ENABLED is True, but the backbone D2SwinTransformer does not.*build_fdam_vit_backbone"),
-    ({**SMALL_VIT, **FDCONV}, "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone build_fdam_vit_backbone does not"),
+    ({**SMALL_VIT, **FDCONV}, "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone build_fdam_vit_backbone"),
     ({**RESNET18, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: .*kernel_num must be at least 1, got 0"),
     ({"MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone",
