@@ -32,7 +32,7 @@ from freqdino.solver import build_lr_scheduler, build_optimizer
 
 # What a wrong configuration, data set or checkpoint raises. Registries raise KeyError for an unknown name.
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError, FloatingPointError)
-FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO"}
+FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO", "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
 logger = logging.getLogger("freqdino.train_net")
 
 

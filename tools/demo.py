@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
 from detectron2.utils.logger import log_first_n, setup_logger
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
@@ -162,7 +163,12 @@ def draw_ground_truth(visualizer: Visualizer, record: dict, task: str):
         segments = [{"isthing": segment["category_id"] in things, **segment} for segment in record["segments_info"]]
         visualizer.draw_panoptic_seg(torch.from_numpy(read_segment_ids(truth)), segments)
     elif task == "instance":
-        visualizer.overlay_instances(masks=[annotation["segmentation"] for annotation in truth],
+        if all("segmentation" in annotation for annotation in truth):
+            shapes = {"masks": [annotation["segmentation"] for annotation in truth]}
+        else:
+            shapes = {"boxes": np.array([BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+                                         for annotation in truth])}
+        visualizer.overlay_instances(**shapes,
                                      labels=[metadata.thing_classes[annotation["category_id"]] for annotation in truth])
     else:
         visualizer.draw_sem_seg(read_label_map(truth))

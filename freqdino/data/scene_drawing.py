@@ -1,4 +1,4 @@
-"""Drawing of one sample scene: striped discs and triangles that overlap before one or two textured backgrounds.
+"""Drawing of one sample scene: striped discs and stars that overlap before one or two textured backgrounds.
 
 Classes differ by outline and by the width of their stripes, so that colour tells nothing and both low and high spatial
 frequencies matter. Everything is computed with numpy from uniform random numbers, so a seed gives the same picture
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 SIZE = 128
-CORNERS = {"disc": 48, "triangle": 3}
+# Corners, and how far every second one is from the centre: a network from random weights soon tells smooth from jagged.
+CORNERS = {"disc": (48, 1.0), "star": (18, 0.65)}
 OUTLINES = tuple(CORNERS)
 STRIPE_PERIODS = (4.0, 12.0)  # pixels: fine, coarse
 STUFF_TEXTURES = ("gradient", "grain", "blotches")
-_MOST_OBJECTS = 4
+_MOST_OBJECTS = 3
 _LEAST_VISIBLE = 0.4  # of an object's area
 _PIXEL_X, _PIXEL_Y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
 
@@ -109,9 +110,11 @@ def _background(random: _Random) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _outline(shape: str, radius: float, angle: float) -> np.ndarray:
-    """Corner points (P, 2) round the origin: a regular polygon, of so many corners that it is a disc."""
-    turn = angle + 2 * np.pi * np.arange(CORNERS[shape]) / CORNERS[shape]
-    return radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    """Corner points (P, 2) round the origin."""
+    count, inner = CORNERS[shape]
+    turn = angle + 2 * np.pi * np.arange(count) / count
+    length = radius * np.where(np.arange(count) % 2, inner, 1.0)
+    return length[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
 
 def _window(points: np.ndarray) -> tuple[slice, slice]:
@@ -140,7 +143,7 @@ def _stripes(random: _Random, period: float, window: tuple[slice, slice]) -> np.
 
 
 def draw_scene(seed: list[int]) -> Scene:
-    """The scene of a seed: background, then two to four objects, each drawn over the earlier ones.
+    """The scene of a seed: background, then two or three objects, each drawn over the earlier ones.
 
     A place that would hide more than 60 % of an earlier object is not taken.
     """
@@ -152,7 +155,7 @@ def draw_scene(seed: list[int]) -> Scene:
         if len(objects) == wanted:
             break
         outline, texture = random.below(len(OUTLINES)), random.below(len(STRIPE_PERIODS))
-        radius = random.uniform(14, 28) if OUTLINES[outline] == "disc" else random.uniform(20, 36)
+        radius = random.uniform(16, 30) if OUTLINES[outline] == "disc" else random.uniform(20, 36)
         center = np.array([random.uniform(10, SIZE - 10), random.uniform(10, SIZE - 10)])
         points = center + _outline(OUTLINES[outline], radius, random.uniform(0, 2 * np.pi))
         window = _window(points)
