@@ -18,12 +18,12 @@ from PIL import Image
 from .categories import ClassTable, load_class_table
 from .panoptic_png import nth_segment_id, segment_colors
 from .registering import register_panoptic
-from .scene_drawing import OUTLINES, SIZE, STRIPE_PERIODS, STUFF_TEXTURES, SceneObject, draw_scene
+from .scene_drawing import SHAPES, SIZE, STUFF_TEXTURES, SceneObject, draw_scene
 from .segmentation import box_and_area, encode_rle
 
 FOLDER = "freqdino_scenes"
 SPLITS = {"train": 800, "val": 100}
-_FIRST_STUFF = len(OUTLINES) * len(STRIPE_PERIODS)
+_FIRST_STUFF = len(SHAPES)
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""Drawing of one sample scene: striped discs and stars that overlap before one or two textured backgrounds.
+"""Drawing of one sample scene: textured shapes that overlap before one or two textured backgrounds.
 
-Classes differ by outline and by the width of their stripes, so that colour tells nothing and both low and high spatial
+Each class has an outline and a fine or coarse texture of its own; colour tells nothing, and both low and high spatial
 frequencies matter. Everything is computed with numpy from uniform random numbers, so a seed gives the same picture
 everywhere.
 
@@ -12,19 +12,36 @@ from dataclasses import dataclass
 import numpy as np
 
 SIZE = 128
-# Corners, and how far every second one is from the centre: a network from random weights soon tells smooth from jagged.
-CORNERS = {"disc": (48, 1.0), "star": (18, 0.65)}
-OUTLINES = tuple(CORNERS)
-STRIPE_PERIODS = (4.0, 12.0)  # pixels: fine, coarse
 STUFF_TEXTURES = ("gradient", "grain", "blotches")
 _MOST_OBJECTS = 3
 _LEAST_VISIBLE = 0.4  # of an object's area
 _PIXEL_X, _PIXEL_Y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """A thing class: a polygon whose every second corner is ``inner`` times as far from the centre, the range of its
+    radius in pixels, and the period (pixels) of its stripes, or of its checks.
+    """
+
+    corners: int
+    inner: float
+    radius: tuple[float, float]
+    period: float
+    checked: bool
+
+
+SHAPES = (  # in the order of categories/freqdino_scenes.json
+    Shape(corners=48, inner=1.0, radius=(16, 30), period=4, checked=False),
+    Shape(corners=4, inner=1.0, radius=(18, 32), period=12, checked=False),
+    Shape(corners=3, inner=1.0, radius=(24, 40), period=5, checked=True),
+    Shape(corners=10, inner=0.5, radius=(22, 38), period=12, checked=True),
+)
+
+
 @dataclass
 class SceneObject:
-    """An object of a scene: class index 2 * outline + texture, outline (P, 2) in (x, y), visible mask (S, S) bool.
+    """An object of a scene: index into SHAPES, outline (P, 2) in (x, y), visible mask (S, S) bool.
 
     It is whole when nothing hides a part of it and it does not reach beyond the picture.
     """
@@ -109,11 +126,11 @@ def _background(random: _Random) -> tuple[np.ndarray, np.ndarray]:
     return picture, stuff
 
 
-def _outline(shape: str, radius: float, angle: float) -> np.ndarray:
+def _outline(shape: Shape, radius: float, angle: float) -> np.ndarray:
     """Corner points (P, 2) round the origin."""
-    count, inner = CORNERS[shape]
-    turn = angle + 2 * np.pi * np.arange(count) / count
-    length = radius * np.where(np.arange(count) % 2, inner, 1.0)
+    corner = np.arange(shape.corners)
+    turn = angle + 2 * np.pi * corner / shape.corners
+    length = radius * np.where(corner % 2, shape.inner, 1.0)
     return length[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
 
@@ -133,12 +150,15 @@ def _inside(points: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
     return inside
 
 
-def _stripes(random: _Random, period: float, window: tuple[slice, slice]) -> np.ndarray:
-    """Two shades of one colour in stripes of a given period (pixels) and random direction: (rows, columns, 3)."""
+def _paint(random: _Random, shape: Shape, window: tuple[slice, slice]) -> np.ndarray:
+    """Two shades of one colour in the shape's stripes or checks, in a random direction: (rows, columns, 3)."""
     light = _color(random, (0.35, 1.0), (0.75, 1.0))
     angle, phase = random.uniform(0, np.pi), random.uniform(0, 2 * np.pi)
     across = np.cos(angle) * _PIXEL_X[window] + np.sin(angle) * _PIXEL_Y[window]
-    wave = np.sin(2 * np.pi / period * across + phase)
+    wave = np.sin(2 * np.pi / shape.period * across + phase)
+    if shape.checked:
+        along = np.cos(angle) * _PIXEL_Y[window] - np.sin(angle) * _PIXEL_X[window]
+        wave = 2 * wave * np.sin(2 * np.pi / shape.period * along + phase)
     return _mix(np.clip(wave * 1.5 + 0.5, 0, 1), light * 0.3, light)
 
 
@@ -154,12 +174,12 @@ def draw_scene(seed: list[int]) -> Scene:
     for _ in range(8 * wanted):
         if len(objects) == wanted:
             break
-        outline, texture = random.below(len(OUTLINES)), random.below(len(STRIPE_PERIODS))
-        radius = random.uniform(16, 30) if OUTLINES[outline] == "disc" else random.uniform(20, 36)
+        category = random.below(len(SHAPES))
+        shape = SHAPES[category]
         center = np.array([random.uniform(10, SIZE - 10), random.uniform(10, SIZE - 10)])
-        points = center + _outline(OUTLINES[outline], radius, random.uniform(0, 2 * np.pi))
+        points = center + _outline(shape, random.uniform(*shape.radius), random.uniform(0, 2 * np.pi))
         window = _window(points)
-        mask, paint = _inside(points, window), _stripes(random, STRIPE_PERIODS[texture], window)
+        mask, paint = _inside(points, window), _paint(random, shape, window)
         if any((other.visible & ~mask).sum() < _LEAST_VISIBLE * area for other, area in zip(objects, areas)):
             continue
         for other in objects:
@@ -167,7 +187,7 @@ def draw_scene(seed: list[int]) -> Scene:
             other.visible &= ~mask
         picture[mask] = paint[mask[window]]
         whole = bool((points >= 0).all() and (points <= SIZE).all())
-        objects.append(SceneObject(len(STRIPE_PERIODS) * outline + texture, points, mask, whole))
+        objects.append(SceneObject(category, points, mask, whole))
         areas.append(mask.sum())
     noisy = picture * random.uniform(0.75, 1.1) + 12 * (random.field(SIZE, SIZE, 3) - 0.5)
     return Scene(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), objects, stuff)
