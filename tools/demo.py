@@ -50,6 +50,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--confidence-threshold", type=float, default=0.5,
                         help="instances and segments with a lower score are not drawn (default 0.5)")
     parser.add_argument("--max-images", type=int, help="stop after this number of images")
+    parser.add_argument("--scale", type=float, default=1.0, help="enlarge the pictures, or labels cover small ones")
     parser.add_argument("--with-ground-truth", action="store_true", help="ground truth on the left; needs --dataset")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration options: KEY VALUE ...")
     args = parser.parse_args(arguments)
@@ -62,6 +63,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--confidence-threshold must be in 0..1, got {args.confidence_threshold}")
     if args.max_images is not None and args.max_images < 1:
         parser.error(f"--max-images must be at least 1, got {args.max_images}")
+    if not args.scale > 0:
+        parser.error(f"--scale must be positive, got {args.scale}")
     if args.with_ground_truth and not args.dataset:
         parser.error("--with-ground-truth needs --dataset")
     return args
@@ -175,14 +178,14 @@ def draw_ground_truth(visualizer: Visualizer, record: dict, task: str):
 
 
 def draw(record: dict, output: dict, task: str, metadata, args: argparse.Namespace) -> tuple[np.ndarray, str]:
-    """The picture (H, W, 3), RGB, ground truth to its left if asked for, and a count of what is drawn."""
+    """The picture, RGB, ground truth to its left if asked for, and a count of what is drawn."""
     image = read_image(record["file_name"], "RGB")
     np.random.seed(0)  # the visualizer draws its colours from numpy's generator; this way a run can be repeated
-    visualizer = Visualizer(image, metadata)
+    visualizer = Visualizer(image, metadata, args.scale)
     count = DRAW[task](visualizer, output[OUTPUT_KEYS[task]], args.confidence_threshold)
     pictures = [visualizer.output.get_image()]
     if args.with_ground_truth:
-        visualizer = Visualizer(image, metadata)
+        visualizer = Visualizer(image, metadata, args.scale)
         draw_ground_truth(visualizer, record, task)
         pictures.insert(0, visualizer.output.get_image())
     return np.concatenate(pictures, axis=1), count

@@ -43,7 +43,7 @@ rm -rf "$output"
 begin "drawing"
 dataset=$("$python" tools/summarize_run.py --dataset "$output")
 "$python" tools/demo.py --config-file "$output/config.yaml" --weights "$output/model_final.pth" \
-    --dataset "$dataset" --with-ground-truth --max-images 6 --output "$pictures"
+    --dataset "$dataset" --with-ground-truth --scale 3 --max-images 6 --output "$pictures"
 
 finish
 printf '\n%s%-24s %4d s\n\n' "$times" "total" "$SECONDS"
