@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from detectron2.layers.batch_norm import LayerNorm as ChannelLayerNorm
 from detectron2.projects.deeplab import build_lr_scheduler as build_deeplab_lr_scheduler
+from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -156,9 +157,19 @@ def _clip_hook(clip):
     return hook
 
 
+class ResumablePolyLR(WarmupPolyLR):
+    """DeepLab's polynomial schedule that saves its place and not its length: a resumed run may be longer."""
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict({key: state_dict[key] for key in ("base_lrs", "last_epoch")})
+
+
 def build_lr_scheduler(cfg, optimizer):
     """DeepLab's polynomial schedule or one of Detectron2's, by SOLVER.LR_SCHEDULER_NAME; else raises ConfigError."""
     if cfg.SOLVER.LR_SCHEDULER_NAME not in LR_SCHEDULERS:
         raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME is {cfg.SOLVER.LR_SCHEDULER_NAME!r}; possible: "
                           f"{', '.join(LR_SCHEDULERS)}")
-    return build_deeplab_lr_scheduler(cfg, optimizer)
+    scheduler = build_deeplab_lr_scheduler(cfg, optimizer)
+    if isinstance(scheduler, WarmupPolyLR):
+        scheduler.__class__ = ResumablePolyLR
+    return scheduler

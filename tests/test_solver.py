@@ -229,3 +229,20 @@ def test_layer_decay_that_nothing_reads():
         fdam_settings("SOLVER.LAYER_DECAY", "0.9", "MODEL.BACKBONE.NAME", "D2SwinTransformer")
     with pytest.raises(ConfigError, match="SOLVER.LAYER_DECAY is 1.5; it must be above 0 and at most 1"):
         fdam_settings("SOLVER.LAYER_DECAY", "1.5")
+
+
+def test_a_poly_schedule_is_resumed_with_another_length():
+    def scheduler(max_iter):
+        cfg = load_config(opts=["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.MAX_ITER", str(max_iter),
+                                "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "1.0"])
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        return build_lr_scheduler(cfg, optimizer)
+
+    short, long = scheduler(4), scheduler(8)
+    for _ in range(4):
+        short.optimizer.step()
+        short.step()
+    long.load_state_dict(short.state_dict())
+    long.optimizer.step()
+    long.step()
+    assert long.get_last_lr() == pytest.approx([(1 - 5 / 8) ** 0.9])
