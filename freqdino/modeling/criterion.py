@@ -41,6 +41,7 @@ class SetCriterion(nn.Module):
         self.num_classes = num_classes
         self.matcher = matcher
         self.weights = dict(weights)
+        self.matching_terms = list(self.weights)
         self.class_loss = class_loss
         self.points = {"num_points": num_points, "oversample_ratio": oversample_ratio,
                        "importance_ratio": importance_sample_ratio}
@@ -53,11 +54,14 @@ class SetCriterion(nn.Module):
         """outputs: ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) logits, with box terms ``pred_boxes`` (B, Q, 4);
         ``aux_outputs``: the same of the earlier predictions. Returns name -> scalar. Raises `matcher.NonFiniteCostError`.
         """
-        num_objects = self.count_objects(targets, outputs["pred_logits"].device)
+        return self.matched_losses(outputs, targets, self.count_objects(targets, outputs["pred_logits"].device))
+
+    def matched_losses(self, outputs: Mapping, targets, num_objects: Tensor) -> dict[str, Tensor]:
+        """The ``matching_terms`` of every supervised prediction, each matched anew."""
         losses = {}
         for suffix, prediction in self.supervised(outputs).items():
             match = self.matcher(prediction, targets)
-            losses |= self.losses_of(prediction, targets, match, num_objects, suffix, self.weights)
+            losses |= self.losses_of(prediction, targets, match, num_objects, suffix, self.matching_terms)
         return losses
 
     def supervised(self, outputs: Mapping) -> dict[str, Mapping]:

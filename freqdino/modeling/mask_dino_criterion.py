@@ -39,10 +39,7 @@ class MaskDINOCriterion(SetCriterion):
     def forward(self, outputs: Mapping, targets: Sequence[ImageTargets]) -> dict[str, Tensor]:
         """As `SetCriterion.forward`, with ``interm_outputs`` and ``denoising`` of `MaskDINODecoder` in the outputs."""
         num_objects = self.count_objects(targets, outputs["pred_logits"].device)
-        losses = {}
-        for suffix, prediction in self.supervised(outputs).items():
-            match = self.matcher(prediction, targets)
-            losses |= self.losses_of(prediction, targets, match, num_objects, suffix, self.matching_terms)
+        losses = self.matched_losses(outputs, targets, num_objects)
         if self.denoising != "no":
             losses |= self._denoising_losses(outputs, targets, num_objects)
         # Distributed training wants every parameter in the graph, those of a head without a loss too.
