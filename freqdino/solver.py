@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.layers.batch_norm import LayerNorm as ChannelLayerNorm
-from detectron2.projects.deeplab import build_lr_scheduler as build_deeplab_lr_scheduler
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -169,7 +169,9 @@ def build_lr_scheduler(cfg, optimizer):
     if cfg.SOLVER.LR_SCHEDULER_NAME not in LR_SCHEDULERS:
         raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME is {cfg.SOLVER.LR_SCHEDULER_NAME!r}; possible: "
                           f"{', '.join(LR_SCHEDULERS)}")
-    scheduler = build_deeplab_lr_scheduler(cfg, optimizer)
-    if isinstance(scheduler, WarmupPolyLR):
-        scheduler.__class__ = ResumablePolyLR
-    return scheduler
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
+        return build_detectron2_lr_scheduler(cfg, optimizer)
+    return ResumablePolyLR(optimizer, solver.MAX_ITER, warmup_factor=solver.WARMUP_FACTOR,
+                           warmup_iters=solver.WARMUP_ITERS, warmup_method=solver.WARMUP_METHOD,
+                           power=solver.POLY_LR_POWER, constant_ending=solver.POLY_LR_CONSTANT_ENDING)
