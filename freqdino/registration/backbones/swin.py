@@ -1,0 +1,28 @@
+"""Detectron2's Swin Transformer by its published name: MODEL.SWIN.*."""
+from detectron2.modeling import BACKBONE_REGISTRY
+
+from ...modeling.backbones import swin
+
+
+@BACKBONE_REGISTRY.register()
+def D2SwinTransformer(cfg, input_shape):
+    """MODEL.SWIN.* -> `freqdino.modeling.backbones.swin.D2SwinTransformer`."""
+    options = cfg.MODEL.SWIN
+    return swin.D2SwinTransformer(
+        out_features=options.OUT_FEATURES,
+        pretrain_img_size=options.PRETRAIN_IMG_SIZE,
+        patch_size=options.PATCH_SIZE,
+        embed_dim=options.EMBED_DIM,
+        depths=options.DEPTHS,
+        num_heads=options.NUM_HEADS,
+        window_size=options.WINDOW_SIZE,
+        mlp_ratio=options.MLP_RATIO,
+        qkv_bias=options.QKV_BIAS,
+        qk_scale=options.QK_SCALE,
+        drop_rate=options.DROP_RATE,
+        attn_drop_rate=options.ATTN_DROP_RATE,
+        drop_path_rate=options.DROP_PATH_RATE,
+        ape=options.APE,
+        patch_norm=options.PATCH_NORM,
+        use_checkpoint=options.USE_CHECKPOINT,
+    )

@@ -1,0 +1,32 @@
+"""MODEL.BACKBONE.FDCONV.ENABLED and MODEL.BACKBONE.FDAM.ENABLED: which backbone reads which of the two."""
+from ...config import ConfigError
+
+# Switch -> names of the builders that read it, in the order of their registration.
+READERS = {"FDCONV": [], "FDAM": []}
+
+
+def reads(*switches: str):
+    """Decorator of a registered builder: the configuration's ``switches`` change what it builds."""
+    def mark(builder):
+        for switch in switches:
+            READERS[switch].append(builder.__name__)
+        return builder
+    return mark
+
+
+def check_switches(cfg) -> None:
+    """Raise ConfigError for a switch that is on and that the backbone does not read."""
+    name = cfg.MODEL.BACKBONE.NAME
+    for switch, readers in READERS.items():
+        if cfg.MODEL.BACKBONE[switch].ENABLED and name not in readers:
+            raise ConfigError(f"MODEL.BACKBONE.{switch}.ENABLED is True, but the backbone {name} does not read it; set "
+                              f"it to False, or MODEL.BACKBONE.NAME to one of {', '.join(readers)}")
+
+
+def with_switch(cfg, switch: str):
+    """A copy of the configuration with the switch on: what an alias such as build_fdconv_resnet_backbone means."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE[switch].ENABLED = True
+    cfg.freeze()
+    return cfg
