@@ -1,5 +1,4 @@
 """The preparation scripts on datasets of a few pixels: files, values and records as the loaders want them."""
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,22 +9,17 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
+from scripts import ROOT, load_script
 
 import freqdino.data  # noqa: F401  (registers the names)
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "datasets"
+SCRIPTS = ROOT / "datasets"
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """Loads a script as a module, with datasets/ importable as it is for a script."""
-    def load(name):
-        monkeypatch.syspath_prepend(str(SCRIPTS))
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.main
-    return load
+def script():
+    """The main function of a script, by its name."""
+    return lambda name: load_script(f"datasets/{name}.py").main
 
 
 @pytest.fixture

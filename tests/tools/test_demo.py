@@ -1,7 +1,5 @@
 """tools/demo.py with a model that predicts fixed results: inputs, tasks, threshold, ground truth, errors."""
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +8,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from PIL import Image
+from scripts import load_script
 from torch import nn
 
 from freqdino.evaluation.panoptic_quality import id_to_rgb
 
-# By its path: pytest knows this folder under the name tools.
-_SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
-_SPEC = importlib.util.spec_from_file_location("freqdino_demo", _SCRIPT)
-demo = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(demo)
+demo = load_script("tools/demo.py")
 
 CLASSES = ["cat", "sky"]
 

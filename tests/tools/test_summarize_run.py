@@ -1,14 +1,10 @@
 """The table of a run's metrics."""
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from scripts import load_script
 
-_SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "summarize_run.py"
-_SPEC = importlib.util.spec_from_file_location("freqdino_summarize_run", _SCRIPT)
-summarize_run = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(summarize_run)
+summarize_run = load_script("tools/summarize_run.py")
 format_table, main = summarize_run.format_table, summarize_run.main
 
 

@@ -1,0 +1,32 @@
+"""Frequency modules by name: the options exist, switch the module on in every quickstart model, and change it."""
+from pathlib import Path
+
+import pytest
+from scripts import load_script
+
+from freqdino.config import load_config, lookup
+
+script = load_script("tools/quickstart_options.py")
+OPTIONS, main, module_options = script.OPTIONS, script.main, script.module_options
+QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
+MODELS = sorted(file.stem for file in QUICKSTART.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("module", OPTIONS)
+def test_a_module_is_a_change_of_the_configuration(model, module):
+    file, words = str(QUICKSTART / f"{model}.yaml"), module_options(model, [module])
+    plain, changed = load_config(file), load_config(file, words)
+    assert all(lookup(plain, key) != lookup(changed, key) for key in words[::2])
+
+
+def test_several_modules_on_the_command_line(capsys):
+    main(["mask2former", "freqfusion", "fdconv"])
+    assert capsys.readouterr().out == ("MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED True "
+                                       "MODEL.BACKBONE.FDCONV.ENABLED True\n")
+
+
+def test_unknown_module(capsys):
+    with pytest.raises(SystemExit):
+        main(["mask2former", "freqfuson"])
+    assert "invalid choice: 'freqfuson'" in capsys.readouterr().err
