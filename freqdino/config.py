@@ -17,6 +17,7 @@ from detectron2.utils.file_io import PathManager
 from .config_keys import (
     IGNORED_KEYS,
     fdconv_keys,
+    fpn_keys,
     freqfusion_keys,
     mask_dino_keys,
     mask_former_keys,
@@ -70,6 +71,7 @@ def add_freqdino_config(cfg):
         "FDAM": {"ENABLED": False},
     }))
     cfg.MODEL.BACKBONE.update(CfgNode({"FDCONV": fdconv_keys(), "FDAM": {"ENABLED": False}}))
+    cfg.MODEL.FPN.update(CfgNode(fpn_keys()))
     cfg.MODEL.MASK_FORMER = CfgNode(mask_former_keys())
     cfg.MODEL.MaskDINO = CfgNode(mask_dino_keys())
     cfg.MODEL.SWIN = CfgNode(swin_keys())

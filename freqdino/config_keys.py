@@ -119,6 +119,12 @@ def fdconv_keys():
     return {"ENABLED": False, "KERNEL_NUM": 64}
 
 
+def fpn_keys():
+    """MODEL.FPN, what build_resnet_freqfusion_fpn_backbone reads beside Detectron2's keys (arXiv 2408.12879)."""
+    # freqfusion | nearest | bilinear | deconv | pixelshuffle | carafe | dysample | dysample_s
+    return {"UPSAMPLER": "freqfusion"}
+
+
 def vit_keys():
     """MODEL.VIT, by default DeiT-S; every published DeiT has patches of 16 pixels."""
     return {

@@ -1,0 +1,65 @@
+"""Feature pyramids on Detectron2's ResNet, for its own detectors: MODEL.FPN.UPSAMPLER chooses how levels are fused.
+
+Sources: FreqFusion's Faster R-CNN, Mask R-CNN and Panoptic FPN (arXiv 2408.12879) and FDConv's Faster and Mask R-CNN
+(arXiv 2503.18783).
+"""
+from functools import partial
+
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+
+from ...config import ConfigError
+from ...frequency.freqfusion_sum import FreqFusionSum
+from ...frequency.upsamplers import CarafeSum, DeconvolutionSum, DySampleSum, InterpolationSum, PixelShuffleSum
+from ...modeling.backbones.fpn import FusionFPN
+from .resnet import resnet_backbone
+from .switches import reads
+
+
+def freqfusion(channels: int) -> FreqFusionSum:
+    """FreqFusion as its Mask2Former has it: 104,434 parameters at 256 channels, +0.3 M for the three of a pyramid.
+
+    Known of the published detectors is that cost: it tells that the offset generator is in use (without it: +0.2 M),
+    but not whether its guides are normalised and the filters windowed. That they are not is our reading.
+    """
+    return FreqFusionSum(channels, channels, compressed_channels=channels // 4, feature_resample=True,
+                         hamming_window=False, feature_resample_norm=False)
+
+
+# Value of MODEL.FPN.UPSAMPLER -> what makes the fusion of two levels of so many channels.
+UPSAMPLERS = {
+    "freqfusion": freqfusion,
+    "nearest": lambda channels: InterpolationSum("nearest"),
+    "bilinear": lambda channels: InterpolationSum("bilinear"),
+    "deconv": DeconvolutionSum,
+    "pixelshuffle": PixelShuffleSum,
+    "carafe": CarafeSum,
+    "dysample": partial(DySampleSum, groups=4, shuffle_first=False),      # the table's DySample+
+    "dysample_s": partial(DySampleSum, groups=8, shuffle_first=True),     # its DySample-S+
+}
+
+
+@reads("FDCONV", "FDAM")
+@BACKBONE_REGISTRY.register()
+def build_resnet_freqfusion_fpn_backbone(cfg, input_shape):
+    """Detectron2's build_resnet_fpn_backbone with MODEL.FPN.UPSAMPLER in its top-down path.
+
+    Reads Detectron2's keys of ResNet and FPN, and MODEL.BACKBONE.{FDCONV,FDAM}.ENABLED for the ResNet. With "nearest"
+    and without these it is Detectron2's own.
+    """
+    options = cfg.MODEL.FPN
+    if options.UPSAMPLER not in UPSAMPLERS:
+        raise ConfigError(f"MODEL.FPN.UPSAMPLER is {options.UPSAMPLER!r}; known are {', '.join(UPSAMPLERS)}")
+    bottom_up = resnet_backbone(cfg, input_shape)
+    try:
+        return FusionFPN(
+            bottom_up=bottom_up,
+            in_features=options.IN_FEATURES,
+            out_channels=options.OUT_CHANNELS,
+            norm=options.NORM,
+            top_block=LastLevelMaxPool(),
+            fuse_type=options.FUSE_TYPE,
+            make_fusion=partial(UPSAMPLERS[options.UPSAMPLER], options.OUT_CHANNELS),
+        )
+    except ValueError as error:
+        raise ConfigError(f"MODEL.FPN: {error}") from error
