@@ -23,7 +23,7 @@ NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
                nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, ChannelLayerNorm)
 # Factors of a whole branch by channel: attention inversion's and LayerScale's.
 BRANCH_SCALES = ("lf_gamma", "hf_gamma", "gamma_1", "gamma_2")
-VIT_BACKBONES = ("build_fdam_vit_backbone",)
+VIT_BACKBONES = ("build_vit_backbone", "build_fdam_vit_backbone")
 LR_SCHEDULERS = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 
 

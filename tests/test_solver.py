@@ -224,6 +224,11 @@ def test_each_lower_block_learns_more_slowly():
         assert found[name][0] == pytest.approx(expected), name
 
 
+def test_layer_decay_of_a_plain_transformer():
+    found = fdam_settings("SOLVER.LAYER_DECAY", "0.5", "MODEL.BACKBONE.NAME", "build_vit_backbone")
+    assert found["backbone.blocks.0.attn.qkv.weight"][0] == pytest.approx(1 / 4)
+
+
 def test_layer_decay_that_nothing_reads():
     with pytest.raises(ConfigError, match="LAYER_DECAY is 0.9, but the backbone D2SwinTransformer has no layers"):
         fdam_settings("SOLVER.LAYER_DECAY", "0.9", "MODEL.BACKBONE.NAME", "D2SwinTransformer")

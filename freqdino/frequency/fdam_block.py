@@ -1,6 +1,6 @@
-"""The vision transformer block of FDAM: inverted attention, and frequency scaling after attention and after the MLP.
+"""The block of a vision transformer, plain and as FDAM's: inverted attention, frequency scaling of both branches.
 
-Source: FDAM (ICCV 2025, arXiv 2507.12006); the block is DeiT III's (arXiv 2204.07118), pre-norm with LayerScale.
+Sources: DeiT III (arXiv 2204.07118), whose block is pre-norm with LayerScale; FDAM (ICCV 2025, arXiv 2507.12006).
 
 B: batch, N = H · W: tokens in row-major order of the H × W grid, C: channels.
 """
@@ -45,14 +45,14 @@ class DropPath(nn.Module):
         return f"{self.probability}"
 
 
-class FDAMBlock(nn.Module):
-    """x + drop_path(γ₁ · (a + S₁(a))) with a = attention(LN x), then the same with the MLP, γ₂ and S₂.
+class TransformerBlock(nn.Module):
+    """x + drop_path(γ₁ · attention(LN x)), then the same with the MLP and γ₂.
 
-    dim: C, a multiple of 16 (FreqScale's groups) and of num_heads. mlp_ratio: hidden width of the MLP over dim.
-    init_values: where LayerScale's γ start. drop_path: probability with which training drops a branch of a sample.
+    dim: C, a multiple of num_heads. mlp_ratio: hidden width of the MLP over dim. init_values: where LayerScale's γ
+    start; DeiT has none, which is γ = 1. drop_path: probability with which training drops a branch of a sample.
     Raises ValueError for dimensions that do not fit, here and in the call.
 
-    >>> block = FDAMBlock(dim=64, num_heads=4)
+    >>> block = TransformerBlock(dim=64, num_heads=4)
     >>> block(torch.randn(2, 15, 64), grid=(3, 5)).shape
     torch.Size([2, 15, 64])
     """
@@ -61,28 +61,33 @@ class FDAMBlock(nn.Module):
                  init_values: float = 1e-4, drop_path: float = 0.0):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
-        self.attn = AttentionInversion(dim, num_heads, qkv_bias)
-        self.freq_scale_1 = FrequencyScale(dim, **BLOCK_OPTIONS)
+        self.attn = self.make_attention(dim, num_heads, qkv_bias)
         self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values)))
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.mlp = MLP(dim, int(dim * mlp_ratio))
-        self.freq_scale_2 = FrequencyScale(dim, **BLOCK_OPTIONS)
         self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values)))
         self.drop_path = DropPath(drop_path)
+
+    def make_attention(self, dim: int, num_heads: int, qkv_bias: bool) -> nn.Module:
+        """Plain attention is the inverted one with both halves left out: the same keys ``qkv`` and ``proj``."""
+        return AttentionInversion(dim, num_heads, qkv_bias, lf_dy_weight=False, hf_dy_weight=False)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (B, N, C). grid: (H, W) with H · W = N. Returns (B, N, C)."""
         if x.dim() != 3 or x.shape[1] != grid[0] * grid[1]:
             raise ValueError(f"x must have shape (B, {grid[0] * grid[1]}, C) for a grid of {grid[0]} × {grid[1]}, got "
                              f"{tuple(x.shape)}")
-        x = self._add_branch(x, self.attn(self.norm1(x)), self.freq_scale_1, self.gamma_1, grid)
-        return self._add_branch(x, self.mlp(self.norm2(x)), self.freq_scale_2, self.gamma_2, grid)
+        attended = self.attention_branch(self.norm1(x), grid)
+        x = torch.addcmul(x, self.drop_path(attended), self.gamma_1)
+        return torch.addcmul(x, self.drop_path(self.mlp_branch(self.norm2(x), grid)), self.gamma_2)
 
-    def _add_branch(self, x: Tensor, branch: Tensor, scale: FrequencyScale, gamma: Tensor,
-                    grid: tuple[int, int]) -> Tensor:
-        feature_map = branch.transpose(1, 2).unflatten(2, grid)
-        branch = scale(feature_map, residual=True).flatten(2).transpose(1, 2)
-        return torch.addcmul(x, self.drop_path(branch), gamma)
+    def attention_branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Normalised tokens (B, N, C) of a grid to what γ₁ scales."""
+        return self.attn(tokens)
+
+    def mlp_branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Normalised tokens (B, N, C) of a grid to what γ₂ scales."""
+        return self.mlp(tokens)
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`: LayerScale's γ by timm's names, 1 for a block without it."""
@@ -94,3 +99,36 @@ class FDAMBlock(nn.Module):
                 state_dict[prefix + name] = torch.ones_like(self.gamma_1, requires_grad=False)
                 neutral.append(prefix + name)
         return neutral
+
+
+class FDAMBlock(TransformerBlock):
+    """x + drop_path(γ₁ · (a + S₁(a))) with a = inverted attention(LN x), then the same with the MLP, γ₂ and S₂.
+
+    Arguments and errors as TransformerBlock; dim must be a multiple of 16 too, FreqScale's groups.
+
+    >>> block = FDAMBlock(dim=64, num_heads=4)
+    >>> block(torch.randn(2, 15, 64), grid=(3, 5)).shape
+    torch.Size([2, 15, 64])
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float = 4.0, qkv_bias: bool = True,
+                 init_values: float = 1e-4, drop_path: float = 0.0):
+        super().__init__(dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, init_values=init_values,
+                         drop_path=drop_path)
+        self.freq_scale_1 = FrequencyScale(dim, **BLOCK_OPTIONS)
+        self.freq_scale_2 = FrequencyScale(dim, **BLOCK_OPTIONS)
+
+    def make_attention(self, dim: int, num_heads: int, qkv_bias: bool) -> nn.Module:
+        return AttentionInversion(dim, num_heads, qkv_bias)
+
+    def attention_branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return scaled_tokens(self.freq_scale_1, super().attention_branch(tokens, grid), grid)
+
+    def mlp_branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return scaled_tokens(self.freq_scale_2, super().mlp_branch(tokens, grid), grid)
+
+
+def scaled_tokens(scale: FrequencyScale, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """x + S(x) for the map that the tokens (B, N, C) of a grid are."""
+    feature_map = tokens.transpose(1, 2).unflatten(2, grid)
+    return scale(feature_map, residual=True).flatten(2).transpose(1, 2)

@@ -1,7 +1,7 @@
-"""A plain vision transformer of FDAM blocks as a segmentation backbone.
+"""A vision transformer of one resolution as a segmentation backbone, of plain blocks or of FDAM's.
 
-Source: FDAM (ICCV 2025, arXiv 2507.12006), whose published class is vit_models_freq; recipe and backbone are those of
-DeiT III (arXiv 2204.07118): learned position embedding without class token, LayerScale, one drop rate for all blocks.
+Sources: DeiT III (arXiv 2204.07118): learned position embedding without class token, LayerScale, one drop rate for all
+blocks; FDAM (ICCV 2025, arXiv 2507.12006), whose published class vit_models_freq keeps all that.
 
 B: batch, C: channels, H × W: image, P: patch, h × w: grid of patches, ⌈H / P⌉ × ⌈W / P⌉.
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .fdam_block import FDAMBlock
+from .fdam_block import FDAMBlock, TransformerBlock
 
 INITIAL_STD = 0.02
 
@@ -67,19 +67,21 @@ class PatchEmbedding(nn.Module):
         return self.proj(image)
 
 
-class FDAMVisionTransformer(nn.Module):
-    """Vision transformer of FDAM blocks; published state dicts load, position embeddings of other sizes included.
+class VisionTransformer(nn.Module):
+    """Vision transformer of the blocks ``block_class``; position embeddings of other sizes load, resized.
 
     img_size: side, or (height, width), of the images that ``pos_embed`` is laid out for; images of other sizes are
-    fine, the embedding is resized. embed_dim: C, a multiple of 16 and of num_heads. init_values: where LayerScale
-    starts (published as init_scale). drop_path_rate: the same for all blocks. out_indices: the blocks whose outputs
-    are returned, in this order. activation_checkpointing: recompute the blocks in the backward pass to save memory.
+    fine, the embedding is resized. embed_dim: C, a multiple of num_heads. init_values: where LayerScale starts.
+    drop_path_rate: the same for all blocks. out_indices: the blocks whose outputs are returned, in this order.
+    activation_checkpointing: recompute the blocks in the backward pass to save memory.
     Raises ValueError for arguments or images that do not fit.
 
-    >>> backbone = FDAMVisionTransformer(img_size=64, embed_dim=64, depth=2, num_heads=4, out_indices=(0, 1))
+    >>> backbone = VisionTransformer(img_size=64, embed_dim=64, depth=2, num_heads=4, out_indices=(0, 1))
     >>> [tuple(feature_map.shape) for feature_map in backbone(torch.randn(1, 3, 64, 90))]
     [(1, 64, 4, 6), (1, 64, 4, 6)]
     """
+
+    block_class = TransformerBlock
 
     def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 16, in_chans: int = 3,
                  embed_dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0,
@@ -98,8 +100,8 @@ class FDAMVisionTransformer(nn.Module):
         self.patch_embed = PatchEmbedding(patch_size, in_chans, embed_dim)
         self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], embed_dim))
         self.blocks = nn.ModuleList(
-            FDAMBlock(dim=embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
-                      init_values=init_values, drop_path=drop_path_rate)
+            self.block_class(dim=embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
+                             init_values=init_values, drop_path=drop_path_rate)
             for _ in range(depth)
         )
         nn.init.trunc_normal_(self.pos_embed, std=INITIAL_STD)
@@ -131,6 +133,15 @@ class FDAMVisionTransformer(nn.Module):
         return []
 
 
+class FDAMVisionTransformer(VisionTransformer):
+    """VisionTransformer of FDAM blocks; published state dicts load (init_values was published as init_scale).
+
+    embed_dim must be a multiple of 16 too.
+    """
+
+    block_class = FDAMBlock
+
+
 def initialize_linear(module: nn.Module):
     """DeiT's start of linear layers: weights N(0, 0.02) truncated at ±2, biases 0."""
     if isinstance(module, nn.Linear):
@@ -139,7 +150,7 @@ def initialize_linear(module: nn.Module):
             nn.init.zeros_(module.bias)
 
 
-def adapt_loaded_position_embedding(module: FDAMVisionTransformer, state_dict: dict, prefix: str, *_):
+def adapt_loaded_position_embedding(module: VisionTransformer, state_dict: dict, prefix: str, *_):
     key = f"{prefix}pos_embed"
     if key in state_dict:
         state_dict[key] = adapt_position_embedding(state_dict[key], module.grid, key)

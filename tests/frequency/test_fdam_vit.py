@@ -1,4 +1,4 @@
-"""FDAM's block and vision transformer: published numbers, position embeddings, image sizes, bad input."""
+"""The plain and FDAM's block and vision transformer: published numbers, position embeddings, image sizes, bad input."""
 import doctest
 from importlib import import_module
 
@@ -9,8 +9,8 @@ from golden_files import assert_agrees, load_golden, subset
 from torch.autograd import gradcheck
 
 from freqdino.frequency import FDAMBlock, FDAMVisionTransformer
-from freqdino.frequency.fdam_block import DropPath
-from freqdino.frequency.fdam_vit import adapt_position_embedding, resize_position_embedding
+from freqdino.frequency.fdam_block import DropPath, TransformerBlock
+from freqdino.frequency.fdam_vit import VisionTransformer, adapt_position_embedding, resize_position_embedding
 
 
 def small_backbone(**arguments) -> FDAMVisionTransformer:
@@ -61,6 +61,35 @@ def test_block_is_its_equation():
     expected = x + branch(block.attn(block.norm1(x)), block.freq_scale_1, block.gamma_1)
     expected = expected + branch(block.mlp(block.norm2(expected)), block.freq_scale_2, block.gamma_2)
     torch.testing.assert_close(block(x, (3, 5)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_plain_block_is_its_equation():
+    torch.manual_seed(0)
+    block = TransformerBlock(dim=16, num_heads=2, mlp_ratio=2.0, init_values=0.5)
+    x = torch.randn(2, 15, 16)
+
+    def attention(tokens):
+        q, k, v = F.linear(tokens, block.attn.qkv.weight, block.attn.qkv.bias).split(16, dim=-1)
+        heads = [(q[..., part] @ k[..., part].mT / 8 ** 0.5).softmax(-1) @ v[..., part]
+                 for part in (slice(0, 8), slice(8, 16))]
+        return F.linear(torch.cat(heads, -1), block.attn.proj.weight, block.attn.proj.bias)
+
+    expected = x + 0.5 * attention(F.layer_norm(x, (16,), eps=1e-6))
+    hidden = F.gelu(F.linear(F.layer_norm(expected, (16,), eps=1e-6), block.mlp.fc1.weight, block.mlp.fc1.bias))
+    expected = expected + 0.5 * F.linear(hidden, block.mlp.fc2.weight, block.mlp.fc2.bias)
+    torch.testing.assert_close(block(x, (3, 5)), expected)
+
+
+def test_plain_keys_are_fdams_without_its_own():
+    arguments = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2, "out_indices": (0,)}
+    plain, fdam = (set(transformer(**arguments).state_dict()) for transformer in
+                   (VisionTransformer, FDAMVisionTransformer))
+    layers = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    assert plain == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "blocks.0.gamma_1",
+                     "blocks.0.gamma_2", *(f"blocks.0.{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))}
+    assert plain < fdam
+    assert all(key.startswith(("blocks.0.freq_scale_", "blocks.0.attn.dy_freq", "blocks.0.attn.lf_gamma",
+                               "blocks.0.attn.hf_gamma")) for key in fdam - plain)
 
 
 def test_block_gradcheck():
@@ -183,6 +212,7 @@ def test_no_images():
     (lambda: small_backbone()(torch.zeros(1, 4, 16, 16)), r"\(B, 3, H, W\).*\(1, 4, 16, 16\)"),
     (lambda: small_backbone()(torch.zeros(3, 16, 16)), r"\(B, 3, H, W\).*\(3, 16, 16\)"),
     (lambda: small_backbone()(torch.zeros(1, 3, 0, 16)), r"H and W above 0.*\(1, 3, 0, 16\)"),
+    (lambda: TransformerBlock(dim=40, num_heads=3), "num_heads 3 and dim 40"),
     (lambda: FDAMBlock(dim=16, num_heads=2)(torch.zeros(1, 7, 16), (2, 3)), r"\(B, 6, C\).*2 × 3.*\(1, 7, 16\)"),
 ])
 def test_bad_input(run, message):

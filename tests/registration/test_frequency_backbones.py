@@ -7,7 +7,7 @@ from modeling.small_models import RESNET18, example, small_config, small_model
 
 from freqdino.config import ConfigError
 from freqdino.frequency import FDConv, FrequencyScale, InversionGates
-from freqdino.modeling.backbones.fdam_vit import FDAMViTBackbone
+from freqdino.modeling.backbones.vit import FDAMViTBackbone
 from freqdino.registration.backbones import build_backbone
 
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True}
@@ -119,13 +119,11 @@ def test_the_encoder_attends_as_before_at_the_start():
      "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone D2SwinTransformer does not read.*build_resnet_backbone"),
     ({"MODEL.BACKBONE.NAME": "D2SwinTransformer", **FDAM},
      "MODEL.BACKBONE.FDAM.ENABLED is True, but the backbone D2SwinTransformer does not.*build_fdam_vit_backbone"),
-    ({**SMALL_VIT, **FDCONV}, "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone build_fdam_vit_backbone"),
     ({**RESNET18, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: .*kernel_num must be at least 1, got 0"),
     ({"MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone",
       "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, False, False, True]},
      r"FDCONV.ENABLED\) cannot replace deformable convolutions; set MODEL.RESNETS.DEFORM_ON_PER_STAGE"),
-    ({**SMALL_VIT, "MODEL.VIT.DEPTH": 5}, r"MODEL.VIT: out_indices must name four blocks.* 4 \(depth 5\)"),
     ({**ENCODER_FDAM, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0},
      "MODEL.SEM_SEG_HEAD.FDAM.ENABLED is True, but .*MSDeformAttnPixelDecoder with TRANSFORMER_ENC_LAYERS 0 has no"),
 ])

@@ -1,18 +1,22 @@
-"""Vision transformers: MODEL.VIT.*."""
+"""Vision transformers: MODEL.VIT.*, of plain blocks or FDAM's."""
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from ...config import ConfigError
-from ...modeling.backbones.fdam_vit import FDAMViTBackbone
-from .switches import reads
+from ...modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
+from .switches import reads, with_switch
 
 
-@reads("FDAM")
+@reads("FDCONV", "FDAM")
 @BACKBONE_REGISTRY.register()
-def build_fdam_vit_backbone(cfg, input_shape):
-    """MODEL.VIT.* -> `freqdino.modeling.backbones.fdam_vit.FDAMViTBackbone`."""
-    options = cfg.MODEL.VIT
+def build_vit_backbone(cfg, input_shape):
+    """MODEL.VIT.* -> `freqdino.modeling.backbones.vit.ViTBackbone`.
+
+    MODEL.BACKBONE.FDAM.ENABLED gives it FDAM's blocks, MODEL.BACKBONE.FDCONV.ENABLED FDLinear in its blocks.
+    """
+    options, fdconv = cfg.MODEL.VIT, cfg.MODEL.BACKBONE.FDCONV
+    backbone = FDAMViTBackbone if cfg.MODEL.BACKBONE.FDAM.ENABLED else ViTBackbone
     try:
-        return FDAMViTBackbone(
+        transformer = backbone(
             img_size=options.IMG_SIZE,
             embed_dim=options.EMBED_DIM,
             depth=options.DEPTH,
@@ -24,3 +28,16 @@ def build_fdam_vit_backbone(cfg, input_shape):
         )
     except ValueError as error:
         raise ConfigError(f"MODEL.VIT: {error}") from error
+    if fdconv.ENABLED:
+        try:
+            add_fdlinear(transformer, kernel_num=fdconv.KERNEL_NUM)
+        except ValueError as error:
+            raise ConfigError(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}: {error}") from error
+    return transformer
+
+
+@reads("FDCONV", "FDAM")
+@BACKBONE_REGISTRY.register()
+def build_fdam_vit_backbone(cfg, input_shape):
+    """build_vit_backbone with MODEL.BACKBONE.FDAM.ENABLED."""
+    return build_vit_backbone(with_switch(cfg, "FDAM"), input_shape)

@@ -1,7 +1,7 @@
-"""FDAM's vision transformer as a backbone of four levels.
+"""A vision transformer as a backbone of four levels, with plain blocks or FDAM's, and FDLinear in its blocks.
 
-Sources: FDAM (ICCV 2025, arXiv 2507.12006); the neck is what that recipe's UPerNet reads from a plain transformer, as in
-BEiT (arXiv 2106.08254) and ViTDet's simple pyramid (arXiv 2203.16527).
+Sources: DeiT III (arXiv 2204.07118), FDAM (ICCV 2025, arXiv 2507.12006); the neck is what that recipe's UPerNet reads
+from a plain transformer, as in BEiT (arXiv 2106.08254) and ViTDet's simple pyramid (arXiv 2203.16527).
 B: batch, C: channels, H × W: image.
 """
 from collections.abc import Sequence
@@ -11,12 +11,14 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from ...frequency import FDAMVisionTransformer
+from ...frequency.fdam_vit import VisionTransformer
+from ...frequency.fdlinear_conversion import fdlinear_from_linear
 
 PATCH_SIZE = 16
 STAGE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
-class FDAMViTBackbone(FDAMVisionTransformer, Backbone):
+class ViTBackbone(VisionTransformer, Backbone):
     """Images (B, 3, H, W) -> res2 .. res5, each C channels, at strides 4, 8, 16 and 32 (rounded up).
 
     ``out_indices`` names four blocks, shallow to deep, the last block among them: one for each level, as published for
@@ -25,8 +27,8 @@ class FDAMViTBackbone(FDAMVisionTransformer, Backbone):
     convolutions stands LayerNorm (ViTDet's choice) and not BEiT's SyncBatchNorm, as segmentation trains with few images
     a GPU.
 
-    Keys: the transformer's published ones (``patch_embed``, ``pos_embed``, ``blocks.<i>``), ``neck.res2``,
-    ``neck.res3``. Raises ValueError for other ``out_indices`` and where FDAMVisionTransformer does.
+    Keys: the transformer's (``patch_embed``, ``pos_embed``, ``blocks.<i>``), ``neck.res2``, ``neck.res3``. Raises
+    ValueError for other ``out_indices`` and where the transformer does.
     """
 
     def __init__(self, *, img_size: int, embed_dim: int, depth: int, num_heads: int, init_values: float,
@@ -59,6 +61,20 @@ class FDAMViTBackbone(FDAMVisionTransformer, Backbone):
         return STAGE_STRIDES["res5"]
 
 
+class FDAMViTBackbone(ViTBackbone, FDAMVisionTransformer):
+    """ViTBackbone of FDAM blocks, with their published keys."""
+
+
 def doubled(channels: int) -> nn.ConvTranspose2d:
     """A map of twice the height and width, each pixel made into four."""
     return nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+
+
+def add_fdlinear(transformer: VisionTransformer, *, kernel_num: int) -> None:
+    """Replace the linear layers of attention and MLP of all blocks by FDLinear, in place; the function stays.
+
+    FDAM's gates and routing stay plain. Raises ValueError for a ``kernel_num`` that does not fit.
+    """
+    for block in transformer.blocks:
+        for owner, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
+            setattr(owner, name, fdlinear_from_linear(getattr(owner, name), kernel_num=kernel_num))

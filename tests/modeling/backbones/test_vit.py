@@ -1,25 +1,28 @@
-"""FDAM's vision transformer as a backbone: levels, their sizes and origin, its settings."""
+"""A vision transformer as a backbone, plain and FDAM's: levels, their sizes and origin, its settings, FDLinear in it."""
 import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 
-from freqdino.frequency import FDAMVisionTransformer
-from freqdino.modeling.backbones.fdam_vit import FDAMViTBackbone
+from freqdino.frequency import FDAMVisionTransformer, FDLinear
+from freqdino.frequency.fdam_vit import VisionTransformer
+from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
 
+KINDS = pytest.mark.parametrize("kind", [ViTBackbone, FDAMViTBackbone])
 ARGUMENTS = {"img_size": 64, "embed_dim": 32, "depth": 4, "num_heads": 2, "init_values": 0.5, "drop_path_rate": 0.0,
              "out_indices": (0, 1, 2, 3), "activation_checkpointing": False}
 
 
-def backbone(**arguments):
+def backbone(kind=ViTBackbone, **arguments):
     torch.manual_seed(0)
-    return FDAMViTBackbone(**{**ARGUMENTS, **arguments}).eval()
+    return kind(**{**ARGUMENTS, **arguments}).eval()
 
 
+@KINDS
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (48, 80), (16, 16), (50, 70)])
 @torch.no_grad()
-def test_levels(height, width):
-    maps = backbone()(torch.randn(2, 3, height, width))
+def test_levels(height, width, kind):
+    maps = backbone(kind)(torch.randn(2, 3, height, width))
     h, w = -(-height // 16), -(-width // 16)
     assert {name: tuple(feature_map.shape) for name, feature_map in maps.items()} == {
         "res2": (2, 32, 4 * h, 4 * w), "res3": (2, 32, 2 * h, 2 * w), "res4": (2, 32, h, w),
@@ -33,11 +36,30 @@ def test_shapes_are_announced():
     assert model.size_divisibility == 32
 
 
+def test_fdam_is_a_kind_of_it():
+    assert issubclass(FDAMViTBackbone, ViTBackbone) and issubclass(FDAMViTBackbone, FDAMVisionTransformer)
+    assert set(backbone().state_dict()) < set(backbone(FDAMViTBackbone).state_dict())
+
+
+@KINDS
 @torch.no_grad()
-def test_levels_come_from_the_blocks_in_their_order():
-    model = backbone()
+def test_fdlinear_in_every_block_keeps_the_function(kind):
+    model = backbone(kind)
+    image = torch.randn(2, 3, 64, 48)
+    expected = model(image)
+    add_fdlinear(model, kernel_num=8)
+    assert [name for name, module in model.named_modules() if isinstance(module, FDLinear)] == [
+        f"blocks.{i}.{name}" for i in range(4) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+    for name, feature_map in model(image).items():
+        torch.testing.assert_close(feature_map, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@KINDS
+@torch.no_grad()
+def test_levels_come_from_the_blocks_in_their_order(kind):
+    model = backbone(kind)
     image = torch.randn(1, 3, 64, 96)
-    first, second, third, fourth = FDAMVisionTransformer.forward(model, image)
+    first, second, third, fourth = VisionTransformer.forward(model, image)
     maps = model(image)
     assert torch.equal(maps["res4"], third)
     assert torch.equal(maps["res5"], F.max_pool2d(fourth, 2))

@@ -1,0 +1,134 @@
+"""MODEL.VIT.* and the checkpoints of timm's DeiT and DeiT III: every key finds its place, the function stays."""
+import pytest
+import torch
+from modeling.small_models import small_config
+from torch import nn
+
+from freqdino.checkpoint import StrictCheckpointer
+from freqdino.checkpoint_files import CheckpointError
+from freqdino.config import ConfigError
+from freqdino.frequency import AttentionInversion, FDAMBlock, FDLinear, FrequencyScale
+from freqdino.frequency.fdam_vit import VisionTransformer, resize_position_embedding
+from freqdino.registration.backbones import build_backbone
+
+timm = pytest.importorskip("timm")
+
+DEPTH = 4
+PLAIN = {"MODEL.BACKBONE.NAME": "build_vit_backbone", "MODEL.VIT.DEPTH": DEPTH, "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3],
+         "MODEL.VIT.IMG_SIZE": 224, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 16}
+SWITCHES = {"plain": {}, "FDAM": {"MODEL.BACKBONE.FDAM.ENABLED": True},
+            "FDLinear": {"MODEL.BACKBONE.FDCONV.ENABLED": True},
+            "FDAM and FDLinear": {"MODEL.BACKBONE.FDAM.ENABLED": True, "MODEL.BACKBONE.FDCONV.ENABLED": True}}
+# timm's name -> width and heads of the model, made narrow to be quick where the width does not matter.
+DEIT = {"deit_small_patch16_224": (384, 6), "deit3_base_patch16_384": (192, 3)}
+
+
+class BackboneModel(nn.Module):
+    """A backbone where models have it, without a head."""
+
+    def __init__(self, options):
+        super().__init__()
+        self.backbone = build_backbone(small_config({**PLAIN, **options}))
+
+
+def deit(name):
+    """timm's model, shallow, with random values everywhere, and the options of a backbone of its size."""
+    width, heads = DEIT[name]
+    torch.manual_seed(0)
+    source = timm.create_model(name, depth=DEPTH, embed_dim=width, num_heads=heads).eval()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.normal_(std=0.1)
+    return source, {"MODEL.VIT.EMBED_DIM": width, "MODEL.VIT.NUM_HEADS": heads}
+
+
+def loaded(path, options):
+    model = BackboneModel(options)
+    StrictCheckpointer(model).load(str(path))
+    return model.backbone.eval()
+
+
+def parts(backbone, *kinds):
+    return {kind.__name__ for kind in kinds if any(isinstance(module, kind) for module in backbone.modules())}
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    ({}, set()),
+    (SWITCHES["FDAM"], {"FDAMBlock", "FrequencyScale"}),
+    ({"MODEL.BACKBONE.NAME": "build_fdam_vit_backbone"}, {"FDAMBlock", "FrequencyScale"}),
+    (SWITCHES["FDLinear"], {"FDLinear"}),
+    (SWITCHES["FDAM and FDLinear"], {"FDAMBlock", "FrequencyScale", "FDLinear"}),
+])
+def test_switches(options, expected):
+    backbone = BackboneModel({"MODEL.VIT.EMBED_DIM": 32, "MODEL.VIT.NUM_HEADS": 2, **options}).backbone
+    assert parts(backbone, FDAMBlock, FrequencyScale, FDLinear) == expected
+    gated = {module.hf_dy_weight and module.lf_dy_weight for module in backbone.modules()
+             if isinstance(module, AttentionInversion)}
+    assert gated == {"FDAMBlock" in expected}
+    if "FDLinear" in expected:
+        assert backbone.blocks[0].mlp.fc1.KSM_Global.kernel_fc.out_channels == 16
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+@pytest.mark.parametrize("name", DEIT)
+@torch.no_grad()
+def test_a_timm_checkpoint_keeps_its_function(tmp_path, name, switches):
+    """Through plain blocks and FDLinear as it was; FDAM starts next to it."""
+    source, sizes = deit(name)
+    torch.save(source.state_dict(), tmp_path / "deit.pth")
+    backbone = loaded(tmp_path / "deit.pth", {**sizes, **SWITCHES[switches]})
+    side = source.patch_embed.grid_size[0]
+    position = resize_position_embedding(source.pos_embed[:, -side * side:], (side, side), (14, 14))
+    image = torch.randn(1, 3, 224, 224)
+    tokens = patch_tokens(source, image) + position
+    tolerance = 1e-2 if "FDAM" in switches else 1e-4
+    for feature_map, block in zip(VisionTransformer.forward(backbone, image), source.blocks):
+        tokens = block(tokens)
+        torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), tokens, rtol=tolerance, atol=tolerance)
+
+
+def patch_tokens(source, image):
+    projection = source.patch_embed.proj
+    return nn.functional.conv2d(image, projection.weight, projection.bias, stride=16).flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("name", DEIT)
+def test_every_entry_is_used_or_named(tmp_path, name, caplog):
+    source, sizes = deit(name)
+    state = source.state_dict()
+    torch.save({"model": state}, tmp_path / "deit.pth")
+    with caplog.at_level("INFO"):
+        backbone = loaded(tmp_path / "deit.pth", sizes)
+    own = backbone.state_dict()
+    renamed = {"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2"}
+    left_out = set()
+    for key, tensor in state.items():
+        for timm_name, ours in renamed.items():
+            key = key.replace(timm_name, ours)
+        if key not in own:
+            left_out.add(key)
+        elif key != "pos_embed":
+            assert torch.equal(own[key], tensor), key
+    assert left_out == {"cls_token", "norm.weight", "norm.bias", "head.weight", "head.bias"}
+    said, = (record.getMessage() for record in caplog.records if "Left out" in record.getMessage())
+    assert all(f"backbone.{key}" in said for key in left_out)
+
+
+def test_a_checkpoint_of_another_width(tmp_path):
+    source, sizes = deit("deit3_base_patch16_384")
+    torch.save(source.state_dict(), tmp_path / "deit3.pth")
+    with pytest.raises(CheckpointError, match=r"blocks.0.norm1.weight \(checkpoint \(192,\), model \(64,\)\)"):
+        loaded(tmp_path / "deit3.pth", {"MODEL.VIT.EMBED_DIM": 64, "MODEL.VIT.NUM_HEADS": 2})
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"MODEL.VIT.DEPTH": 5}, r"MODEL.VIT: out_indices must name four blocks.* 4 \(depth 5\)"),
+    ({"MODEL.VIT.NUM_HEADS": 5}, "MODEL.VIT: num_heads must divide dim, got num_heads 5 and dim 384"),
+    ({"MODEL.VIT.EMBED_DIM": 40, "MODEL.VIT.NUM_HEADS": 4, **SWITCHES["FDAM"]},
+     "MODEL.VIT: group must divide dim, got group 16 and dim 40"),
+    ({**SWITCHES["FDLinear"], "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
+     "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: kernel_num must be at least 1, got 0"),
+])
+def test_bad_settings(options, message):
+    with pytest.raises(ConfigError, match=message):
+        BackboneModel(options)
