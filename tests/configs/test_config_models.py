@@ -5,6 +5,7 @@ the published projects; the manifests (state dict key -> shape and dtype) are lo
 """
 import functools
 import json
+import math
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch.overrides import TorchFunctionMode
 
+from configs.test_configs import WITH_MODULES, WITH_TRANSFORMERS
 from freqdino.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,10 +25,6 @@ LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*
 PARAMETERS = {
     "ade20k/instance/mask2former_r50.yaml": 43_975_397,
     "ade20k/panoptic/mask2former_r50.yaml": 43_988_247,
-    # By hand: 12 blocks of 12·C² weights with FDAM's, position embedding, neck; Mask2Former's R50 head on C channels.
-    "ade20k/semantic/mask2former_deit3_b_fdam.yaml": 115_582_911,
-    "ade20k/semantic/mask2former_deit_s_fdam.yaml": 44_287_023,
-    "ade20k/semantic/mask2former_deit_t_fdam.yaml": 26_098_791,
     "ade20k/semantic/mask2former_r101.yaml": 63_033_495,
     "ade20k/semantic/mask2former_r50.yaml": 43_988_247,
     "ade20k/semantic/mask2former_r50_freqfusion.yaml": 44_301_549,
@@ -71,6 +69,55 @@ PARAMETERS = {
     "coco/panoptic/maskdino_r50_12ep.yaml": 52_085_193,
     "coco/panoptic/maskdino_swin_l.yaml": 222_826_333,
 }
+
+
+def fdconv_cost(in_channels, out_channels, kernel, kernel_num=64):
+    """Parameters that FDConv has more than a plain convolution: KSM global and local, FBM, padding of the transform."""
+    hidden, positions = max(in_channels // 16, 16), kernel ** 2
+    heads = in_channels + out_channels + kernel_num + (positions if kernel > 1 else 0)
+    ksm_global = in_channels * hidden + 2 * hidden + 2 + (hidden + 1) * heads
+    ksm_local = 2 * in_channels + out_channels * positions * (round(math.log2(in_channels) / 2 + 0.5) // 2 * 2 + 1)
+    bands = 3 * (9 * in_channels + 1) if kernel == 3 else 0
+    rows, columns = out_channels * kernel, in_channels * kernel
+    return ksm_global + ksm_local + bands + rows * (2 * (columns // 2 + 1) - columns)
+
+
+def r50_fdconv_cost():
+    """The three convolutions of R50's 16 bottlenecks."""
+    total, channels = 0, 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for _ in range(blocks):
+            total += (fdconv_cost(channels, width, 1) + fdconv_cost(width, width, 3)
+                      + fdconv_cost(width, 4 * width, 1))
+            channels = 4 * width
+    return total
+
+
+def transformer_parameters(width, heads, fdam):
+    """12 blocks, the position embedding of 32 × 32 patches, the patches' projection, the neck."""
+    block = 12 * width ** 2 + 15 * width        # qkv, proj, MLP with biases; two normalisations, two LayerScales
+    if fdam:
+        gates = 2 * width + 2 * (width + 1) * heads + 2
+        scale = 4 * (width // 16) * 14 * 8 + (width + 64) * (width // 16) + 2
+        block += gates + 2 * scale
+    neck = 3 * (4 * width ** 2 + width) + 2 * width
+    return 12 * block + 32 * 32 * width + 16 * 16 * 3 * width + width + neck
+
+
+R50_BACKBONE = 23_454_912                       # its convolutions; frozen normalisations have buffers alone
+R50_CHANNELS = (256, 512, 1024, 2048)
+FUSION = 104_434
+COSTS = {"freqfusion": 3 * FUSION, "fdconv": r50_fdconv_cost(), "fdam": 175_236}
+for leaf in WITH_MODULES.keys() - PARAMETERS.keys():
+    added = sum(cost for module, cost in COSTS.items() if f"_{module}" in leaf)
+    if "panoptic/maskdino" in leaf and "freqfusion" in leaf:
+        added += FUSION                         # for the encoder's extra level
+    PARAMETERS[leaf] = PARAMETERS[WITH_MODULES[leaf]] + added
+for leaf, (plain, deit) in WITH_TRANSFORMERS.items():
+    width, heads = {"deit_t": (192, 3), "deit_s": (384, 6), "deit3_b": (768, 12)}[deit.removesuffix("_fdam")]
+    head = PARAMETERS[plain] - R50_BACKBONE + 256 * sum(width - channels for channels in R50_CHANNELS)
+    PARAMETERS[leaf] = head + transformer_parameters(width, heads, fdam=deit.endswith("_fdam"))
+
 MANIFESTS = {
     "ade20k/semantic/mask2former_r50.yaml": "m2f_ade_sem_r50",
     "ade20k/semantic/mask2former_r50_freqfusion.yaml": "freqfusion_ade_sem_r50",
@@ -128,6 +175,12 @@ def skip_where_unregistered(leaf):
         pytest.skip("the meta-architecture MaskDINO is not registered")
 
 
+def test_costs_are_the_published_ones():
+    assert abs(COSTS["fdconv"] - 3_647_000) < 0.005 * 3_647_000
+    # FDAM's paper: + 0.1 M for attention inversion and + 0.5 M for frequency scaling in DeiT-S.
+    assert abs(transformer_parameters(384, 6, True) - transformer_parameters(384, 6, False) - 0.6e6) < 0.05e6
+
+
 def test_tables_name_every_leaf():
     assert sorted(PARAMETERS) == LEAVES
     assert set(MANIFESTS) <= set(LEAVES)
@@ -140,10 +193,11 @@ def test_leaf_builds_with_the_published_number_of_parameters(leaf):
 
 
 @pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES
-                                  if "_freqfusion" in leaf and leaf.replace("_freqfusion", "") in LEAVES])
+                                  if "mask2former" in leaf and leaf.endswith("_freqfusion.yaml")
+                                  and leaf.replace("_freqfusion", "") in LEAVES])
 def test_cost_of_freqfusion(leaf):
     plain = leaf.replace("_freqfusion", "")
-    assert PARAMETERS[leaf] - PARAMETERS[plain] == 3 * 104_434
+    assert PARAMETERS[leaf] - PARAMETERS[plain] == COSTS["freqfusion"]
 
 
 @pytest.mark.parametrize("leaf", sorted(MANIFESTS))
@@ -158,7 +212,8 @@ def test_state_dict_equals_the_published_one(leaf):
     assert {key: value for key, value in actual.items() if value != expected[key]} == {}
 
 
-@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if "_freqfusion" in leaf and "swin_l" not in leaf])
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if "mask2former" in leaf and
+                                  "_freqfusion" in leaf and "swin_l" not in leaf])
 def test_published_decoder_names_mean_the_switch(leaf):
     names = ("FreqAwareMSDeformAttnPixelDecoder", "FreqAwareMSDeformAttnPixelDecoder2")
     name = names["ade20k" not in leaf or "swin" in leaf]
