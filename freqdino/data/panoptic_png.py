@@ -1,4 +1,4 @@
-"""Panoptic PNGs: a segment id per pixel, stored as a colour, id = R + 256 G + 65536 B; id 0 is unlabelled.
+"""Panoptic PNGs: a segment id per pixel, stored as a colour (see `freqdino.segment_colors`).
 
 Source: the COCO panoptic format. Shape key: H: height, W: width.
 """
@@ -21,17 +21,6 @@ def read_segment_colors(path: str) -> np.ndarray:
         raise ValueError(f"panoptic PNG {path} has shape {colors.shape} and type {colors.dtype}; "
                          "expected three 8-bit channels (id = R + 256 G + 65536 B)")
     return colors
-
-
-def segment_ids(colors: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 colours to (H, W) int32 segment ids."""
-    colors = colors.astype(np.int32)
-    return colors[:, :, 0] + 256 * colors[:, :, 1] + 65536 * colors[:, :, 2]
-
-
-def segment_colors(ids: np.ndarray) -> np.ndarray:
-    """The inverse of `segment_ids`: (H, W) ids below 2**24 to (H, W, 3) uint8 colours."""
-    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
 
 
 def nth_segment_id(number: int) -> int:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..segment_colors import id_to_rgb
 from .categories import ClassTable, load_class_table
-from .panoptic_png import nth_segment_id, segment_colors
+from .panoptic_png import nth_segment_id
 from .registering import register_panoptic
 from .scene_drawing import SHAPES, SIZE, STUFF_TEXTURES, SceneObject, draw_scene
 from .segmentation import box_and_area, encode_rle
@@ -62,7 +63,7 @@ def _write_split(folder: Path, split: str, count: int, classes: ClassTable) -> N
         images.append({"id": image_id, "file_name": name, "height": SIZE, "width": SIZE})
         panoptic.append({"image_id": image_id, "file_name": name, "segments_info": segments})
         Image.fromarray(scene.image).save(folder / split / name, compress_level=1)
-        Image.fromarray(segment_colors(ids)).save(folder / f"panoptic_{split}" / name, compress_level=1)
+        Image.fromarray(id_to_rgb(ids)).save(folder / f"panoptic_{split}" / name, compress_level=1)
         Image.fromarray(semantic).save(folder / f"semantic_{split}" / name, compress_level=1)
     categories = [{"id": dataset_id, "name": name, "isthing": int(isthing)}
                   for dataset_id, name, isthing in zip(classes.ids, classes.names, classes.isthing)]

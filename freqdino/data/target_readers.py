@@ -18,9 +18,10 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from fvcore.transforms.transform import TransformList
 
+from ..segment_colors import rgb_to_id
 from .augmentation import UNLABELLED
 from .image_reading import check_label_size, read_label_map
-from .panoptic_png import read_segment_colors, segment_ids
+from .panoptic_png import read_segment_colors
 from .segmentation import box_corners, check_segmentation, decode_rle, lies_outside, polygon_points, rasterise
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class PanopticReader:
         segments = _required(record, "segments_info", "*_panoptic*")
         colors = read_segment_colors(path)
         check_label_size(path, colors, image_size)
-        drawn = set(np.unique(segment_ids(colors)).tolist()) - {0}
+        drawn = set(np.unique(rgb_to_id(colors)).tolist()) - {0}
         listed = {segment["id"] for segment in segments}
         if drawn != listed:
             raise ValueError(f"{path} and its segments_info differ: segment ids only in the PNG "
@@ -198,7 +199,7 @@ class PanopticReader:
     def category_map(self, labels: tuple[np.ndarray, list[dict]]) -> np.ndarray:
         """(H, W) uint8 class indices."""
         colors, segments = labels
-        ids = segment_ids(colors)
+        ids = rgb_to_id(colors)
         order = np.argsort([0, *(segment["id"] for segment in segments)])
         known = np.array([0, *(segment["id"] for segment in segments)])[order]
         categories = np.array([UNLABELLED, *(segment["category_id"] for segment in segments)], np.uint8)[order]
@@ -209,7 +210,7 @@ class PanopticReader:
         """{"instances"}: one mask per segment, things and stuff alike."""
         colors, segments = labels
         segments = [segment for segment in segments if not segment.get("iscrowd", 0)]
-        ids = segment_ids(transforms.apply_segmentation(colors))
+        ids = rgb_to_id(transforms.apply_segmentation(colors))
         wanted = np.array([segment["id"] for segment in segments], dtype=ids.dtype)
         masks = ids == wanted[:, None, None]
         return {"instances": _instances(masks, [segment["category_id"] for segment in segments])}

@@ -3,7 +3,6 @@
 Source: the contract of Detectron2's DatasetEvaluator and the names of its COCO results.
 Shape key: N: instances of an image, H, W: its height and width.
 """
-import itertools
 import json
 import logging
 import os
@@ -17,11 +16,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
 from freqdino.evaluation.coco_api import FastCOCOeval, average_precision, complete_annotations
+from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import require_metadata
 
 logger = logging.getLogger(__name__)
@@ -118,12 +117,9 @@ class InstanceEvaluator(DatasetEvaluator):
             {task: {AP, AP50, AP75, APs, APm, APl, AP-<class name>}}, in percent; 0 where nothing was predicted, NaN
             where there is no ground truth. None on ranks other than the first.
         """
-        predictions = self._predictions
-        if self._distributed:
-            comm.synchronize()
-            predictions = list(itertools.chain.from_iterable(comm.gather(predictions)))
-            if not comm.is_main_process():
-                return None
+        predictions = gather_predictions(self._predictions) if self._distributed else self._predictions
+        if predictions is None:
+            return None
         if not predictions:
             logger.warning("The model predicted no instance on %s: every AP is 0.", self._dataset_name)
         if self._output_dir:

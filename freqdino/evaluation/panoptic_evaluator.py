@@ -3,7 +3,6 @@
 Source: the contract of Detectron2's DatasetEvaluator; model outputs as in its panoptic models.
 """
 import io
-import itertools
 import json
 import logging
 import os
@@ -13,14 +12,14 @@ from contextlib import ExitStack
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tabulate import tabulate
 
+from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import require_metadata
 from freqdino.evaluation.panoptic_files import panoptic_quality, read_ground_truth
-from freqdino.evaluation.panoptic_quality import id_to_rgb
+from freqdino.segment_colors import id_to_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +98,9 @@ class PanopticEvaluator(DatasetEvaluator):
             {"panoptic_seg": {PQ, SQ, RQ, the same with _th and _st, PQ-<class name>}}, in percent; NaN where no
             category occurs. None on ranks other than the first.
         """
-        predictions = self._predictions
-        if self._distributed:
-            comm.synchronize()
-            predictions = list(itertools.chain.from_iterable(comm.gather(predictions)))
-            if not comm.is_main_process():
-                return None
+        predictions = gather_predictions(self._predictions) if self._distributed else self._predictions
+        if predictions is None:
+            return None
         with ExitStack() as stack:
             folder = self._output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="panoptic_"))
             prediction_json = self._write(predictions, folder)

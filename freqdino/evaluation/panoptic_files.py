@@ -13,7 +13,8 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from freqdino.evaluation.panoptic_quality import average_quality, match_segments, rgb_to_id
+from freqdino.evaluation.panoptic_quality import average_quality, match_segments
+from freqdino.segment_colors import rgb_to_id
 
 # Below this number of images a process costs more to start than it saves.
 IMAGES_PER_PROCESS = 32

@@ -8,10 +8,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from freqdino.data import build_train_loader, sample_scenes
-from freqdino.data.panoptic_png import segment_ids
 from freqdino.data.sample_scenes import make_sample_scenes
 from freqdino.data.scene_drawing import draw_scene
 from freqdino.data.segmentation import check_segmentation, decode_rle, polygon_points, rasterise
+from freqdino.segment_colors import rgb_to_id
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_annotations_agree(scenes):
     for annotation in panoptic["annotations"]:
         name = annotation["file_name"]
         assert Image.open(scenes / "train" / name).size == (128, 128)
-        ids = segment_ids(np.asarray(Image.open(scenes / "panoptic_train" / name)))
+        ids = rgb_to_id(np.asarray(Image.open(scenes / "panoptic_train" / name)))
         semantic = np.asarray(Image.open(scenes / "semantic_train" / name))
         assert set(np.unique(ids)) == {segment["id"] for segment in annotation["segments_info"]}
         segment_masks = {}

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from freqdino.evaluation.build import build_evaluator
-from freqdino.evaluation.panoptic_quality import id_to_rgb
+from freqdino.segment_colors import id_to_rgb
 
 NAME = "two_ranks"
 LABELS = np.tile(np.arange(40) // 20, (20, 1))

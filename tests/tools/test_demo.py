@@ -11,7 +11,7 @@ from PIL import Image
 from scripts import load_script
 from torch import nn
 
-from freqdino.evaluation.panoptic_quality import id_to_rgb
+from freqdino.segment_colors import id_to_rgb
 
 demo = load_script("tools/demo.py")
 
