@@ -1,0 +1,102 @@
+"""Counts the FLOPs and activations of whatever runs inside ``with counting(...)``, operator by operator.
+
+Three places are watched: ATen's operators, below autograd, so that custom gradient rules hide nothing; attention and
+the project's sparse operators as wholes, since each has several ways to be computed. An operator without a rule is not
+passed over: it is listed with its calls.
+"""
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from analysis.flop_rules import AUTOGRAD_RULES, FUNCTION_RULES, NO_ARITHMETIC, RULES, Rule
+
+
+class Counts:
+    """FLOPs and activations by the part of the model that ran, and the calls of operators that have no rule.
+
+    Activations are the elements of the outputs of convolutions, matrix products, attention, gathers and transforms (a
+    complex number is two): fvcore's notion, with the operators that it does not know.
+    """
+
+    def __init__(self, current_part: Callable[[], str]):
+        self.flops, self.activations, self.uncounted = Counter(), Counter(), Counter()
+        self.current_part = current_part
+        self.paused = False
+
+    def add(self, rule: Rule, arguments: tuple, options: dict, output) -> None:
+        part = self.current_part()
+        self.flops[part] += round(rule.flops(*arguments, **options, output=output))
+        if rule.makes_activations:
+            made = output if isinstance(output, Tensor) else output[0]
+            self.activations[part] += made.numel() * (2 if made.is_complex() else 1)
+
+    def as_one(self, rule: Rule, run: Callable) -> Callable:
+        """``run`` counted by the rule, and not by the operators that it calls."""
+        def counted(*arguments, **options):
+            if self.paused:
+                return run(*arguments, **options)
+            self.paused = True
+            try:
+                output = run(*arguments, **options)
+            finally:
+                self.paused = False
+            self.add(rule, arguments, options, output)
+            return output
+        return counted
+
+
+class WatchedOperators(TorchDispatchMode):
+    """Counts ATen's operators."""
+
+    def __init__(self, counts: Counts):
+        super().__init__()
+        self.counts = counts
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if self.counts.paused:
+            return output
+        operator = func.overloadpacket
+        if operator in RULES:
+            self.counts.add(RULES[operator], args, kwargs, output)
+        elif not func.is_view and operator not in NO_ARITHMETIC:
+            self.counts.uncounted[operator.__name__.strip("_")] += 1
+        return output
+
+
+class WatchedFunctions(TorchFunctionMode):
+    """Counts the functions that PyTorch computes by different kernels."""
+
+    def __init__(self, counts: Counts):
+        self.counts = counts
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in FUNCTION_RULES:
+            func = self.counts.as_one(FUNCTION_RULES[func], func)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counting(current_part: Callable[[], str] = lambda: "") -> Iterator[Counts]:
+    """Count what is computed inside, without gradients, for the part that ``current_part`` names at that time."""
+    counts = Counts(current_part)
+    with ExitStack() as stack:
+        for function, rule in AUTOGRAD_RULES.items():
+            stack.enter_context(mock.patch.object(function, "forward", staticmethod(
+                forward_as_one(counts, rule, function.forward))))
+        stack.enter_context(WatchedFunctions(counts))
+        stack.enter_context(WatchedOperators(counts))
+        yield counts
+
+
+def forward_as_one(counts: Counts, rule: Rule, forward: Callable) -> Callable:
+    """An autograd function's ``forward(ctx, ...)``, of which the rule does not see the context."""
+    def counted_forward(ctx, *arguments):
+        return counts.as_one(rule, lambda *given: forward(ctx, *given))(*arguments)
+    return counted_forward

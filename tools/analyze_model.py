@@ -1,0 +1,145 @@
+#!/usr/bin/env python
+"""Parameters, FLOPs, activations, time and memory of a model, of two with their differences, or of all in configs/.
+
+    python tools/analyze_model.py configs/coco/instance/mask2former_r50.yaml --size 800 1333
+    python tools/analyze_model.py A.yaml B.yaml --batch 2 --no-time MODEL.SEM_SEG_HEAD.NUM_CLASSES 3
+    python tools/analyze_model.py --all --no-time > table.md
+
+What is measured is the evaluation of noise images by a network of random weights, results for the input's size
+included; MODEL.WEIGHTS is not read. A part's figures are those of what runs in it, the rest is what runs outside of all.
+Semantic results and the instances of the mask models cost what they always cost; a random network finds no panoptic
+segment to resize. R-CNN detectors are set to find as many objects as they may.
+
+1 FLOP is one multiply-add, or an addition or multiplication without partner, as in fvcore and the papers' tables:
+
+    convolution, matrix product     inputs of an output x outputs; biases nothing
+    attention                       both products, a mask saves nothing; softmax nothing
+    gathers (embedding_bag, CARAFE, deformable attention): 1 for each gathered element, so k² for each output of CARAFE
+                                    and 4 for each channel of each bilinear sample of deformable attention
+    FFT of N points                 5 N log2 N complex, half of it from or to real numbers: the usual nominal count
+    grid_sample, interpolate, ROIAlign: 4 for each bilinear sample, 16 for each bicubic one, nearest nothing
+    LayerNorm, GroupNorm            5 for each element, 4 without affine parameters; BatchNorm 1
+    averages, fold                  1 for each input element
+    copies, comparisons, ReLU, maxima, sorting: nothing
+
+Other operators, elementwise arithmetic above all, are not counted but listed under the table with their calls.
+Activations are the elements of the outputs of all these but normalisations, interpolations and averages. Time is the
+median of 3 runs, two models taking turns; the peak of memory is what a run allocates beyond what there was.
+"""
+import argparse
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from analysis.frequency_costs import describe_costs  # noqa: E402  (ROOT has to be on the path first)
+from analysis.measuring import TOTAL, analyze, build, noise  # noqa: E402
+from analysis.tables import number, one_model_table, two_model_table  # noqa: E402
+from freqdino.config import load_config  # noqa: E402
+
+CONFIGS = ROOT / "configs"
+SUFFIXES = (".yaml", ".yml")
+# What a wrong configuration raises; registries raise KeyError for an unknown name.
+USER_ERRORS = (ValueError, OSError, KeyError)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="analyze_model.py [A.yaml [B.yaml]] [--all] [--size H W] [--batch N] [--no-time] [--device cpu|cuda] "
+              "[KEY VALUE ...]")
+    parser.add_argument("words", nargs="*", metavar="A.yaml [B.yaml] [KEY VALUE ...]",
+                        help="one or two configurations, and options for both")
+    parser.add_argument("--all", action="store_true", help="a row for every configuration of configs/")
+    parser.add_argument("--size", nargs=2, type=int, default=(512, 512), metavar=("H", "W"),
+                        help="of the images (default 512 512)")
+    parser.add_argument("--batch", type=int, default=1, help="images (default 1)")
+    parser.add_argument("--no-time", action="store_true", help="neither time nor memory")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    args = parser.parse_intermixed_args(arguments)
+    count = next((i for i, word in enumerate(args.words) if not word.endswith(SUFFIXES)), len(args.words))
+    args.configs, args.options = args.words[:count], args.words[count:]
+    if args.all and args.configs:
+        parser.error(f"--all takes no configuration, got {args.configs[0]}")
+    if not args.all and not 1 <= count <= 2:
+        parser.error(f"one or two configurations (.yaml) come first, got {count}: {' '.join(args.words[:3])}")
+    for name, values in (("--size", args.size), ("--batch", [args.batch])):
+        if min(values) < 1:
+            parser.error(f"{name} must be at least 1, got {min(values)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no CUDA device")
+    return args
+
+
+def read_config(path: str, args: argparse.Namespace):
+    return load_config(path, [*args.options, "MODEL.DEVICE", args.device])
+
+
+def compare(args: argparse.Namespace):
+    """Print the table of one or two configurations."""
+    configs = [read_config(path, args) for path in args.configs]
+    models = [build(cfg) for cfg in configs]
+    analyses = analyze(models, noise(args.batch, *args.size), timed=not args.no_time)
+    for label, path, model, cfg in zip("AB", args.configs, models, configs):
+        costs = describe_costs(model, cfg)
+        print(f"{label}: {path}" + (f"; {costs}" if costs else ""))
+    print()
+    print("\n".join(one_model_table(*analyses) if len(analyses) == 1 else two_model_table(*analyses)))
+    print_notes(args, sum((analysis.uncounted for analysis in analyses), Counter()))
+
+
+def tabulate_all(args: argparse.Namespace) -> int:
+    """Print a row for every configuration, each as soon as it is measured; returns how many failed."""
+    headings = ["configuration", "parameters", "of which frequency modules", "GFLOPs"]
+    headings += [] if args.no_time else ["time ms"]
+    print(f"| {' | '.join(headings)} |")
+    print(f"| --- | ---: | --- | {' | '.join('---:' for _ in headings[3:])} |")
+    images, uncounted, failed = noise(args.batch, *args.size), Counter(), 0
+    for path in sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "_base_"):
+        name = path.relative_to(CONFIGS).as_posix()
+        try:
+            cfg = read_config(str(path), args)
+            model = build(cfg)
+            analysis, = analyze([model], images, timed=not args.no_time)
+        except USER_ERRORS as error:
+            print(f"analyze_model.py: {name}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        uncounted += analysis.uncounted
+        totals = [number(quantity, analysis.figures[quantity][TOTAL]) for quantity in ("GFLOPs", *headings[4:])]
+        cells = [name.removesuffix(".yaml"), number("parameters", analysis.figures["parameters"][TOTAL]),
+                 describe_costs(model, cfg), *totals]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print_notes(args, uncounted)
+    return failed
+
+
+def print_notes(args: argparse.Namespace, uncounted: Counter):
+    device = torch.cuda.get_device_name() if args.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    print(f"\n{args.batch} image(s) of {args.size[0]} x {args.size[1]}, random weights, torch {torch.__version__}, {device}.")
+    print("1 FLOP: one multiply-add; the rules: analyze_model.py --help.")
+    if uncounted:
+        print("Not counted (operator calls):", ", ".join(f"{name} {calls}" for name, calls in uncounted.most_common()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    logging.basicConfig(level=logging.ERROR)
+    try:
+        if args.all:
+            return int(tabulate_all(args) > 0)
+        compare(args)
+    except USER_ERRORS as error:
+        print(f"analyze_model.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
