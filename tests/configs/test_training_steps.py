@@ -1,0 +1,94 @@
+"""configs/: every leaf, made small, takes one training step: finite losses, a gradient for every trainable parameter.
+
+Options make the leaf's model narrow and shallow and keep what it is made of: levels, switches, heads, losses.
+"""
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks
+from detectron2.utils.events import EventStorage
+from modeling.small_models import example
+
+from freqdino.config import load_config
+from freqdino.solver import build_optimizer
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*/*.yaml"))
+
+FAMILY = {"HIDDEN_DIM": 64, "NHEADS": 2, "DIM_FEEDFORWARD": 32, "NUM_OBJECT_QUERIES": 5, "TRAIN_NUM_POINTS": 32}
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    # FDConv is active above 16 channels, frequency scaling wants a multiple of 16.
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 32,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 32,
+    "MODEL.RESNETS.NORM": "BN",             # SyncBN needs a GPU
+    "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4,
+    "MODEL.SWIN.EMBED_DIM": 16,
+    "MODEL.SWIN.DEPTHS": [2, 2, 2, 2],
+    "MODEL.SWIN.NUM_HEADS": [1, 1, 2, 2],
+    "MODEL.SWIN.DROP_PATH_RATE": 0.0,       # a dropped branch has no gradient
+    "MODEL.VIT.EMBED_DIM": 32,
+    "MODEL.VIT.NUM_HEADS": 2,
+    "MODEL.VIT.DEPTH": 4,
+    "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3],
+    "MODEL.VIT.DROP_PATH_RATE": 0.0,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 64,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 16,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
+    "MODEL.SEM_SEG_HEAD.DIM_FEEDFORWARD": 32,
+    **{f"MODEL.{family}.{key}": value for family in ("MASK_FORMER", "MaskDINO") for key, value in FAMILY.items()},
+    "MODEL.MASK_FORMER.DEC_LAYERS": 4,      # three layers: one for each level
+    "MODEL.MaskDINO.DEC_LAYERS": 2,
+    "MODEL.MaskDINO.DN_NUM": 4,
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+}
+# What may have a gradient of zeros in a model this small, by a part of the parameter's name, and why.
+ZERO_IF_SMALL = {
+    ".FBM.": "a map of a few pixels has no such frequencies",
+    ".reweight.": "all of the few hidden units of the routing may be off",
+    ".complex_weights": "the same: the routing is zero then",
+}
+
+
+def scene(height, width, labels):
+    """A random image with everything that any of the models learns from: instances and a semantic map."""
+    result = example(height, width, labels)
+    masks = BitMasks(result["instances"].gt_masks)
+    result["instances"].gt_masks, result["instances"].gt_boxes = masks, masks.get_bounding_boxes()
+    result["sem_seg"] = masks.tensor.any(dim=0).long()
+    return result
+
+
+def without_zeros(model):
+    """Noise for the parameters that start as zeros: they keep gradients from what stands behind them."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.01)
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_a_training_step_reaches_every_parameter(leaf):
+    cfg = load_config(str(CONFIGS / leaf), [word for item in SMALL.items() for word in item])
+    model = build_model(cfg).train()
+    without_zeros(model)
+    optimizer = build_optimizer(cfg, model)
+    with EventStorage():                    # Detectron2's heads want one
+        losses = model([scene(64, 64, [0, 2]), scene(48, 64, [1])])
+    assert losses and all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trainable.items() if parameter.grad is None] == []
+    assert [name for name, parameter in trainable.items() if not parameter.grad.isfinite().all()] == []
+    assert [name for name, parameter in trainable.items() if not parameter.grad.any()
+            and not any(part in name for part in ZERO_IF_SMALL)] == []
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trainable)
+    optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in trainable.values())
