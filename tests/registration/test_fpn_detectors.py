@@ -4,6 +4,7 @@ import torch
 from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from modeling.small_detectors import BACKBONE, DETECTORS, MASK_RCNN
 
 from freqdino.config import ConfigError, load_config
 from freqdino.frequency import FDConv, FrequencyScale
@@ -11,52 +12,6 @@ from freqdino.frequency.freqfusion import FreqFusion
 from freqdino.frequency.upsamplers import UpsampleSum
 from freqdino.registration.backbones.fpn import UPSAMPLERS
 
-BACKBONE = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.WEIGHTS": "",
-    "MODEL.BACKBONE.NAME": "build_resnet_freqfusion_fpn_backbone",
-    "MODEL.BACKBONE.FREEZE_AT": 0,
-    "MODEL.RESNETS.DEPTH": 18,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
-    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.FPN.OUT_CHANNELS": 32,
-}
-FASTER_RCNN = {
-    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
-    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
-    "MODEL.RPN.CONV_DIMS": [16],
-    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
-    "MODEL.ROI_HEADS.NUM_CLASSES": 3,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
-    "TEST.DETECTIONS_PER_IMAGE": 5,
-}
-MASK_RCNN = {
-    **FASTER_RCNN,
-    "MODEL.MASK_ON": True,
-    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
-    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
-}
-PANOPTIC_FPN = {
-    **MASK_RCNN,
-    "MODEL.META_ARCHITECTURE": "PanopticFPN",
-    "MODEL.SEM_SEG_HEAD.NAME": "SemSegFPNHead",
-    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p2", "p3", "p4", "p5"],
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 4,
-    "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH": 0.0,
-    "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT": 0,
-}
-DETECTORS = {"Faster R-CNN": FASTER_RCNN, "Mask R-CNN": MASK_RCNN, "Panoptic FPN": PANOPTIC_FPN}
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4}
 FDAM = {"MODEL.BACKBONE.FDAM.ENABLED": True}
 
