@@ -1,17 +1,20 @@
 """Detectron2's Swin Transformer under the names that the published segmentation models use.
 
-Source: Swin Transformer (arXiv 2103.14030). B: batch, C: channels, (H, W): size of the image.
+Sources: Swin Transformer (arXiv 2103.14030); its frequency modules: `freqdino.modeling.backbones.swin_block`.
+B: batch, C: channels, (H, W): size of the image.
 """
 from collections.abc import Sequence
 
 from detectron2.modeling.backbone.swin import SwinTransformer
-from torch import Tensor
+from torch import Tensor, nn
+
+from .swin_block import FrequencySwinBlock
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
 
 
 class D2SwinTransformer(SwinTransformer):
-    """Images (B, 3, H, W) -> the maps named in ``out_features``, res2 .. res5 at strides 4 .. 32 (rounded up).
+    """Images (B, in_chans, H, W) -> the maps named in ``out_features``, res2 .. res5 at strides 4 .. 32 (rounded up).
 
     Keys are the published ones. Raises ValueError for an unknown map name.
     """
@@ -19,15 +22,15 @@ class D2SwinTransformer(SwinTransformer):
     def __init__(self, *, out_features: Sequence[str], pretrain_img_size: int, patch_size: int, embed_dim: int,
                  depths: Sequence[int], num_heads: Sequence[int], window_size: int, mlp_ratio: float, qkv_bias: bool,
                  qk_scale: float | None, drop_rate: float, attn_drop_rate: float, drop_path_rate: float, ape: bool,
-                 patch_norm: bool, use_checkpoint: bool):
+                 patch_norm: bool, use_checkpoint: bool, in_chans: int = 3):
         unknown = [name for name in out_features if name not in STAGE_NAMES]
         if unknown:
             raise ValueError(f"out_features names {unknown}; a Swin Transformer has {list(STAGE_NAMES)}")
         super().__init__(
-            pretrain_img_size=pretrain_img_size, patch_size=patch_size, embed_dim=embed_dim, depths=depths,
-            num_heads=num_heads, window_size=window_size, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, qk_scale=qk_scale,
-            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate, ape=ape,
-            patch_norm=patch_norm, use_checkpoint=use_checkpoint)
+            pretrain_img_size=pretrain_img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim,
+            depths=depths, num_heads=num_heads, window_size=window_size, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
+            qk_scale=qk_scale, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate,
+            ape=ape, patch_norm=patch_norm, use_checkpoint=use_checkpoint)
         self._out_features = list(out_features)
         self._out_feature_channels = dict(zip(STAGE_NAMES, self.num_features))
         self._out_feature_strides = {name: patch_size * 2 ** i for i, name in enumerate(STAGE_NAMES)}
@@ -40,3 +43,10 @@ class D2SwinTransformer(SwinTransformer):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = dict(zip(STAGE_NAMES, super().forward(x).values()))
         return {name: maps[name] for name in self._out_features}
+
+
+def use_frequency_blocks(swin: D2SwinTransformer) -> None:
+    """Replace all blocks by FrequencySwinBlock, in place: keys and function stay, and there is room for `add_fdam` and
+    `add_fdconv` of `freqdino.modeling.backbones.token_block`."""
+    for layer in swin.layers:
+        layer.blocks = nn.ModuleList(map(FrequencySwinBlock, layer.blocks))
