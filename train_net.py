@@ -5,7 +5,9 @@
     train_net.py --config-file FILE --eval-only MODEL.WEIGHTS CHECKPOINT               evaluates
 
 OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the
-last evaluation in inference/results.json. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes there.
+last evaluation in inference/results.json. With MODEL_EMA.ENABLED True an average of the weights over training is what is
+evaluated, and lies in model_final_ema.pth; with TEST.AUG.ENABLED True the last evaluation is done again with several
+sizes and mirror images, in inference_TTA. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes there.
 Errors in what the user gives end in a message on stderr and exit status 1; their traceback is in log.txt.
 """
 import json
@@ -15,11 +17,14 @@ import os
 import re
 import sys
 import weakref
+from collections import OrderedDict
 
 import torch
 from detectron2.engine import (AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model,
                                default_argument_parser, default_setup, launch)
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import verify_results
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
@@ -28,7 +33,9 @@ from freqdino.checkpoint import StrictCheckpointer
 from freqdino.config import ConfigError, load_config, lookup
 from freqdino.data import build_test_loader, build_train_loader, register_custom_datasets
 from freqdino.evaluation.build import build_evaluator
+from freqdino.evaluation.test_time_augmentation import TestTimeAugmentation
 from freqdino.solver import build_lr_scheduler, build_optimizer
+from freqdino.weight_averaging import WeightAveraging
 
 # What a wrong configuration, data set or checkpoint raises. Registries raise KeyError for an unknown name.
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError, FloatingPointError)
@@ -74,30 +81,62 @@ class Trainer(DefaultTrainer):
     build_train_loader = staticmethod(build_train_loader)
     build_test_loader = staticmethod(build_test_loader)
 
-    @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-        return build_evaluator(dataset_name, tasks=predicted_tasks(cfg), output_dir=folder)
+    def build_hooks(self):
+        """Detectron2's; with MODEL_EMA.ENABLED averaged weights are evaluated, with TEST.AUG.ENABLED twice at the end."""
+        hooks, evaluated = super().build_hooks(), self.model
+        position = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        if self.cfg.MODEL_EMA.ENABLED:
+            averaging = WeightAveraging(self.model, decay=self.cfg.MODEL_EMA.DECAY, output_dir=self.cfg.OUTPUT_DIR)
+            evaluated = averaging.model
+
+            def test_average():
+                self._last_eval_results = self.test(self.cfg, evaluated)
+                return self._last_eval_results
+
+            hooks[position] = EvalHook(self.cfg.TEST.EVAL_PERIOD, test_average)
+            hooks.insert(0, averaging)      # before the checkpointer and the evaluation
+            position += 1
+        if self.cfg.TEST.AUG.ENABLED:
+            hooks.insert(position + 1, EvalHook(0, lambda: self.test_with_augmentation(self.cfg, evaluated)))
+        return hooks
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None):
-        """Evaluate on every set of DATASETS.TEST; the results also go to OUTPUT_DIR/inference/results.json."""
+    def test(cls, cfg, model, evaluators=None, *, folder="inference"):
+        """Evaluate on every set of DATASETS.TEST; the results also go to OUTPUT_DIR/<folder>/results.json."""
+        folder = os.path.join(cfg.OUTPUT_DIR, folder)
+        evaluators = evaluators or [build_evaluator(dataset, tasks=predicted_tasks(cfg), output_dir=folder)
+                                    for dataset in cfg.DATASETS.TEST]
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and results:
             single = len(cfg.DATASETS.TEST) == 1
-            write_results({cfg.DATASETS.TEST[0]: results} if single else results, cfg.OUTPUT_DIR)
+            write_results({cfg.DATASETS.TEST[0]: results} if single else results, folder)
         return results
 
+    @classmethod
+    def test_with_augmentation(cls, cfg, model):
+        """``test`` of the model under TEST.AUG.*, with its files in inference_TTA and names that end in _TTA."""
+        results = cls.test(cfg, augmented_model(cfg, model), folder="inference_TTA")
+        return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
 
-def write_results(results, output_dir):
-    """Data set → task → metric → number as JSON; null where a metric is undefined."""
+
+def augmented_model(cfg, model):
+    """The model with the test-time augmentation of TEST.AUG.*; Detectron2's own for its own detectors."""
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        return GeneralizedRCNNWithTTA(cfg, model)
+    options = cfg.TEST.AUG
+    return TestTimeAugmentation(model, min_sizes=options.MIN_SIZES, max_size=options.MAX_SIZE, flip=options.FLIP,
+                                max_instances=cfg.TEST.DETECTIONS_PER_IMAGE)
+
+
+def write_results(results, folder):
+    """Data set → task → metric → number as JSON into ``folder``; null where a metric is undefined."""
     def plain(value):
         if isinstance(value, dict):
             return {str(key): plain(item) for key, item in value.items()}
         return float(value) if math.isfinite(value) else None
 
-    path = os.path.join(output_dir, "inference", "results.json")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "results.json")
     with open(path, "w") as file:
         json.dump(plain(results), file, indent=2)
     logger.info("Evaluation results written to %s", path)
@@ -122,8 +161,11 @@ def load_checked_config(args):
         raise ConfigError("--eval-only, but DATASETS.TEST is empty")
     if not args.eval_only and not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty: name a data set, or your own as datasets/README.md describes")
-    if cfg.TEST.AUG.ENABLED:
-        raise ConfigError("TEST.AUG.ENABLED: there is no test-time augmentation here")
+    if cfg.TEST.AUG.ENABLED and "panoptic" in predicted_tasks(cfg):
+        raise ConfigError("TEST.AUG.ENABLED: augmented predictions merge to instances and semantic maps, not to panoptic "
+                          "ones; set PANOPTIC_ON of the model's TEST section to False")
+    if not 0 <= cfg.MODEL_EMA.DECAY < 1:
+        raise ConfigError(f"MODEL_EMA.DECAY must be at least 0 and below 1, got {cfg.MODEL_EMA.DECAY}")
     cfg.freeze()
     return cfg
 
@@ -151,6 +193,8 @@ def evaluate(cfg, *, resume):
                           f"{os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_augmentation(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

@@ -7,6 +7,7 @@ The keys, their names and their defaults are those of the published Mask2Former 
 import difflib
 import logging
 import os
+from collections.abc import Callable
 
 import torch
 import yaml
@@ -21,9 +22,15 @@ from .config_keys import (
     freqfusion_keys,
     mask_dino_keys,
     mask_former_keys,
+    mit_keys,
     swin_keys,
+    timm_keys,
     vit_keys,
 )
+
+# Called by `load_config` with what it has merged; each raises ConfigError for what cannot be meant. Filled by the
+# binding between configurations and models, which knows who reads which key.
+CHECKS: list[Callable[[CfgNode], None]] = []
 
 
 class ConfigError(ValueError):
@@ -55,6 +62,7 @@ def add_freqdino_config(cfg):
         "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
         "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
     }))
+    cfg.MODEL_EMA = CfgNode({"ENABLED": False, "DECAY": 0.9997})    # the average of the weights over training
     cfg.SOLVER.AMP.DTYPE = "float16"        # float16 | bfloat16
     cfg.MODEL.SEM_SEG_HEAD.update(CfgNode({
         "MASK_DIM": 256,
@@ -76,6 +84,8 @@ def add_freqdino_config(cfg):
     cfg.MODEL.MaskDINO = CfgNode(mask_dino_keys())
     cfg.MODEL.SWIN = CfgNode(swin_keys())
     cfg.MODEL.VIT = CfgNode(vit_keys())
+    cfg.MODEL.MIT = CfgNode(mit_keys())
+    cfg.MODEL.TIMM = CfgNode(timm_keys())
     cfg.Default_loading = True
 
 
@@ -200,7 +210,7 @@ def load_config(config_file="", opts=()):
     """A Detectron2 configuration with all keys, ``config_file`` and the trailing ``opts`` (key, value, ...) merged.
 
     Ends with the device settled: without CUDA, MODEL.DEVICE becomes cpu and mixed precision is off, each said once.
-    Raises ConfigError or UnknownKeyError for what cannot be merged.
+    Raises ConfigError or UnknownKeyError for what cannot be merged, and ConfigError where one of `CHECKS` does.
     """
     cfg = get_cfg()
     add_freqdino_config(cfg)
@@ -208,6 +218,8 @@ def load_config(config_file="", opts=()):
     if config_file:
         merge_config_file(cfg, config_file)
     _merge_options(cfg, opts)
+    for check in CHECKS:
+        check(cfg)
     _say_ignored_keys(cfg, defaults)
     settle_device(cfg)
     return cfg

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "config": set(),
     "config_keys": set(),
     "solver": {"config"},
+    "weight_averaging": set(),
     "checkpoint": {"config"},
     "checkpoint_files": {"config"},
     "__init__": {"config", "data", "registration"},

@@ -107,6 +107,37 @@ def test_eval_only_reproduces_the_last_evaluation(trained, squares, tmp_path):
     assert results(tmp_path) == results(trained)
 
 
+def test_averaged_weights_are_evaluated_and_written(squares, tmp_path):
+    """A decay of 0 averages nothing: the average is the trained model; with a decay it differs, and resumes."""
+    averaging = ("MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY")
+    train_net.run(options(squares, tmp_path / "none", *averaging, "0.0"))
+    weights, average = (torch.load(tmp_path / "none" / f"{name}.pth", weights_only=True)["model"]
+                        for name in ("model_final", "model_final_ema"))
+    assert weights.keys() == average.keys() and all(torch.equal(weights[key], average[key]) for key in weights)
+
+    train_net.run(options(squares, tmp_path / "all", *averaging, "0.5"))
+    train_net.run(["--eval-only", *options(squares, tmp_path / "again", "MODEL.WEIGHTS",
+                                           str(tmp_path / "all" / "model_final_ema.pth"))])
+    assert results(tmp_path / "again") == results(tmp_path / "all")
+
+    train_net.run(options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "2"))
+    train_net.run(["--resume", *options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "4")])
+    state = torch.load(tmp_path / "part" / "model_final.pth", weights_only=True)
+    assert state["trainer"]["hooks"]["WeightAveraging"]["n_averaged"] == 4
+
+
+def test_augmented_evaluation_stands_beside_the_plain_one(trained, squares, tmp_path):
+    augmentation = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 64)", "TEST.AUG.MAX_SIZE", "96")
+    weights = ("MODEL.WEIGHTS", str(trained / "model_final.pth"))
+    train_net.run(["--eval-only", *options(squares, tmp_path / "a", *weights, *augmentation)])
+    assert results(tmp_path / "a") == results(trained)
+    augmented = json.loads((tmp_path / "a" / "inference_TTA" / "results.json").read_text())
+    assert set(augmented[squares]) == {"bbox", "segm"}
+    train_net.run(options(squares, tmp_path / "b", "SOLVER.MAX_ITER", "1", *augmentation))
+    assert (tmp_path / "b" / "inference_TTA" / "results.json").is_file()
+    assert "segm_TTA/AP" in (tmp_path / "b" / "metrics.json").read_text()
+
+
 def test_resume_continues_and_two_processes_resume_what_one_began(trained, squares, tmp_path):
     for name in ("last_checkpoint", "model_final.pth"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
@@ -236,7 +267,9 @@ def test_an_error_in_one_of_two_processes_ends_both(squares, tmp_path, capfd):
     (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "IMS_PER_BATCH 3 cannot be shared equally by 2 processes"),
     (["--eval-only", "DATASETS.TEST", "()"], "DATASETS.TEST is empty"),
     ([], "DATASETS.TRAIN is empty"),
-    (["DATASETS.TRAIN", "('a',)", "TEST.AUG.ENABLED", "True"], "no test-time augmentation"),
+    (["DATASETS.TRAIN", "('a',)", "MODEL_EMA.DECAY", "1.0"], "MODEL_EMA.DECAY must be at least 0 and below 1, got 1.0"),
+    (["DATASETS.TRAIN", "('a',)", "TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "MaskFormer",
+      "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True"], "TEST.AUG.ENABLED: .* set PANOPTIC_ON of"),
 ])
 def test_command_lines_that_cannot_work(words, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -264,7 +297,7 @@ def test_tasks_of_each_family():
 
 
 def test_undefined_metrics_are_null(tmp_path):
-    train_net.write_results({"set": {"segm": {"AP": np.float64(12.5), "APs": math.nan}}}, tmp_path)
+    train_net.write_results({"set": {"segm": {"AP": np.float64(12.5), "APs": math.nan}}}, tmp_path / "inference")
     assert results(tmp_path) == {"set": {"segm": {"AP": 12.5, "APs": None}}}
 
 

@@ -1,0 +1,61 @@
+"""An exponential moving average (EMA) of a model's weights, kept beside it during training.
+
+Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992), in the exponential form of
+`torch.optim.swa_utils`. DINO (arXiv 2203.03605) trains with a decay of 0.9997.
+"""
+import logging
+import os
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+FILE_NAME = "model_final_ema.pth"
+logger = logging.getLogger(__name__)
+
+
+class WeightAveraging(HookBase):
+    """After each step ``model`` ← decay · ``model`` + (1 − decay) · the trained one; buffers too.
+
+    To be the first of the trainer's hooks, so that what checkpoints and evaluates comes after it. The average is part
+    of the trainer's checkpoints and goes on where they resume. At the end of training it is written to
+    ``output_dir``/model_final_ema.pth, a checkpoint like model_final.pth.
+
+    Args:
+        trained: the model in training, wrapped for several processes or not.
+        decay: at least 0 and below 1. Raises ValueError for others.
+    """
+
+    def __init__(self, trained: nn.Module, *, decay: float, output_dir: str):
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
+        self._trained = trained.module if isinstance(trained, DistributedDataParallel) else trained
+        self._average = AveragedModel(self._trained, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self._output_dir = output_dir
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with averaged weights."""
+        return self._average.module
+
+    def after_step(self):
+        self._average.update_parameters(self._trained)
+
+    def after_train(self):
+        finished = self.trainer.iter + 1 >= self.trainer.max_iter
+        if finished and comm.is_main_process():
+            path = os.path.join(self._output_dir, FILE_NAME)
+            with PathManager.open(path, "wb") as file:
+                torch.save({"model": self.model.state_dict()}, file)
+            logger.info("Averaged weights saved to %s", path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._average.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]):
+        self._average.load_state_dict(state_dict)
