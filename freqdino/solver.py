@@ -111,9 +111,11 @@ def parameter_groups(model, *, lr, weight_decay, rules):
 def build_optimizer(cfg, model):
     """AdamW or SGD, as SOLVER.OPTIMIZER says, that clips gradients before each step if SOLVER.CLIP_GRADIENTS.ENABLED.
 
-    Raises ConfigError for an unknown optimiser or way of clipping, ValueError if no parameter is trainable.
+    Raises ConfigError for an unknown optimiser or way of clipping and for a learning rate of frequency scaling in a
+    model without it, ValueError if no parameter is trainable.
     """
     solver = cfg.SOLVER
+    _check_frequency_scale(solver.FREQ_SCALE_MULTIPLIER, model)
     groups = parameter_groups(model, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, rules=parameter_rules(cfg))
     # On CUDA torch's default updates many tensors a call; the fused step would see the gradients of float16 training
     # before their scale is divided out, and clipping with it. On the CPU fused is almost three times faster (R50).
@@ -129,6 +131,12 @@ def build_optimizer(cfg, model):
     if solver.CLIP_GRADIENTS.ENABLED:
         optimizer.register_step_pre_hook(_clip_hook(solver.CLIP_GRADIENTS))
     return optimizer
+
+
+def _check_frequency_scale(factor, model):
+    if factor != 1 and not any("freq_scale" in name for name, _ in model.named_modules()):
+        raise ConfigError(f"SOLVER.FREQ_SCALE_MULTIPLIER is {factor}, but the model has no frequency scaling; set it to "
+                          "1.0, or switch FDAM on: MODEL.BACKBONE.FDAM.ENABLED, MODEL.SEM_SEG_HEAD.FDAM.ENABLED")
 
 
 def _clip_hook(clip):

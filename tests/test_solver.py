@@ -212,6 +212,11 @@ def test_factor_of_frequency_scaling():
     assert {lr for name, (lr, _) in found.items() if name not in faster} == {1.0}
 
 
+def test_factor_of_frequency_scaling_that_nothing_reads():
+    with pytest.raises(ConfigError, match="FREQ_SCALE_MULTIPLIER is 2.0, but the model has no frequency scaling; set it"):
+        build_optimizer(load_config(opts=["SOLVER.FREQ_SCALE_MULTIPLIER", "2.0"]), Model())
+
+
 def test_each_lower_block_learns_more_slowly():
     found = fdam_settings("SOLVER.LAYER_DECAY", "0.5", "SOLVER.FREQ_SCALE_MULTIPLIER", "4.0",
                           "SOLVER.BACKBONE_MULTIPLIER", "0.1")

@@ -115,10 +115,10 @@ def test_the_encoder_attends_as_before_at_the_start():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"MODEL.BACKBONE.NAME": "D2SwinTransformer", **FDCONV},
-     "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone D2SwinTransformer does not read.*build_resnet_backbone"),
-    ({"MODEL.BACKBONE.NAME": "D2SwinTransformer", **FDAM},
-     "MODEL.BACKBONE.FDAM.ENABLED is True, but the backbone D2SwinTransformer does not.*build_fdam_vit_backbone"),
+    ({"MODEL.BACKBONE.NAME": "PatchBackbone", **FDCONV},
+     "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone PatchBackbone does not read it; .*build_resnet_backbone"),
+    ({"MODEL.BACKBONE.NAME": "PatchBackbone", **FDAM},
+     "MODEL.BACKBONE.FDAM.ENABLED is True, but the backbone PatchBackbone does not read it; .*build_vit_backbone"),
     ({**RESNET18, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: .*kernel_num must be at least 1, got 0"),
     ({"MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone",
@@ -130,3 +130,34 @@ def test_the_encoder_attends_as_before_at_the_start():
 def test_what_makes_no_sense(options, message):
     with pytest.raises(ConfigError, match=message):
         small_model(options)
+
+
+HEAD = "MODEL.SEM_SEG_HEAD"
+C4 = {"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.BACKBONE.NAME": "build_resnet_backbone"}
+FPN = {"MODEL.META_ARCHITECTURE": "PanopticFPN", "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone"}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({**C4, **FDCONV}, "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone build_resnet_backbone does not read it in "
+     "the meta-architecture GeneralizedRCNN; set it to False, or MODEL.BACKBONE.NAME to one of .*build_fdconv_resnet_"),
+    ({**C4, **FDAM}, "MODEL.BACKBONE.FDAM.ENABLED is True, but the backbone build_resnet_backbone .*build_fdam_resnet_"),
+    ({**FPN, **FDCONV}, "MODEL.BACKBONE.FDCONV.ENABLED .* build_resnet_fpn_backbone .*build_resnet_freqfusion_fpn_"),
+    ({**C4, f"{HEAD}.FREQFUSION.ENABLED": True}, f"{HEAD}.FREQFUSION.ENABLED is True, but the meta-architecture "
+     "GeneralizedRCNN does not read it; set it to False, or .*MaskFormer or MaskDINO; .*build_resnet_freqfusion_fpn_"),
+    ({"MODEL.META_ARCHITECTURE": "SemanticSegmentor", **ENCODER_FDAM}, f"{HEAD}.FDAM.ENABLED is True, but the "
+     "meta-architecture SemanticSegmentor does not read it; .*build_fdam_resnet_backbone has FDAM in the backbone"),
+])
+def test_detectron2_models_do_not_pass_over_a_switch(options, message):
+    """Said when the configuration is loaded: Detectron2 builds these models without us."""
+    with pytest.raises(ConfigError, match=message):
+        small_config(options)
+
+
+@pytest.mark.parametrize("options", [
+    {**C4, "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone", **FDAM},
+    {**FPN, "MODEL.BACKBONE.NAME": "build_resnet_freqfusion_fpn_backbone", **FDCONV},
+    C4,
+    {**C4, **FDCONV, "MODEL.META_ARCHITECTURE": "SomebodyElses"},
+])
+def test_detectron2_models_with_a_backbone_that_reads_the_switch(options):
+    assert small_config(options).MODEL.META_ARCHITECTURE == options["MODEL.META_ARCHITECTURE"]

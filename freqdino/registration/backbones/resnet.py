@@ -6,7 +6,7 @@ from ...modeling.backbones.resnet import add_fdconv, add_frequency_scale
 from .switches import reads, with_switch
 
 # Detectron2's own builder: it reads them in our models, where `resnet_backbone` stands for it.
-reads("FDCONV", "FDAM")(build_resnet_backbone)
+reads("FDCONV", "FDAM", in_our_models_alone=True)(build_resnet_backbone)
 
 
 def resnet_backbone(cfg, input_shape):
