@@ -159,3 +159,21 @@ def swin_keys():
         "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
         "USE_CHECKPOINT": False,
     }
+
+
+def mit_keys():
+    """MODEL.MIT, by default MiT-B0 (arXiv 2105.15203)."""
+    return {
+        "EMBED_DIMS": [32, 64, 160, 256],
+        "DEPTHS": [2, 2, 2, 2],
+        "DROP_PATH_RATE": 0.1,
+    }
+
+
+def timm_keys():
+    """MODEL.TIMM: any network of timm that has maps of strides 4, 8, 16 and 32; weights come from MODEL.WEIGHTS."""
+    return {
+        "NAME": "convnext_tiny",
+        "DROP_PATH_RATE": 0.0,              # 0: as timm has it for this network
+        "USE_CHECKPOINT": False,
+    }

@@ -46,8 +46,7 @@ class MapWindowAttention(WindowAttention):
     def _attend(self, windows: Tensor, mask: Tensor) -> Tensor:
         """windows: (B·W, S², 3C) queries, keys, values. Returns A·V, (B·W, S², C)."""
         queries, keys, values = windows.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        tokens = windows.shape[1]
-        bias = self.relative_position_bias_table[self.relative_position_index.flatten()].mT.unflatten(1, (tokens, tokens))
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)     # (h, S², S²)
         if self.shift:
             images = len(windows) // len(mask)
             bias = (bias + mask.unsqueeze(1)).repeat(images, 1, 1, 1)

@@ -2,7 +2,7 @@
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone as build_registered_backbone
 
-from . import fpn, swin, vit
+from . import fpn, mit, swin, timm, vit
 from .resnet import resnet_backbone
 from .switches import check_switches
 

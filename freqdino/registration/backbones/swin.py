@@ -1,4 +1,4 @@
-"""Detectron2's Swin Transformer by its published name: MODEL.SWIN.*, with the frequency modules that are switched on."""
+"""Detectron2's Swin Transformer by its published name: MODEL.SWIN.*, with frequency modules by switch."""
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from ...config import ConfigError

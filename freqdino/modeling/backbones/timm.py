@@ -1,0 +1,194 @@
+"""Networks of timm as backbones of four levels, and frequency modules in them.
+
+Sources: timm's models with ``feature_info`` and ``forward_intermediates``; FDConv (CVPR 2025, arXiv 2503.18783); FDAM
+(ICCV 2025, arXiv 2507.12006), of which networks without self-attention take frequency scaling (FreqScale) alone.
+B: batch, C: channels, (H, W): size of the image. Importing this file takes seconds: it imports timm.
+"""
+import difflib
+import logging
+from collections import OrderedDict
+from functools import cache
+
+import timm
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from timm.models.convnext import ConvNeXtBlock
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+
+from ...frequency import ResidualFrequencyScale, convert_to_fdconv
+from .token_block import to_fdlinear
+
+LEVEL_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+# The side lengths of a trial image: two whole multiples of the coarsest stride that differ.
+TRIAL_SIZE = (64, 96)
+# What timm's networks raise on an image that they do not take.
+REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+# Parts whose convolutions stay plain, by timm's names: stems (at the top) and shortcuts, as in FDConv's recipe, and
+# squeeze-and-excitation, which sees means.
+STEMS = {"stem", "conv_stem", "conv1"}
+PLAIN_PARTS = {"downsample", "shortcut", "se"}
+
+
+class TimmBackbone(Backbone):
+    """Images (B, in_chans, H, W) -> res2 .. res5 at strides 4, 8, 16 and 32 (rounded up).
+
+    Put before the class of a network of timm, whose parameters keep their names. Images are padded with zeros at the
+    right and bottom to whole multiples of 32, and the maps cut to ⌈H / stride⌉ × ⌈W / stride⌉.
+    """
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % self.size_divisibility, 0, -height % self.size_divisibility))
+        maps = self.forward_intermediates(padded, indices=self.level_indices, intermediates_only=True)
+        return {name: feature_map[..., :-(-height // stride), :-(-width // stride)].contiguous()
+                for (name, stride), feature_map in zip(LEVEL_STRIDES.items(), maps)}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {name: ShapeSpec(channels=channels, stride=stride)
+                for (name, stride), channels in zip(LEVEL_STRIDES.items(), self.level_channels)}
+
+    @property
+    def size_divisibility(self) -> int:
+        return LEVEL_STRIDES["res5"]
+
+    def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
+        """See `freqdino.frequency.plain_state`: what the network of timm has for its classes is left out, and said."""
+        left_out = [key for key in self.classifier_keys if state_dict.pop(prefix + key, None) is not None]
+        if left_out:
+            logging.getLogger(__name__).info("Left out, as it should be: %s", ", ".join(left_out))
+        return []
+
+
+@cache
+def backbone_class(network_class: type[nn.Module]) -> type[nn.Module]:
+    return type(f"{network_class.__name__}Backbone", (TimmBackbone, network_class), {})
+
+
+def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation_checkpointing: bool) -> nn.Module:
+    """timm's network ``name`` with random weights, without its classifier, as a TimmBackbone; keys as in timm.
+
+    drop_path_rate: 0 leaves it as timm has it for this network.
+    Raises ValueError for a name that timm does not have (with the nearest), for a network without maps of strides 4, 8,
+    16 and 32, for one that is bound to one size of image, and for an option that the network does not have.
+    """
+    network = create_network(name, in_chans=in_chans, drop_path_rate=drop_path_rate)
+    indices, channels = choose_levels(name, network)
+    classifier_keys = network.state_dict().keys()
+    network.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
+    if activation_checkpointing:
+        try:
+            network.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise ValueError(f"timm's {name} has no activation checkpointing") from error
+    # The network itself becomes the backbone, not a part of one: so its keys are those of timm's checkpoints.
+    network.__class__ = backbone_class(type(network))
+    network.image_channels, network.level_indices, network.level_channels = in_chans, indices, channels
+    network.classifier_keys = sorted(classifier_keys - network.state_dict().keys())
+    try:
+        check_maps(network)
+    except ValueError as error:
+        raise ValueError(f"timm's {name} is no backbone for images of any size: {error}") from error
+    return network
+
+
+def create_network(name: str, *, in_chans: int, drop_path_rate: float) -> nn.Module:
+    if not timm.is_model(name):
+        names = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"the nearest are {', '.join(names)}" if names else "timm.list_models() lists its networks"
+        raise ValueError(f"timm {timm.__version__} has no network {name!r}; {hint}")
+    options = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+    try:
+        return timm.create_model(name, in_chans=in_chans, **options)
+    except REFUSALS as error:
+        raise ValueError(f"timm's {name} cannot be built with in_chans {in_chans} and drop_path_rate {drop_path_rate}: "
+                         f"{error}") from error
+
+
+def choose_levels(name: str, network: nn.Module) -> tuple[list[int], list[int]]:
+    """Indices and channels of the last map of each stride."""
+    # feature_info is a list in most networks and a FeatureInfo of one in others.
+    info = getattr(network, "feature_info", [])
+    info = getattr(info, "info", info)
+    last = {level["reduction"]: index for index, level in enumerate(info)}
+    if not set(LEVEL_STRIDES.values()) <= last.keys() or not hasattr(network, "forward_intermediates"):
+        raise ValueError(f"timm's {name} gives no feature pyramid: a backbone needs maps of strides "
+                         f"{', '.join(map(str, LEVEL_STRIDES.values()))}, this network has "
+                         f"{', '.join(map(str, last)) or 'none'}. Take one that has them, such as convnext_tiny or "
+                         "resnet50; for a plain vision transformer there is MODEL.BACKBONE.NAME build_vit_backbone")
+    indices = [last[stride] for stride in LEVEL_STRIDES.values()]
+    return indices, [info[index]["num_chs"] for index in indices]
+
+
+@torch.no_grad()
+def check_maps(backbone: TimmBackbone) -> None:
+    """Raise ValueError unless a trial image gives the announced maps."""
+    training = backbone.training
+    try:
+        maps = backbone.eval()(torch.zeros(1, backbone.image_channels, *TRIAL_SIZE))
+    except REFUSALS as error:
+        raise ValueError(f"an image of {TRIAL_SIZE[0]} × {TRIAL_SIZE[1]} pixels fails with: {error}") from error
+    finally:
+        backbone.train(training)
+    for level, shape in backbone.output_shape().items():
+        expected = (1, shape.channels, *(size // shape.stride for size in TRIAL_SIZE))
+        if maps[level].shape != expected:
+            raise ValueError(f"an image of {TRIAL_SIZE[0]} × {TRIAL_SIZE[1]} pixels gives a map of stride {shape.stride} "
+                             f"with shape {tuple(maps[level].shape)}, not {expected}")
+
+
+def add_fdconv(backbone: TimmBackbone, *, kernel_num: int) -> None:
+    """Replace convolutions by FDConv, in place; the network's function stays.
+
+    Which: those that FDConv serves, of kernels 1 and 3 with more than 16 channels on both sides, outside of STEMS and
+    PLAIN_PARTS. Of ConvNeXt's convolutions (depth-wise 7 × 7, patches of 4 × 4 and 2 × 2) it serves none; but what its
+    paper calls 1 × 1 convolutions are linear layers in timm, and become FDLinear. Other networks' linear layers stay
+    plain. Raises ValueError for a ``kernel_num`` that does not fit, and where nothing can be replaced.
+    """
+    replaced = convert_to_fdconv(backbone, kernel_num, lambda name, conv: not stays_plain(name))
+    for name, block in list(backbone.named_modules()):
+        if isinstance(block, ConvNeXtBlock) and not block.use_conv_mlp:
+            to_fdlinear(block.mlp, "fc1", "fc2", kernel_num=kernel_num)
+            replaced.append(f"{name}.mlp")
+    if not replaced:
+        raise ValueError("it has no convolution that FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels")
+    try:
+        check_maps(backbone)
+    except ValueError as error:
+        raise ValueError(f"it needs more of its convolutions than their results: {error}") from error
+
+
+def stays_plain(name: str) -> bool:
+    """Whether a convolution of this dotted name is none that FDConv's recipe replaces."""
+    parts = name.split(".")
+    return parts[0] in STEMS or not PLAIN_PARTS.isdisjoint(parts)
+
+
+def add_frequency_scale(backbone: TimmBackbone) -> None:
+    """Put x + S(x) at the end of the residual branches of a ResNet or a ConvNeXt, in place.
+
+    It stands before stochastic depth, in the slot that these blocks have for that: ``<block>.drop_path.freq_scale.*``.
+    Raises ValueError for another network, which may have attention that FDAM would have to invert, and for channels
+    that are no multiple of 16.
+    """
+    blocks = [(name, block) for name, block in backbone.named_modules() if branch_channels(block)]
+    if not blocks:
+        raise ValueError("frequency scaling has a place in ResNets and ConvNeXts; this network has blocks of neither")
+    for name, block in blocks:
+        try:
+            scale = ResidualFrequencyScale(branch_channels(block))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        drop_path = nn.Identity() if block.drop_path is None else block.drop_path
+        block.drop_path = nn.Sequential(OrderedDict(freq_scale=scale, drop_path=drop_path))
+
+
+def branch_channels(block: nn.Module) -> int:
+    """Channels that a residual block adds to its input; 0 for any other module."""
+    if isinstance(block, ConvNeXtBlock):
+        return block.conv_dw.out_channels
+    if isinstance(block, Bottleneck):
+        return block.conv3.out_channels
+    return block.conv2.out_channels if isinstance(block, BasicBlock) else 0
