@@ -5,14 +5,9 @@ Options make the leaf's model narrow and shallow and keep what it is made of: le
 from pathlib import Path
 
 import pytest
-import torch
-from detectron2.modeling import build_model
-from detectron2.structures import BitMasks
-from detectron2.utils.events import EventStorage
-from modeling.small_models import example
+from training_step import assert_a_step_reaches_every_parameter
 
 from freqdino.config import load_config
-from freqdino.solver import build_optimizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*/*.yaml"))
@@ -49,46 +44,9 @@ SMALL = {
     "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
 }
-# What may have a gradient of zeros in a model this small, by a part of the parameter's name, and why.
-ZERO_IF_SMALL = {
-    ".FBM.": "a map of a few pixels has no such frequencies",
-    ".reweight.": "all of the few hidden units of the routing may be off",
-    ".complex_weights": "the same: the routing is zero then",
-}
-
-
-def scene(height, width, labels):
-    """A random image with everything that any of the models learns from: instances and a semantic map."""
-    result = example(height, width, labels)
-    masks = BitMasks(result["instances"].gt_masks)
-    result["instances"].gt_masks, result["instances"].gt_boxes = masks, masks.get_bounding_boxes()
-    result["sem_seg"] = masks.tensor.any(dim=0).long()
-    return result
-
-
-def without_zeros(model):
-    """Noise for the parameters that start as zeros: they keep gradients from what stands behind them."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.01)
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_training_step_reaches_every_parameter(leaf):
     cfg = load_config(str(CONFIGS / leaf), [word for item in SMALL.items() for word in item])
-    model = build_model(cfg).train()
-    without_zeros(model)
-    optimizer = build_optimizer(cfg, model)
-    with EventStorage():                    # Detectron2's heads want one
-        losses = model([scene(64, 64, [0, 2]), scene(48, 64, [1])])
-    assert losses and all(loss.isfinite() for loss in losses.values())
-    sum(losses.values()).backward()
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert [name for name, parameter in trainable.items() if parameter.grad is None] == []
-    assert [name for name, parameter in trainable.items() if not parameter.grad.isfinite().all()] == []
-    assert [name for name, parameter in trainable.items() if not parameter.grad.any()
-            and not any(part in name for part in ZERO_IF_SMALL)] == []
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trainable)
-    optimizer.step()
-    assert all(parameter.isfinite().all() for parameter in trainable.values())
+    assert_a_step_reaches_every_parameter(cfg)
