@@ -1,0 +1,51 @@
+"""Heads of Detectron2's SemanticSegmentor by their registry names, with OpenMMLab's sizes where no key sets one."""
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+
+from ..config import ConfigError
+from ..modeling import segformer_head, upernet_head
+from .class_tables import check_num_classes, training_metadata
+from .head_inputs import head_inputs
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+def UPerNetHead(cfg, input_shape):
+    """MODEL.SEM_SEG_HEAD.* -> `freqdino.modeling.upernet_head.UPerNetHead`."""
+    return _build(upernet_head.UPerNetHead, cfg, input_shape, pool_scales=(1, 2, 3, 6), auxiliary_channels=256,
+                  auxiliary_weight=0.4)
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+def SegFormerHead(cfg, input_shape):
+    """MODEL.SEM_SEG_HEAD.* -> `freqdino.modeling.segformer_head.SegFormerHead`."""
+    return _build(segformer_head.SegFormerHead, cfg, input_shape)
+
+
+def _build(head, cfg, input_shape, **sizes):
+    options = cfg.MODEL.SEM_SEG_HEAD
+    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":      # other models count and number their classes otherwise
+        check_num_classes(cfg)
+        _check_ignore_value(cfg)
+    inputs = head_inputs(cfg, input_shape)
+    try:
+        return head(
+            input_shape=inputs,
+            num_classes=options.NUM_CLASSES,
+            channels=options.CONVS_DIM,
+            common_stride=options.COMMON_STRIDE,
+            norm=options.NORM,
+            dropout=0.1,
+            ignore_value=options.IGNORE_VALUE,
+            loss_weight=options.LOSS_WEIGHT,
+            **sizes,
+        )
+    except ValueError as error:
+        raise ConfigError(f"MODEL.SEM_SEG_HEAD: {error}") from error
+
+
+def _check_ignore_value(cfg):
+    """Raise ConfigError where the training set marks the pixels that do not count by another label than the head."""
+    metadata, configured = training_metadata(cfg), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    label = configured if metadata is None else metadata.get("ignore_label", 255)   # the mapper's default too
+    if label != configured:
+        raise ConfigError(f"the data set {cfg.DATASETS.TRAIN[0]} has ignore_label {label}, but MODEL.SEM_SEG_HEAD."
+                          f"IGNORE_VALUE is {configured}; set MODEL.SEM_SEG_HEAD.IGNORE_VALUE {label}")
