@@ -4,7 +4,7 @@ Source: Wang et al., "CARAFE: Content-Aware ReAssembly of FEatures", ICCV 2019, 
 as zero and the rest is not renormalised, as in the authors' CUDA operator.
 
 The fast path lays a strip of the map out as a table, channels last, bordered by zeros, whose rows each output pixel
-gathers (``weighted_gather``): strip by strip, so that there is never a second copy of a whole large map.
+gathers (``weighted_gather``): strip by strip, so that there is never a second copy of a whole map.
 
 N: batch, C: channels, G: channel groups, k: kernel size, r: k//2, H, W: input map, u: upsampling factor;
 n, h: images and input rows of a strip.
@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
+from freqdino.ops.weighted_gather import WeightedScatter, chunk_elements, compute_dtype, gathered_dot, weighted_gather
 
 # A strip's output may be this many times the largest intermediate that the cache should hold: it is only written.
 OUTPUT_CHUNKS = 2
+# A strip's output and the rows that are gathered at a time for the mask's gradient are at most these parts of the whole
+# output: beside a small map, buffers of the cache's size would be the larger part of the memory.
+STRIP_PART, GATHERED_PART = 1 / 4, 3 / 4
 
 
 def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:
@@ -39,7 +42,7 @@ def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Te
         (N, C, H·u, W·u) of x's dtype and memory format (channels-last or contiguous).
 
     Raises:
-        ValueError: arguments whose ranks, sizes or channels do not fit each other.
+        ValueError: arguments whose ranks, types, sizes or channels do not fit, numbers that are not integers.
     """
     check_arguments(x, mask, kernel_size, group, up)
     return CarafeFunction.apply(x, mask, kernel_size, group, up)
@@ -60,6 +63,11 @@ def check_arguments(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: i
     for name, tensor in (("x", x), ("mask", mask)):
         if tensor.dim() != 4:
             raise ValueError(f"{name} must have 4 dimensions (N, C, H, W), got {tensor.dim()}: {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be of a floating-point type, got {tensor.dtype}")
+    for name, value in (("kernel_size", kernel_size), ("group", group), ("up", up)):
+        if not isinstance(value, int):
+            raise ValueError(f"{name} must be an integer, got {value!r}")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
     if up < 1:
@@ -83,9 +91,9 @@ class CarafeFunction(torch.autograd.Function):
         dtype = compute_dtype(x, mask)
         batch, channels, height, width = x.shape
         # A strip is made pixel by pixel: into a channels-last map it goes as it is.
-        memory_format = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
         output = torch.empty(batch, channels, height * up, width * up, dtype=x.dtype, device=x.device,
-                             memory_format=memory_format)
+                             memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         for strip in strips(x, *ctx.geometry):
             sums = weighted_gather(strip.table(x, dtype), strip.index, strip.to_rows(mask, dtype))
             strip.of(output).copy_(strip.to_map(sums))
@@ -101,8 +109,7 @@ class CarafeFunction(torch.autograd.Function):
         for strip in strips(x, *ctx.geometry):
             grad_rows = strip.to_rows(grad_output, dtype)
             if grad_mask is not None:
-                dots = gathered_dot(strip.table(x, dtype), strip.index, grad_rows)
-                strip.of(grad_mask).copy_(strip.to_map(dots))
+                strip.of(grad_mask).copy_(strip.to_map(mask_gradient(strip, strip.table(x, dtype), grad_rows)))
             if grad_x is not None:
                 weights = strip.to_rows(mask, dtype)
                 strip.add_table(grad_x, WeightedScatter(strip.index, strip.table_rows)(grad_rows, weights))
@@ -123,6 +130,7 @@ class Strip:
     group: int
     up: int
     index: Tensor  # (n·h·u·W·u·G, k²), the table rows that each output row reads
+    output_elements: int  # of the whole operator, all strips together
 
     @property
     def count(self) -> int:
@@ -170,7 +178,8 @@ class Strip:
     def to_rows(self, output_map: Tensor, dtype: torch.dtype) -> Tensor:
         """The strip's part of a map of the output's size, (n·h·u·W·u·G, channels/G)."""
         part = self.of(output_map)
-        return part.permute(0, 2, 3, 1).to(dtype).reshape(len(self.index), part.shape[1] // self.group)
+        rows = part.permute(0, 2, 3, 1).to(dtype).reshape(len(self.index), part.shape[1] // self.group)
+        return rows.contiguous()  # of one image, reshape makes a transposed view, which is many times slower to gather
 
     def to_map(self, rows: Tensor) -> Tensor:
         """The inverse of ``to_rows``: (n, channels, h·u, W·u)."""
@@ -180,14 +189,30 @@ class Strip:
 def strips(x: Tensor, kernel_size: int, group: int, up: int) -> Iterator[Strip]:
     """Cut the maps into strips; small images go several at a time."""
     batch, channels, height, width = x.shape
-    row_elements = max(channels, group * kernel_size**2) * width * up**2 // OUTPUT_CHUNKS
+    row_elements = max(channels, group * kernel_size**2) * width * up**2
+    output_elements = x.numel() * up**2
+    budget = min(OUTPUT_CHUNKS * chunk_elements(x.device), int(STRIP_PART * output_elements))
     index = None
-    for images in chunks(batch, row_elements * height, x.device):
-        for rows in chunks(height, row_elements * (images.stop - images.start), x.device):
+    for images in parts(batch, row_elements * height, budget):
+        for rows in parts(height, row_elements * (images.stop - images.start), budget):
             size = images.stop - images.start, rows.stop - rows.start, width
             if index is None or size != index_size:
                 index, index_size = table_index(*size, kernel_size, group, up, x.device), size
-            yield Strip(images, rows, width, kernel_size, group, up, index)
+            yield Strip(images, rows, width, kernel_size, group, up, index, output_elements)
+
+
+def mask_gradient(strip: Strip, table: Tensor, grad_rows: Tensor) -> Tensor:
+    """The gradient of the strip's mask, (n·h·u·W·u·G, k²), from that of its output: a few rows at a time."""
+    budget = min(chunk_elements(table.device), int(GATHERED_PART * strip.output_elements))
+    return torch.cat([gathered_dot(table, strip.index[rows], grad_rows[rows])
+                      for rows in parts(len(grad_rows), strip.index.shape[1] * table.shape[1], budget)])
+
+
+def parts(count: int, elements_each: int, budget: int) -> Iterator[slice]:
+    """Cut range(count) so that the elements of a part stay within the budget where one alone does."""
+    step = max(1, budget // max(1, elements_each))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
 
 
 def table_index(images: int, height: int, width: int, kernel_size: int, group: int, up: int,

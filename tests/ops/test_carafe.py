@@ -6,6 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from freqdino.ops import weighted_gather as weighted_gather_module
 from freqdino.ops.carafe import carafe, carafe_reference
+from tools.benchmarks.measure import allocation_peak
 
 BOTH = pytest.mark.parametrize("operator", [carafe, carafe_reference])
 GEOMETRIES = pytest.mark.parametrize("shape, kernel_size, group, up", [
@@ -139,6 +140,11 @@ def test_second_derivative_is_refused():
 @pytest.mark.parametrize("change, message", [
     (dict(x=torch.zeros(4, 5, 3)), "x must have 4 dimensions .* got 3"),
     (dict(mask=torch.zeros(9, 10, 6)), "mask must have 4 dimensions .* got 3"),
+    (dict(x=torch.zeros(1, 4, 5, 3, dtype=torch.int64)), "x must be of a floating-point type, got torch.int64"),
+    (dict(mask=torch.zeros(1, 9, 10, 6, dtype=torch.bool)), "mask must be of a floating-point type, got torch.bool"),
+    (dict(kernel_size=3.0), "kernel_size must be an integer, got 3.0"),
+    (dict(group=0.5), "group must be an integer, got 0.5"),
+    (dict(up="2"), "up must be an integer, got '2'"),
     (dict(kernel_size=4), "kernel_size must be odd and positive, got 4"),
     (dict(kernel_size=-1), "kernel_size must be odd and positive, got -1"),
     (dict(up=0), "up must be at least 1, got 0"),
@@ -152,6 +158,21 @@ def test_bad_input(operator, change, message):
     good = dict(x=torch.zeros(1, 4, 5, 3), mask=torch.zeros(1, 9, 10, 6), kernel_size=3, group=1, up=2)
     with pytest.raises(ValueError, match=message):
         operator(**good | change)
+
+
+@pytest.mark.parametrize("shape, kernel_size, up", [
+    ((1, 8, 8, 8), 5, 2), ((1, 8, 16, 16), 3, 1), ((4, 256, 8, 8), 5, 2), ((1, 64, 8, 8), 5, 2), ((2, 64, 16, 16), 5, 2)])
+def test_memory_beside_results_is_a_few_output_maps(shape, kernel_size, up):
+    x, mask = arguments(shape, kernel_size, 1, up, torch.float32)
+    output = carafe(x, mask, kernel_size, 1, up)
+    gradient = torch.ones_like(output)
+    bytes_of_map, cpu = output.numel() * output.element_size(), torch.device("cpu")
+    forward = allocation_peak(lambda: carafe(x.detach(), mask.detach(), kernel_size, 1, up), cpu)
+    assert forward <= 3 * bytes_of_map  # the output is one of them
+    backward = allocation_peak(lambda: torch.autograd.grad(output, (x, mask), gradient, retain_graph=True), cpu)
+    # What goes by the taps, as the indices of a strip do, cannot shrink with the channels.
+    largest = max(output.numel(), mask.numel()) * output.element_size()
+    assert backward <= (x.numel() + mask.numel()) * x.element_size() + 3 * largest
 
 
 @pytest.mark.gpu
