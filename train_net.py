@@ -44,10 +44,10 @@ logger = logging.getLogger("freqdino.train_net")
 
 
 def predicted_tasks(cfg):
-    """What the model predicts, some of semantic, instance, panoptic; Detectron2's own detectors: instance."""
+    """What the model predicts, some of semantic, instance, panoptic; Detectron2's own models: semantic or instance."""
     section = FAMILY_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
     if section is None:
-        return ("instance",)
+        return ("semantic",) if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else ("instance",)
     test = lookup(cfg, f"{section}.TEST")
     return tuple(task for task in ("semantic", "instance", "panoptic") if test[f"{task.upper()}_ON"])
 

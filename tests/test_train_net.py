@@ -293,7 +293,8 @@ def test_tasks_of_each_family():
     cfg = load_config(opts=["MODEL.META_ARCHITECTURE", "MaskDINO", "MODEL.MaskDINO.TEST.SEMANTIC_ON", "False",
                             "MODEL.MaskDINO.TEST.INSTANCE_ON", "True"])
     assert train_net.predicted_tasks(cfg) == ("instance",)
-    assert train_net.predicted_tasks(load_config(opts=["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"])) == ("instance",)
+    for name, task in (("GeneralizedRCNN", "instance"), ("SemanticSegmentor", "semantic")):
+        assert train_net.predicted_tasks(load_config(opts=["MODEL.META_ARCHITECTURE", name])) == (task,)
 
 
 def test_undefined_metrics_are_null(tmp_path):

@@ -125,7 +125,7 @@ def resize(feature_map: Tensor, like: Tensor) -> Tensor:
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, *, kernel_size: int, norm: str) -> nn.Sequential:
-    """Convolution that keeps the size, Detectron2's normalisation of that name ("": none), ReLU; keys ``conv``, ``bn``."""
+    """Convolution that keeps the size, Detectron2's normalisation of that name ("": none), ReLU; keys conv, bn."""
     layers = OrderedDict(conv=nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2,
                                         bias=norm == ""))
     c2_msra_fill(layers["conv"])

@@ -177,7 +177,7 @@ def test_labels_beyond_the_maps(kind):
 @BOTH
 @pytest.mark.parametrize(("options", "message"), [
     ({"input_shape": {}}, r"input_shape must name maps from fine to coarse, got \[\] of strides \[\]"),
-    ({"input_shape": dict(reversed(SHAPES.items()))}, r"fine to coarse, got \['res5', .*\] of strides \[32, 16, 8, 4\]"),
+    ({"input_shape": dict(reversed(SHAPES.items()))}, r"fine to coarse, got \['res5', .*\] of strides \[32, .*\]"),
     ({"common_stride": 8}, "common_stride is 8, but the finest map, res2, has stride 4"),
     ({"num_classes": 0}, "num_classes and channels must be at least 1, got 0 and 16"),
     ({"channels": 0}, "num_classes and channels must be at least 1, got 3 and 0"),
