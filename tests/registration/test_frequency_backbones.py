@@ -1,10 +1,13 @@
 """FDConv and FDAM by configuration: which backbone reads which key, and that everything trains in both families."""
+import pickle
+
 import pytest
 import torch
 from detectron2.modeling import build_backbone as build_registered_backbone
 from modeling.small_mask_dino import OPTIONS as MASK_DINO
 from modeling.small_models import RESNET18, example, small_config, small_model
 
+from freqdino.checkpoint import StrictCheckpointer
 from freqdino.config import ConfigError
 from freqdino.frequency import FDConv, FrequencyScale, InversionGates
 from freqdino.modeling.backbones.vit import FDAMViTBackbone
@@ -47,6 +50,24 @@ def test_number_of_groups():
     assert backbone.res2[0].conv1.KSM_Global.kernel_fc.out_channels == 8
     default = build_backbone(small_config({**RESNET18, **FDCONV}))
     assert default.res2[0].conv1.KSM_Global.kernel_fc.out_channels == 64
+
+
+@torch.no_grad()
+def test_a_plain_r50_is_converted_on_load_and_keeps_its_function(tmp_path):
+    narrow = {**RESNET18, "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.STEM_OUT_CHANNELS": 32,
+              "MODEL.RESNETS.RES2_OUT_CHANNELS": 64, "MODEL.RESNETS.WIDTH_PER_GROUP": 32}
+    plain = build_backbone(small_config(narrow)).eval()
+    arrays = {name: tensor.numpy() for name, tensor in plain.state_dict().items()}
+    contents = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(contents))
+    model = small_model({**narrow, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4}).eval()
+    StrictCheckpointer(model).load(str(tmp_path / "R-50.pkl"))
+    converted = {name for name, module in model.backbone.named_modules() if isinstance(module, FDConv)}
+    assert converted == {f"res{stage}.{block}.conv{i}" for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3))
+                         for block in range(blocks) for i in (1, 2, 3)} and len(converted) == 48
+    image = torch.randn(1, 3, 64, 96)
+    for name, expected in plain(image).items():
+        torch.testing.assert_close(model.backbone(image)[name], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_frozen_stages_keep_their_modulation_trainable():
