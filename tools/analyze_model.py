@@ -27,7 +27,6 @@ Activations are the elements of the outputs of all these but normalisations, int
 median of 3 runs, two models taking turns; the peak of memory is what a run allocates beyond what there was.
 """
 import argparse
-import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -46,7 +45,7 @@ from freqdino.config import load_config  # noqa: E402
 CONFIGS = ROOT / "configs"
 SUFFIXES = (".yaml", ".yml")
 # What a wrong configuration raises; registries raise KeyError for an unknown name.
-USER_ERRORS = (ValueError, OSError, KeyError)
+USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -69,6 +68,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--all takes no configuration, got {args.configs[0]}")
     if not args.all and not 1 <= count <= 2:
         parser.error(f"one or two configurations (.yaml) come first, got {count}: {' '.join(args.words[:3])}")
+    if len(args.options) % 2:
+        parser.error(f"options come in pairs KEY VALUE, got {len(args.options)} words: {' '.join(args.options)}")
+    if "MODEL.DEVICE" in args.options:
+        parser.error("--device chooses the device, not MODEL.DEVICE")
     for name, values in (("--size", args.size), ("--batch", [args.batch])):
         if min(values) < 1:
             parser.error(f"{name} must be at least 1, got {min(values)}")
@@ -78,7 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_config(path: str, args: argparse.Namespace):
-    return load_config(path, [*args.options, "MODEL.DEVICE", args.device])
+    return load_config(path, [*args.options, "MODEL.DEVICE", args.device, "SOLVER.AMP.ENABLED", False])
 
 
 def compare(args: argparse.Namespace):
@@ -130,7 +133,6 @@ def print_notes(args: argparse.Namespace, uncounted: Counter):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    logging.basicConfig(level=logging.ERROR)
     try:
         if args.all:
             return int(tabulate_all(args) > 0)

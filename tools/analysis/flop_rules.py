@@ -141,14 +141,12 @@ AUTOGRAD_RULES = {MSDeformAttnFunction: Rule(deformable_attention, True), Carafe
 
 # Operators that move, make, convert, compare, sort or select: no FLOP. Views are known as such by their schema.
 NO_ARITHMETIC = {getattr(aten, name) for name in """
-    _local_scalar_dense _reshape_copy _to_copy _unique _unique2 _unsafe_view all amax amin any arange argmax argmin argsort
-    bitwise_and bitwise_not bitwise_or bucketize cat clamp clamp_ clamp_max clamp_min clamp_min_ clone complex
-    constant_pad_nd contiguous copy copy_ cudnn_is_acceptable empty empty_like empty_strided eq exponential_ eye fill fill_
-    flip full full_like gather ge gt im2col index index_copy index_put index_put_ index_select isfinite isin isinf isnan
-    le logical_and logical_not logical_or lt masked_fill masked_fill_ masked_scatter masked_select max max_pool2d_with_indices
-    maximum min minimum ne new_empty new_empty_strided new_full new_ones new_zeros nonzero normal_ ones ones_like
-    pixel_shuffle pixel_unshuffle promote_types rand rand_like randint randn randperm reflection_pad2d relu relu_ repeat
-    repeat_interleave replication_pad2d resize_ roll scalar_tensor scatter scatter_ searchsorted set_ sign sort squeeze_
-    stack topk tril triu uniform_ unique_consecutive unique_dim unsqueeze_ upsample_nearest2d view_copy where zero_ zeros
-    zeros_like
+    _local_scalar_dense _to_copy _unique2 _unsafe_view all amax amin any arange argmax argmin argsort bitwise_and
+    bitwise_not bitwise_or bucketize cat clamp clamp_ clamp_max clamp_min clamp_min_ clone complex constant_pad_nd copy copy_
+    empty empty_like empty_strided eq eye fft_fftfreq fft_rfftfreq fill fill_ flip full full_like gather ge gt im2col index
+    index_copy index_put index_put_ index_select isfinite isin isinf isnan le logical_and logical_not logical_or lt
+    masked_fill masked_fill_ masked_scatter masked_select max max_pool2d_with_indices maximum min minimum ne new_empty
+    new_empty_strided new_full new_ones new_zeros nonzero ones ones_like pixel_shuffle pixel_unshuffle promote_types
+    reflection_pad2d relu relu_ repeat repeat_interleave replication_pad2d roll scalar_tensor scatter scatter_ searchsorted
+    sign sort squeeze_ stack topk tril triu unsqueeze_ upsample_nearest1d upsample_nearest2d where zero_ zeros zeros_like
 """.split()}

@@ -1,7 +1,7 @@
 """Builds models from configurations and measures them in evaluation: parameters, FLOPs, activations, time, memory.
 
-The weights are random and the images noise. What a model finds in them matters to detectors alone, whose later stages
-run on what the earlier ones found; their class layer is set so that they find as much as they may.
+The weights are random and the images noise. What a model finds in them matters to R-CNN detectors, whose later stages
+run on what the earlier ones found: a few of their layers are set so that they find as much as they may.
 """
 import statistics
 from collections import Counter
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from torch import nn
 
@@ -38,11 +39,19 @@ def build(cfg: CfgNode) -> nn.Module:
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     for module in model.modules():
-        if isinstance(module, FastRCNNOutputLayers):
-            # Every proposal becomes an object of the first class.
-            nn.init.zeros_(module.cls_score.weight)
-            module.cls_score.bias.data[0] = LIKELY_LOGIT
+        if isinstance(module, StandardRPNHead):
+            settle(module.anchor_deltas)            # the proposals are anchors
+        elif isinstance(module, FastRCNNOutputLayers):
+            settle(module.bbox_pred)                # the objects are proposals,
+            settle(module.cls_score)
+            module.cls_score.bias.data[0] = LIKELY_LOGIT    # all of the first class
     return model
+
+
+def settle(layer: nn.Module):
+    """Set a layer's output to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def noise(batch: int, height: int, width: int) -> list[dict]:
