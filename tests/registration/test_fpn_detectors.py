@@ -150,3 +150,15 @@ def test_predictions_of_every_detector(detector):
 def test_what_makes_no_sense(options, message):
     with pytest.raises(ConfigError, match=message):
         build_backbone(config(options))
+
+
+@pytest.mark.parametrize("name", ["freqfusion", "nearest"])
+def test_a_plain_pyramid_with_what_it_does_anyway(name):
+    build_backbone(config({"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", **upsampler(name)}))
+
+
+def test_an_upsampler_that_the_backbone_does_not_read():
+    message = ("MODEL.FPN.UPSAMPLER is carafe, but the backbone build_resnet_fpn_backbone does not read it; set "
+               "MODEL.BACKBONE.NAME to build_resnet_freqfusion_fpn_backbone")
+    with pytest.raises(ConfigError, match=message):
+        config({"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", **upsampler("carafe")})

@@ -8,7 +8,7 @@ from functools import partial
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
-from ...config import ConfigError
+from ...config import CHECKS, ConfigError
 from ...frequency.freqfusion_sum import FreqFusionSum
 from ...frequency.upsamplers import CarafeSum, DeconvolutionSum, DySampleSum, InterpolationSum, PixelShuffleSum
 from ...modeling.backbones.fpn import FusionFPN
@@ -37,6 +37,17 @@ UPSAMPLERS = {
     "dysample": partial(DySampleSum, groups=4, shuffle_first=False),      # the table's DySample+
     "dysample_s": partial(DySampleSum, groups=8, shuffle_first=True),     # its DySample-S+
 }
+
+
+def check_upsampler(cfg) -> None:
+    """Raise ConfigError for an upsampler that the backbone does not read, but for the default and what Detectron2's do."""
+    name, upsampler = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN.UPSAMPLER
+    if name != "build_resnet_freqfusion_fpn_backbone" and upsampler not in ("freqfusion", "nearest"):
+        raise ConfigError(f"MODEL.FPN.UPSAMPLER is {upsampler}, but the backbone {name} does not read it; set "
+                          "MODEL.BACKBONE.NAME to build_resnet_freqfusion_fpn_backbone")
+
+
+CHECKS.append(check_upsampler)
 
 
 @reads("FDCONV", "FDAM")
