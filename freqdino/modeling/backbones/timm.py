@@ -135,8 +135,8 @@ def check_maps(backbone: TimmBackbone) -> None:
     for level, shape in backbone.output_shape().items():
         expected = (1, shape.channels, *(size // shape.stride for size in TRIAL_SIZE))
         if maps[level].shape != expected:
-            raise ValueError(f"an image of {TRIAL_SIZE[0]} × {TRIAL_SIZE[1]} pixels gives a map of stride {shape.stride} "
-                             f"with shape {tuple(maps[level].shape)}, not {expected}")
+            raise ValueError(f"an image of {TRIAL_SIZE[0]} × {TRIAL_SIZE[1]} pixels gives {level} as "
+                             f"{tuple(maps[level].shape)}, not {expected}")
 
 
 def add_fdconv(backbone: TimmBackbone, *, kernel_num: int) -> None:
