@@ -15,6 +15,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch.overrides import TorchFunctionMode
 
 from configs.test_configs import WITH_MODULES, WITH_TRANSFORMERS
+from configs.test_detector_configs import PARAMETERS as DETECTORS
 from freqdino.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +118,8 @@ for leaf, (plain, deit) in WITH_TRANSFORMERS.items():
     width, heads = {"deit_t": (192, 3), "deit_s": (384, 6), "deit3_b": (768, 12)}[deit.removesuffix("_fdam")]
     head = PARAMETERS[plain] - R50_BACKBONE + 256 * sum(width - channels for channels in R50_CHANNELS)
     PARAMETERS[leaf] = head + transformer_parameters(width, heads, fdam=deit.endswith("_fdam"))
+
+PARAMETERS.update(DETECTORS)
 
 MANIFESTS = {
     "ade20k/semantic/mask2former_r50.yaml": "m2f_ade_sem_r50",
