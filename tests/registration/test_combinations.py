@@ -26,6 +26,9 @@ BACKBONES = {
              "MODEL.SWIN.DEPTHS": [2, 2, 2, 2], "MODEL.SWIN.NUM_HEADS": [1, 2, 2, 4], "MODEL.SWIN.DROP_PATH_RATE": 0.0},
     "DeiT": {"MODEL.BACKBONE.NAME": "build_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "MODEL.VIT.EMBED_DIM": 32,
              "MODEL.VIT.DEPTH": 4, "MODEL.VIT.NUM_HEADS": 2, "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3]},
+    "MiT": {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [32, 32, 80, 128],
+            "MODEL.MIT.DEPTHS": [1, 1, 1, 1], "MODEL.MIT.DROP_PATH_RATE": 0.0},
+    "ConvNeXt": {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_convnext2"},
 }
 IN_BACKBONE = {"plain": (), "FDConv": ("FDCONV",), "FDAM": ("FDAM",), "FDConv, FDAM": ("FDCONV", "FDAM")}
 IN_DECODER = {"plain": (), "FreqFusion": ("FREQFUSION",), "FDAM": ("FDAM",), "FreqFusion, FDAM": ("FREQFUSION", "FDAM")}

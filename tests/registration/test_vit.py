@@ -114,6 +114,11 @@ def test_every_entry_is_used_or_named(tmp_path, name, caplog):
     assert all(f"backbone.{key}" in said for key in left_out)
 
 
+def test_images_of_other_channels():
+    grey = {"MODEL.PIXEL_MEAN": [120.0], "MODEL.PIXEL_STD": [60.0], "MODEL.VIT.EMBED_DIM": 32, "MODEL.VIT.NUM_HEADS": 2}
+    assert BackboneModel(grey).backbone.patch_embed.proj.weight.shape == (32, 1, 16, 16)
+
+
 def test_a_checkpoint_of_another_width(tmp_path):
     source, sizes = deit("deit3_base_patch16_384")
     torch.save(source.state_dict(), tmp_path / "deit3.pth")

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from ...frequency import FDAMVisionTransformer
 from ...frequency.fdam_vit import VisionTransformer
-from ...frequency.fdlinear_conversion import fdlinear_from_linear
+from .token_block import to_fdlinear
 
 PATCH_SIZE = 16
 STAGE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 class ViTBackbone(VisionTransformer, Backbone):
-    """Images (B, 3, H, W) -> res2 .. res5, each C channels, at strides 4, 8, 16 and 32 (rounded up).
+    """Images (B, in_chans, H, W) -> res2 .. res5, each C channels, at strides 4, 8, 16 and 32 (rounded up).
 
     ``out_indices`` names four blocks, shallow to deep, the last block among them: one for each level, as published for
     UPerNet; all their maps have stride 16. The neck resizes them by transposed convolutions (two with a normalisation
@@ -31,14 +31,14 @@ class ViTBackbone(VisionTransformer, Backbone):
     ValueError for other ``out_indices`` and where the transformer does.
     """
 
-    def __init__(self, *, img_size: int, embed_dim: int, depth: int, num_heads: int, init_values: float,
+    def __init__(self, *, img_size: int, in_chans: int, embed_dim: int, depth: int, num_heads: int, init_values: float,
                  drop_path_rate: float, out_indices: Sequence[int], activation_checkpointing: bool):
         if list(out_indices) != sorted(set(out_indices)) or len(out_indices) != 4 or out_indices[-1] != depth - 1:
             raise ValueError(f"out_indices must name four blocks in ascending order, the last of them {depth - 1} (depth "
                              f"{depth}), got {tuple(out_indices)}")
         super().__init__(
-            img_size=img_size, patch_size=PATCH_SIZE, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
-            init_values=init_values, drop_path_rate=drop_path_rate, out_indices=out_indices,
+            img_size=img_size, patch_size=PATCH_SIZE, in_chans=in_chans, embed_dim=embed_dim, depth=depth,
+            num_heads=num_heads, init_values=init_values, drop_path_rate=drop_path_rate, out_indices=out_indices,
             activation_checkpointing=activation_checkpointing)
         self.embed_dim = embed_dim
         self.neck = nn.ModuleDict({
@@ -76,5 +76,5 @@ def add_fdlinear(transformer: VisionTransformer, *, kernel_num: int) -> None:
     FDAM's gates and routing stay plain. Raises ValueError for a ``kernel_num`` that does not fit.
     """
     for block in transformer.blocks:
-        for owner, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
-            setattr(owner, name, fdlinear_from_linear(getattr(owner, name), kernel_num=kernel_num))
+        to_fdlinear(block.attn, "qkv", "proj", kernel_num=kernel_num)
+        to_fdlinear(block.mlp, "fc1", "fc2", kernel_num=kernel_num)

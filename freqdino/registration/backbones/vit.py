@@ -18,6 +18,7 @@ def build_vit_backbone(cfg, input_shape):
     try:
         transformer = backbone(
             img_size=options.IMG_SIZE,
+            in_chans=input_shape.channels,
             embed_dim=options.EMBED_DIM,
             depth=options.DEPTH,
             num_heads=options.NUM_HEADS,

@@ -9,8 +9,8 @@ from freqdino.frequency.fdam_vit import VisionTransformer
 from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
 
 KINDS = pytest.mark.parametrize("kind", [ViTBackbone, FDAMViTBackbone])
-ARGUMENTS = {"img_size": 64, "embed_dim": 32, "depth": 4, "num_heads": 2, "init_values": 0.5, "drop_path_rate": 0.0,
-             "out_indices": (0, 1, 2, 3), "activation_checkpointing": False}
+ARGUMENTS = {"img_size": 64, "in_chans": 3, "embed_dim": 32, "depth": 4, "num_heads": 2, "init_values": 0.5,
+             "drop_path_rate": 0.0, "out_indices": (0, 1, 2, 3), "activation_checkpointing": False}
 
 
 def backbone(kind=ViTBackbone, **arguments):
