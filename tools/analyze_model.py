@@ -5,8 +5,8 @@
     python tools/analyze_model.py A.yaml B.yaml --batch 2 --no-time MODEL.SEM_SEG_HEAD.NUM_CLASSES 3
     python tools/analyze_model.py --all --no-time > table.md
 
-What is measured is the evaluation of noise images by a network of random weights, results for the input's size
-included; MODEL.WEIGHTS is not read. A part's figures are those of what runs in it, the rest is what runs outside of all.
+What is measured is the evaluation of noise images by a network of random weights, results of the input's size included;
+MODEL.WEIGHTS is not read. A part's figures are those of what runs in it, the rest is what runs outside of all parts.
 Semantic results and the instances of the mask models cost what they always cost; a random network finds no panoptic
 segment to resize. R-CNN detectors are set to find as many objects as they may.
 
@@ -115,8 +115,8 @@ def tabulate_all(args: argparse.Namespace) -> int:
             failed += 1
             continue
         uncounted += analysis.uncounted
-        totals = [number(quantity, analysis.figures[quantity][TOTAL]) for quantity in ("GFLOPs", *headings[4:])]
-        cells = [name.removesuffix(".yaml"), number("parameters", analysis.figures["parameters"][TOTAL]),
+        totals = [number(analysis.figures[quantity][TOTAL]) for quantity in ("GFLOPs", *headings[4:])]
+        cells = [name.removesuffix(".yaml"), number(analysis.figures["parameters"][TOTAL]),
                  describe_costs(model, cfg), *totals]
         print(f"| {' | '.join(cells)} |", flush=True)
     print_notes(args, uncounted)
@@ -125,7 +125,8 @@ def tabulate_all(args: argparse.Namespace) -> int:
 
 def print_notes(args: argparse.Namespace, uncounted: Counter):
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"\n{args.batch} image(s) of {args.size[0]} x {args.size[1]}, random weights, torch {torch.__version__}, {device}.")
+    height, width = args.size
+    print(f"\n{args.batch} image(s) of {height} x {width}, random weights, torch {torch.__version__}, {device}.")
     print("1 FLOP: one multiply-add; the rules: analyze_model.py --help.")
     if uncounted:
         print("Not counted (operator calls):", ", ".join(f"{name} {calls}" for name, calls in uncounted.most_common()))

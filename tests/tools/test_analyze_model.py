@@ -37,7 +37,7 @@ class Head(nn.Module):
 
 
 class Model(nn.Module):
-    """Linear layers of 12, 16 and 8 weights; the pixel decoder is called by its second name; the head's gain is rest."""
+    """Linear layers of 12, 16 and 8 weights, the second called by another name; the head's gain is nobody's."""
 
     def __init__(self):
         super().__init__()
@@ -93,7 +93,8 @@ def test_a_head_without_a_pixel_decoder_is_one_part():
 
 
 def test_two_configurations(capsys):
-    assert analyze_model.main([str(SMALL), str(SMALL), "--size", "64", "96", "--no-time"]) == 0
+    assert analyze_model.main([str(SMALL), str(SMALL), "--size", "64", "96", "--no-time",
+                               "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "10"]) == 0
     output = capsys.readouterr().out
     heading, *lines = rows(output)
     assert heading == ["quantity", "part", "A", "B", "B - A", "%"]
@@ -105,12 +106,9 @@ def test_two_configurations(capsys):
 
 
 def test_a_frequency_module_shows_as_difference(capsys):
-    plain, fused = SMALL.parent / "mask2former.yaml", ROOT / "configs/coco/panoptic/mask2former_r50_freqfusion.yaml"
-    assert analyze_model.main([str(plain), "--size", "64", "64", "--no-time",
-                               "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED", "True"]) == 0
-    assert "FreqFusion +" in capsys.readouterr().out
-    leaves = [ROOT / "configs/coco/panoptic/mask2former_r50.yaml", fused]
-    assert analyze_model.main([*map(str, leaves), "--size", "64", "64", "--no-time"]) == 0
+    leaves = [str(ROOT / "configs/coco/panoptic" / name) for name in (
+        "mask2former_r50.yaml", "mask2former_r50_freqfusion.yaml")]
+    assert analyze_model.main([*leaves, "--size", "64", "64", "--no-time"]) == 0
     lines = {(line[0], line[1]): line[2:] for line in rows(capsys.readouterr().out)}
     assert lines["parameters", "total"] == ["43,983,878", "44,297,180", "+313,302", "+0.7"]
     assert lines["parameters", "sem_seg_head.pixel_decoder"][2] == "+313,302"
@@ -216,6 +214,15 @@ def test_errors_in_the_command(words, message, capsys):
     with pytest.raises(SystemExit) as stop:
         analyze_model.main(words)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_the_network_costs_the_same_on_cuda(capsys):
+    tables = []
+    for device in ("cpu", "cuda"):
+        assert analyze_model.main([str(SMALL), "--size", "64", "64", "--no-time", "--device", device]) == 0
+        tables.append(rows(capsys.readouterr().out)[:4])
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -49,7 +49,8 @@ def test_matrix_products():
 def test_attention_is_two_products_whatever_computes_it(device, masked):
     query, key, value = (torch.zeros(1, 2, n, d, device=device) for n, d in ((5, 4), (7, 4), (7, 4)))
     mask = torch.ones(5, 7, dtype=torch.bool, device=device) if masked else None
-    assert count(F.scaled_dot_product_attention, query, key, value, attn_mask=mask) == (2 * 5 * 7 * (4 + 4), 2 * 5 * 4, {})
+    expected = 2 * 5 * 7 * (4 + 4), 2 * 5 * 4, {}
+    assert count(F.scaled_dot_product_attention, query, key, value, attn_mask=mask) == expected
 
 
 def test_transforms():

@@ -30,7 +30,7 @@ class Counts:
 
     def add(self, rule: Rule, arguments: tuple, options: dict, output) -> None:
         part = self.current_part()
-        self.flops[part] += round(rule.flops(*arguments, **options, output=output))
+        self.flops[part] += rule.flops(*arguments, **options, output=output)
         if rule.makes_activations:
             made = output if isinstance(output, Tensor) else output[0]
             self.activations[part] += made.numel() * (2 if made.is_complex() else 1)
@@ -74,6 +74,7 @@ class WatchedFunctions(TorchFunctionMode):
     """Counts the functions that PyTorch computes by different kernels."""
 
     def __init__(self, counts: Counts):
+        super().__init__()
         self.counts = counts
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

@@ -28,7 +28,8 @@ LIKELY_LOGIT = 10.0
 
 @dataclass
 class Analysis:
-    """figures: quantity -> part -> number, REST and TOTAL among the parts; uncounted: calls of operators without a rule."""
+    """figures: quantity -> part -> number, the last parts being REST and TOTAL; uncounted: operator -> calls, of those
+    that have no rule."""
     figures: dict[str, dict[str, float]]
     uncounted: Counter
 

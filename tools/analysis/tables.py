@@ -10,7 +10,7 @@ NOTHING = "-"
 def one_model_table(analysis: Analysis) -> Iterator[str]:
     """A row for each part, a column for each quantity."""
     yield from table(["part", *analysis.figures], [
-        [part, *(number(quantity, numbers.get(part)) for quantity, numbers in analysis.figures.items())]
+        [part, *(number(numbers.get(part)) for numbers in analysis.figures.values())]
         for part in parts_of(analysis)])
 
 
@@ -22,7 +22,7 @@ def two_model_table(first: Analysis, second: Analysis) -> Iterator[str]:
         for part in (part for part in parts_of(first, second) if part in numbers or part in others):
             a, b = numbers.get(part, 0), others.get(part, 0)
             percent = f"{100 * (b - a) / a:+.1f}" if a else NOTHING
-            rows.append([quantity, part, number(quantity, a), number(quantity, b), number(quantity, b - a, "+"), percent])
+            rows.append([quantity, part, number(a), number(b), number(b - a, "+"), percent])
     yield from table(["quantity", "part", "A", "B", "B - A", "%"], rows, text_columns=2)
 
 
@@ -33,7 +33,7 @@ def parts_of(*analyses: Analysis) -> list[str]:
     return [part for part in busy if part not in (REST, TOTAL)] + [REST, TOTAL]
 
 
-def number(quantity: str, value: float | None, sign: str = "") -> str:
+def number(value: float | None, sign: str = "") -> str:
     """Counts of single things as they are, the rest with two decimals."""
     if value is None:
         return NOTHING
