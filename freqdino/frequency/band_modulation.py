@@ -92,8 +92,13 @@ class FrequencyBandModulation(nn.Module):
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
         precise = x.to(at_least_float32(x)).unflatten(1, (self.spatial_group, -1))
         chunks = math.ceil(precise.numel() / CHUNK) if x.device.type == "cpu" else 1
-        outputs = [weighted_sum(chunk, boxes, changes) for chunk in precise.chunk(chunks, 2)]
-        return torch.cat(outputs, 2).flatten(1, 2).to(x.dtype)
+        if torch.is_grad_enabled():
+            bands = torch.cat([weighted_sum(chunk, boxes, changes) for chunk in precise.chunk(chunks, 2)], 2)
+        else:
+            bands = torch.empty_like(precise, memory_format=torch.contiguous_format)
+            for chunk, out in zip(precise.chunk(chunks, 2), bands.chunk(chunks, 2)):
+                weighted_sum(chunk, boxes, changes, out)
+        return bands.flatten(1, 2).to(x.dtype)
 
     def band_maps(self, x: Tensor) -> list[Tensor]:
         """One map (B, G, 1, H, W) a band, coarsest last.
@@ -113,11 +118,14 @@ class FrequencyBandModulation(nn.Module):
         return maps if len(maps) > len(self.k_list) else [*maps, torch.ones_like(maps[0])]
 
 
-def weighted_sum(x: Tensor, boxes: list[Box], weights: list[Tensor]) -> Tensor:
-    """x·weights[0] + Σ_i (x's frequencies in boxes[i])·weights[i + 1]. x: (B, G, channels, H, W)."""
+def weighted_sum(x: Tensor, boxes: list[Box], weights: list[Tensor], out: Tensor | None = None) -> Tensor:
+    """x·weights[0] + Σ_i (x's frequencies in boxes[i])·weights[i + 1]. x: (B, G, channels, H, W).
+
+    Written to ``out`` where that is given, which autograd does not serve.
+    """
     columns = max(box.left for box in boxes)
     spectrum = torch.fft.fft(torch.fft.rfft(x)[..., :columns], dim=-2)
-    total = x * weights[0]
+    total = torch.mul(x, weights[0], out=out)
     for box, weight in zip(boxes, weights[1:]):
-        total = torch.addcmul(total, low_pass(spectrum, x.shape[-1], box), weight)
+        total.addcmul_(low_pass(spectrum, x.shape[-1], box), weight)
     return total

@@ -7,6 +7,7 @@ R = Co·kh, K = (Ci/G)·kw: the weight matrix, p: param_ratio.
 """
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ MODULATION = ("KSM_Global", "KSM_Local", "FBM")
 class DynamicWeight(nn.Module):
     """Base of a layer whose ``weight`` (Co, Ci/G[, kh, kw]) becomes ``dft_weight`` (p, R, K//2 + 1, 2), modulated.
 
-    The layer calls ``make_dynamic`` once its plain weight exists and defines ``respond``, its answer to images that
+    The layer calls ``make_dynamic`` once its plain weight exists, and ``forward_images`` with its answer to images that
     come with their factors. Loading: a plain ``weight`` in place of ``dft_weight`` is converted; where the state dict
     holds no modulation either (it is a plain layer's), the modulation is set to neutral, so that the layer computes
     what the plain one did. Everything else loads as ever.
@@ -80,9 +81,9 @@ class DynamicWeight(nn.Module):
         return matrix_to_weight(matrix, self.conv_shape).reshape(self.plain_shape).to(self.dft_weight.dtype)
 
     def image_weights(self, pooled: Tensor, factors: KernelFactors, complete: bool = True) -> Tensor:
-        """(B, Co, Ci/G, kh, kw); unless ``complete``, the channel and filter factors are left to the caller.
+        """(B, Co, Ci/G, kh, kw), input channels last in memory, along which the factors are multiplied fastest.
 
-        pooled: (B, Ci).
+        Unless ``complete``, the channel and filter factors are left to the caller. pooled: (B, Ci).
         """
         coefficients = self.coefficients()
         gains = self.group_gains((factors.kernel * self.amplitude).to(coefficients.dtype)).unsqueeze(-1)
@@ -90,20 +91,20 @@ class DynamicWeight(nn.Module):
         for share in range(1, self.param_ratio):
             spectrum = torch.addcmul(spectrum, coefficients[share], gains[:, share])
         weight = matrix_to_weight(spectrum_to_matrix(spectrum, self.matrix_columns), self.conv_shape)
-        weight = weight * self.KSM_Local(pooled).view(weight.shape)
         out_channels, group_channels, height, width = self.conv_shape
+        weight = self.KSM_Local(pooled).unflatten(2, (height, width)) * weight.permute(0, 1, 3, 4, 2)
         # The small factors meet first: each product with the weight is a pass through memory.
         small = []
         if factors.spatial is not None:
-            small.append(factors.spatial.view(-1, 1, 1, height, width))
+            small.append(factors.spatial.view(-1, 1, height, width, 1))
         if complete and factors.filter is not None:
             small.append(factors.filter.view(-1, out_channels, 1, 1, 1))
         if small:
             weight = weight * math.prod(small)
         if complete:
-            channel = factors.channel.view(len(weight), -1, 1, group_channels, 1, 1)
+            channel = factors.channel.view(len(weight), -1, 1, 1, 1, group_channels)
             weight = (weight.unflatten(1, (channel.shape[1], -1)) * channel).flatten(1, 2)
-        return weight
+        return weight.permute(0, 1, 4, 2, 3)
 
     def group_gains(self, kernel: Tensor) -> Tensor:
         """Each coefficient's factor, that of its group: (B, p·kernel_num) → (B, p, R, K//2 + 1)."""
@@ -115,9 +116,11 @@ class DynamicWeight(nn.Module):
         # Gathered from a vector: in more dimensions the gradient of index_select is many times slower on a CPU.
         return kernel.flatten().index_select(0, index).view(-1, self.param_ratio, *self.group_map.shape)
 
-    def forward_images(self, x: Tensor, pooled: Tensor) -> Tensor:
+    def forward_images(self, x: Tensor, pooled: Tensor, respond: Callable[[Tensor, Tensor, KernelFactors], Tensor]
+                       ) -> Tensor:
         """The layer's output for x (B, …), each image under its own weight. pooled: (B, Ci), the mean of x.
 
+        ``respond`` gives the output for some of the images from their parts of x, of ``pooled`` and of the factors.
         On a CPU the images go one by one: weights, spectra and maps of one fit the caches where those of all do not.
         """
         with torch.autocast(x.device.type, enabled=False):
@@ -125,11 +128,8 @@ class DynamicWeight(nn.Module):
             factors = self.KSM_Global(pooled[..., None, None])
         step = 1 if x.device.type == "cpu" else len(x)
         images = [slice(start, start + step) for start in range(0, len(x), step)]
-        outputs = [self.respond(x[some], pooled[some], factors.of_images(some)) for some in images]
+        outputs = [respond(x[some], pooled[some], factors.of_images(some)) for some in images]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
-        raise NotImplementedError
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`. ValueError, and nothing changed, for a weight of another shape."""

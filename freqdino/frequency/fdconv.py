@@ -102,7 +102,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
         elif len(x) == 0:
             y = self._conv_forward(x, self.static_weight(), self.bias)
         else:
-            y = self.forward_images(x, x.mean((2, 3), dtype=at_least_float32(x)))
+            y = self.forward_images(x, x.mean((2, 3), dtype=at_least_float32(x)), self.respond)
         if self.norm is not None:
             y = self.norm(y)
         return y if self.activation is None else self.activation(y)
@@ -125,7 +125,8 @@ class FDConv(DynamicWeight, nn.Conv2d):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Each image of x (B, Ci, H, W) with its weight (B, Co, Ci/G, kh, kw): one convolution of B·G groups."""
-        weight = weight.to(self.KSM_Local.conv.weight.dtype)
+        # A channels-last weight would make the output channels-last, whatever x is.
+        weight = weight.to(self.KSM_Local.conv.weight.dtype).contiguous()
         if len(x) == 1:
             return self._conv_forward(x, weight[0], bias)
         padding = self.padding

@@ -61,7 +61,7 @@ class FDLinear(DynamicWeight, nn.Linear):
         if len(x) == 0:
             return F.linear(x, self.static_weight(), self.bias)
         tokens = x.flatten(1, -2)
-        y = self.forward_images(tokens, tokens.mean(1, dtype=at_least_float32(x)))
+        y = self.forward_images(tokens, tokens.mean(1, dtype=at_least_float32(x)), self.respond)
         return y.unflatten(1, x.shape[1:-1])
 
     def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:

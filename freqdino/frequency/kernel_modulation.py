@@ -115,7 +115,7 @@ class KSMGlobal(nn.Module):
 
 
 class KSMLocal(nn.Module):
-    """Pooled features (B, Ci) → one factor for each element of the weight: (B, Co, Ci/G, k²).
+    """Pooled features (B, Ci) → one factor for each element of the weight: (B, Co, k², Ci/G).
 
     A one-dimensional convolution runs along the (layer-normalised) channels; its Co·k² outputs at channel i are the
     factors of the weight's elements that read channel i. Its kernel grows with log2(Ci), as in ECA-Net. With G groups
@@ -139,5 +139,5 @@ class KSMLocal(nn.Module):
         windows = F.pad(self.norm(pooled), (width // 2, width // 2)).unfold(1, width, 1)  # (B, Ci, width)
         windows = windows.unflatten(1, (self.groups, -1))
         filters = self.conv.weight.view(self.groups, -1, width)
-        logits = windows @ filters.transpose(1, 2)  # (B, G, Ci/G, Co/G · k²)
-        return gate(logits, self.act).unflatten(3, (-1, self.positions)).transpose(2, 3).flatten(1, 2)
+        logits = filters @ windows.transpose(2, 3)  # (B, G, Co/G · k², Ci/G)
+        return gate(logits, self.act).unflatten(2, (-1, self.positions)).flatten(1, 2)

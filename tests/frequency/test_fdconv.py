@@ -242,6 +242,17 @@ def test_cached_sizes_serve_training_after_inference_mode():
     assert layer.dft_weight.grad is not None
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_without_gradients_the_output_is_the_same(batch, memory_format):
+    layer = randomised(FDConv(24, 20, 3, padding=1)).eval()
+    x = torch.randn(batch, 24, 200, 210).to(memory_format=memory_format)  # several pieces for the band modulation
+    with torch.no_grad():
+        y = layer(x)
+    assert torch.allclose(y, layer(x).detach(), rtol=1e-4, atol=1e-3)
+    assert memory_format == torch.channels_last or y.is_contiguous()
+
+
 def test_channels_last_input():
     layer = randomised(FDConv(24, 20, 3, padding=1)).eval()
     x = torch.randn(2, 24, 9, 10)
