@@ -18,15 +18,16 @@ from freqdino.frequency.freqfusion import extend, make_filters
 from .responses import check_token
 
 
-def category_similarity(features: Tensor, labels: Tensor, ignore_label: int) -> tuple[float, float]:
+def category_similarity(features: Tensor, labels: Tensor) -> tuple[float, float]:
     """Means over the labelled pixels of intra-category similarity and similarity margin.
 
-    features: (C, H, W). labels: (H, W). NaN: both where no pixel is labelled, the margin with a single category.
+    features: (C, H, W). labels: (H, W), negative where there is none. NaN: both where no pixel is labelled, the margin
+    with a single category.
     ValueError where the sizes differ.
     """
     if features.shape[1:] != labels.shape:
         raise ValueError(f"features are {tuple(features.shape[1:])} pixels, labels {tuple(labels.shape)}")
-    labelled = labels != ignore_label
+    labelled = labels >= 0
     pixels = features[:, labelled].mT
     categories, own = labels[labelled].unique(return_inverse=True)
     if len(categories) == 0:
@@ -41,15 +42,15 @@ def category_similarity(features: Tensor, labels: Tensor, ignore_label: int) -> 
 
 
 def labels_on_map(labels: Tensor, image_size: tuple[int, int], padded_size: tuple[int, int],
-                  map_size: tuple[int, int], ignore_label: int) -> Tensor:
+                  map_size: tuple[int, int]) -> Tensor:
     """Labels (H, W) of a picture at the pixels of a feature map, by the nearest pixel.
 
     image_size: to which the picture was resized. padded_size: what the network saw, more at the right and bottom, where
-    the label is ``ignore_label``. map_size: of the feature map. All (height, width). Returns ``map_size``.
+    the label is -1. map_size: of the feature map. All (height, width). Returns ``map_size``.
     """
     resized = F.interpolate(labels[None, None].float(), image_size, mode="nearest-exact")
     bottom, right = (padded - size for padded, size in zip(padded_size, image_size))
-    padded = F.pad(resized, (0, right, 0, bottom), value=ignore_label)
+    padded = F.pad(resized, (0, right, 0, bottom), value=-1)
     return F.interpolate(padded, map_size, mode="nearest-exact")[0, 0].long()
 
 

@@ -1,0 +1,217 @@
+"""Figures of the subjects' numbers, of one model or of several side by side: nothing is drawn that JSON does not hold.
+
+Every function takes runs, pairs of a label and a subject's numbers, and returns file name → figure.
+"""
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Runs = Sequence[tuple[str, dict]]
+
+COLUMNS = 6                     # of panels
+LINE_STYLES = ("-", "--")       # of the runs
+SMALLEST_DRAWN = 1e-6           # on logarithmic axes
+
+
+def array(numbers: list) -> np.ndarray:
+    """JSON's None as NaN."""
+    return np.array(numbers, dtype=float)
+
+
+def panel_rows(rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: str, scale: str, *,
+               limits: tuple[float, float] | None = None) -> Figure:
+    """Rows of pictures under their titles; all of one colour scale, whose meaning is ``scale``, unless it is ""."""
+    columns = max(map(len, rows))
+    figure = Figure(figsize=(2.2 * columns + 1, 2.3 * len(rows) + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    shared = {}
+    if scale:
+        finite = np.concatenate([picture[np.isfinite(picture)] for row in rows for _, picture in row])
+        low, high = limits or ((finite.min(), finite.max()) if finite.size else (0, 1))
+        shared = {"vmin": low, "vmax": high}
+    for row, panels in zip(axes, rows):
+        for axis, panel in zip_longest(row, panels):
+            axis.set_axis_off()
+            if panel is not None:
+                image = axis.imshow(panel[1], cmap="viridis", **shared)
+                axis.set_title(panel[0], fontsize=6)
+    if scale:
+        figure.colorbar(image, ax=axes, label=scale, shrink=0.8)
+    return figure
+
+
+def in_rows(runs: Sequence[Sequence[tuple[str, np.ndarray]]]) -> list[list[tuple[str, np.ndarray]]]:
+    """The runs' panels in rows of COLUMNS, those of one place of all runs under each other."""
+    longest = max(map(len, runs))
+    return [row for start in range(0, longest, COLUMNS) for panels in runs if (row := panels[start:start + COLUMNS])]
+
+
+def curve(axis: Axes, x: list, y: list, label: str | None = None, **style) -> None:
+    """A line through what is defined."""
+    x, y = array(x), array(y)
+    known = np.isfinite(y)
+    axis.plot(x[known], y[known], label=label, **style)
+
+
+def curve_figure(groups: Sequence[str], title: str) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a panel for each group."""
+    figure = Figure(figsize=(4.5 * min(len(groups), 3) + 1, 3.4 * -(-len(groups) // 3)), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    axes = figure.subplots(-(-len(groups) // 3), min(len(groups), 3), squeeze=False).flatten()
+    for axis, group in zip_longest(axes, groups):
+        if group is None:
+            axis.set_axis_off()
+        else:
+            axis.set_title(group, fontsize=7)
+    return figure, dict(zip(groups, axes))
+
+
+def labelled(label: str, name: str) -> str:
+    return f"{label}\n{name}" if label else name
+
+
+def short(name: str) -> str:
+    """The last parts of a long module name."""
+    return ".".join(name.split(".")[-3:])
+
+
+def groups_of(runs: Runs, key: str) -> list[str]:
+    return list(dict.fromkeys(item["group"] for _, numbers in runs for item in numbers[key]))
+
+
+def log10(numbers: list) -> np.ndarray:
+    return np.log10(np.maximum(array(numbers), SMALLEST_DRAWN))
+
+
+def attention(runs: Runs) -> dict[str, Figure]:
+    rows = in_rows([[(labelled(label, short(layer["name"])), log10(layer["response"])) for layer in numbers["layers"]]
+                    for label, numbers in runs])
+    figures = {"attention_responses": panel_rows(rows, "Response |F(Y)| / |F(V)|, frequency zero in the middle",
+                                                 "log10 of the response")}
+    groups = groups_of(runs, "layers")
+    figures["attention_profiles"], axes = curve_figure(groups, "Response by frequency and layer")
+    for (label, numbers), style in zip(runs, LINE_STYLES):
+        for group in groups:
+            layers = [layer for layer in numbers["layers"] if layer["group"] == group]
+            for depth, layer in enumerate(layers):
+                curve(axes[group], numbers["frequencies"], layer["profile"], labelled(label, short(layer["name"])),
+                      linestyle=style, color=colormaps["viridis"](depth / max(len(layers) - 1, 1)))
+    finish(axes, "frequency (cycles per token)", "|F(Y)| / |F(V)|", log=True)
+    figures["attention_stacked"], axes = curve_figure(groups, "Product of the layers' responses")
+    for (label, numbers), style in zip(runs, LINE_STYLES):
+        for stack in numbers["stacked"]:
+            for kind, color in (("plain", "tab:blue"), ("inverted", "tab:red")):
+                if stack[kind] is not None:
+                    curve(axes[stack["group"]], numbers["frequencies"], stack[kind],
+                          f"{label} {kind}".strip(), linestyle=style, color=color)
+    finish(axes, "frequency (cycles per token)", "product over layers", log=True)
+    local = [(label, numbers["local"], numbers["frequencies"]) for label, numbers in runs if numbers["local"]]
+    if local:
+        figures["attention_kernel"] = panel_rows(
+            [[(labelled(label, f"kernel of {short(some['layer'])} at {some['token']}"), array(some["kernel"])),
+              ("|F| of the kernel", array(some["response"])), ("|F|, inverted", array(some["inverted_response"]))]
+             for label, some, _ in local], "Attention as a kernel at one token (mean of the heads)", "")
+        figures["attention_kernel_stacked"], axes = curve_figure(["token"], "Product over layers of the kernels' |F|")
+        for (label, some, frequencies), style in zip(local, LINE_STYLES):
+            for kind, color in (("plain", "tab:blue"), ("inverted", "tab:red")):
+                if some[f"stacked_{kind}"] is not None:
+                    curve(axes["token"], frequencies, some[f"stacked_{kind}"], f"{label} {kind}".strip(),
+                          linestyle=style, color=color)
+        finish(axes, "frequency (cycles per token)", "product over layers", log=True)
+    return figures
+
+
+def finish(axes: dict[str, Axes], x_label: str, y_label: str, *, log: bool = False) -> None:
+    for axis in axes.values():
+        axis.set_xlabel(x_label, fontsize=7)
+        axis.set_ylabel(y_label, fontsize=7)
+        axis.tick_params(labelsize=6)
+        if log and axis.lines:
+            axis.set_yscale("log")
+        if axis.lines:
+            axis.legend(fontsize=5)
+
+
+def representation(runs: Runs) -> dict[str, Figure]:
+    panels = {"effective_rank": "effective rank", "similarity": "mean |cosine| of two tokens"}
+    figure, axes = curve_figure(list(panels), "Tokens by layer")
+    for (label, numbers), style in zip(runs, LINE_STYLES):
+        for color, group in enumerate(groups_of(runs, "layers")):
+            layers = [layer for layer in numbers["layers"] if layer["group"] == group]
+            for key, axis in axes.items():
+                curve(axis, list(range(len(layers))), [layer[key] for layer in layers], f"{label} {group}".strip(),
+                      linestyle=style, marker=".", color=f"C{color}")
+    finish(axes, "layer of the stack", "")
+    for key, axis in axes.items():
+        axis.set_title(panels[key], fontsize=7)
+    figures = {"representation_layers": figure}
+    across = [[(labelled(label, stack["group"]), array(stack["similarity"])) for stack in numbers["across"]]
+              for label, numbers in runs]
+    if any(across):
+        figures["representation_across"] = panel_rows(in_rows(across), "Similarity across the layers of a stack",
+                                                      "mean |cosine|", limits=(0, 1))
+    maps = [[panel for layer in numbers["layers"] for panel in (
+        (labelled(label, short(layer["name"])), array(layer["map"])), ("log spectrum", array(layer["spectrum"])))]
+        for label, numbers in runs]
+    figures["representation_maps"] = panel_rows(in_rows(maps), "Mean |feature|, and its log spectrum", "")
+    return figures
+
+
+def gates(runs: Runs) -> dict[str, Figure]:
+    figures = {}
+    for name, key, kind, title in (
+            ("gates_inversion", "inversion", "high", "High-pass coefficient of attention inversion"),
+            ("gates_scales", "scales", "weights", "FreqScale's weights, frequency zero in the middle")):
+        panels = [[(labelled(label, short(item["name"])), array(item[kind])) for item in numbers[key]]
+                  for label, numbers in runs]
+        if any(panels):
+            figures[name] = panel_rows(in_rows(panels), f"{title} (mean of the channels)", "")
+    return figures
+
+
+def fdconv(runs: Runs) -> dict[str, Figure]:
+    figures = {"fdconv_spectra": panel_rows(
+        in_rows([[(labelled(label, f"group {item['group']}"), log10(item["amplitude"])) for item in numbers["spectra"]]
+                 for label, numbers in runs]), "Spectra of the group kernels, frequency zero in the middle",
+        "log10 of the amplitude")}
+    figures["fdconv_profiles"], axes = curve_figure([numbers["layer"] for _, numbers in runs][:1],
+                                                    "Amplitude of the group kernels by frequency")
+    axis, = axes.values()
+    for (label, numbers), style in zip(runs, LINE_STYLES):
+        for group, profile in enumerate(numbers["profiles"]):
+            curve(axis, numbers["frequencies"], profile, linestyle=style,
+                  color=colormaps["viridis"](group / max(len(numbers["profiles"]) - 1, 1)))
+    axis.set_xlabel("frequency (cycles per element of the matrix); dark to bright: group 0 to the last", fontsize=7)
+    figures["fdconv_similarity"] = panel_rows(
+        [[(labelled(label, numbers["layer"]), array(numbers["similarity"])) for label, numbers in runs]],
+        "Cosine similarity of the group kernels", "cosine", limits=(-1, 1))
+    rows = [[(labelled(label, f"{kind} of band {band}"), array(picture)) for band, picture in enumerate(
+        numbers["bands"][key])] for label, numbers in runs if numbers["bands"] for kind, key in (
+            ("mask", "masks"), ("weights", "weights"))]
+    if rows:
+        figures["fdconv_bands"] = panel_rows(rows, "Frequency bands, finest first, and their weights on the image", "")
+    return figures
+
+
+def freqfusion(runs: Runs) -> dict[str, Figure]:
+    measures = {"intra_category_similarity": "intra-category similarity", "similarity_margin": "similarity margin"}
+    figure, axes = curve_figure(list(measures.values()), "Before and after fusion, on ground truth")
+    for (label, numbers), hatch in zip(runs, ("", "//")):
+        for key, title in measures.items():
+            for index, unit in enumerate(numbers["units"]):
+                stages = unit["stages"]
+                bars = axes[title].bar(
+                    [f"{label} {short(unit['name'])}\n{stage}".strip() for stage in stages],
+                    array([stage[key] for stage in stages.values()]), hatch=hatch, color=f"C{index}")
+                axes[title].bar_label(bars, fmt="%.2f", fontsize=5)
+            axes[title].tick_params(axis="x", labelrotation=90, labelsize=5)
+    rows = [[(labelled(label, f"{kind} filter, group {group}, at {numbers['kernels']['point']}"), array(kernel))
+             for kind, key in (("low-pass", "low_pass"), ("high-pass", "high_pass"))
+             for group, kernel in enumerate(numbers["kernels"][key] or [])] for label, numbers in runs]
+    return {"freqfusion_similarity": figure,
+            "freqfusion_kernels": panel_rows(rows, "Filters of one unit at one pixel", "")}

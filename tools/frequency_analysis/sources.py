@@ -1,0 +1,99 @@
+"""What is analysed: one of our models by its configuration, or a timm vision transformer by its name, with its images.
+
+H, W: height and width of a picture.
+"""
+import argparse
+import difflib
+
+import numpy as np
+import timm
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from PIL import Image
+from torch import Tensor, nn
+
+from demo import find_records
+from freqdino.checkpoint import load_trained_model
+from freqdino.checkpoint_files import local_path, read_checkpoint
+from freqdino.config import load_config
+from freqdino.data import build_mapper, register_custom_datasets
+from freqdino.data.image_reading import read_image
+
+from .ground_truth import category_labels
+from .summary import NotThere
+
+RANDOM_WEIGHTS = "random"
+
+
+class ConfiguredModel:
+    """A model of Detectron2's registries. Raises ValueError or OSError for what cannot be built, loaded or found.
+
+    Without MODEL.WEIGHTS it has random weights, of seed 0.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        cfg = load_config(args.config_file, args.opts + (["MODEL.WEIGHTS", args.weights] if args.weights else []))
+        datasets = [args.dataset] if args.dataset else []
+        register_custom_datasets([*datasets, *cfg.DATASETS.TRAIN])
+        self.name = args.config_file
+        self.weights = cfg.MODEL.WEIGHTS or RANDOM_WEIGHTS
+        self.model = load_trained_model(cfg) if cfg.MODEL.WEIGHTS else random_model(cfg)
+        self.mapper = build_mapper(cfg, is_train=False)
+        self.records = find_records(args)
+        self.metadata = MetadataCatalog.get(args.dataset) if args.dataset else None
+
+    def run(self, record: dict) -> None:
+        """Send an image through the model."""
+        self.model([self.mapper(record)])
+
+    def image_size(self, record: dict) -> tuple[int, int]:
+        """(H, W) of an image as the model is given it, without padding."""
+        return tuple(self.mapper(record)["image"].shape[1:])
+
+    def labels(self, record: dict) -> Tensor:
+        """(H, W) class indices of the picture, -1 where there is none. NotThere without ground truth."""
+        if self.metadata is None:
+            raise NotThere("similarity inside categories is measured on ground truth, which images alone have not: give "
+                           "--dataset NAME, a registered dataset or own data, in place of --input")
+        return category_labels(record, self.metadata)
+
+
+def random_model(cfg: CfgNode) -> nn.Module:
+    torch.manual_seed(0)
+    return build_model(cfg).eval()
+
+
+class TimmModel:
+    """A model of timm, on pictures resized to its input size and normalised as its configuration says.
+
+    Random weights of seed 0 unless --weights names a file. Raises ValueError for an unknown name or weights that do not
+    fit.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        if args.timm not in timm.list_models():
+            near = difflib.get_close_matches(args.timm, timm.list_models(), n=5)
+            raise ValueError(f"--timm {args.timm}: timm has no such model" + (f"; near are {', '.join(near)}" if near
+                                                                             else ""))
+        torch.manual_seed(0)
+        self.name = args.timm
+        self.weights = args.weights or RANDOM_WEIGHTS
+        self.model = timm.create_model(args.timm, pretrained=False).eval()
+        if args.weights:
+            try:
+                self.model.load_state_dict(read_checkpoint(local_path(args.weights))["model"])
+            except RuntimeError as error:
+                raise ValueError(f"{args.weights} does not fit {args.timm}: {error}") from error
+        _, *self.size = self.model.pretrained_cfg["input_size"]
+        mean, std = (self.model.pretrained_cfg[key] for key in ("mean", "std"))
+        self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        self.records = find_records(args)
+
+    def run(self, record: dict) -> None:
+        """Send an image through the model."""
+        height, width = self.size
+        picture = Image.fromarray(read_image(record["file_name"], "RGB")).resize((width, height), Image.BICUBIC)
+        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+        self.model.forward_features(((image - self.mean) / self.std)[None])

@@ -1,0 +1,58 @@
+"""A layer of FDConv: the kernels of its groups of Fourier coefficients, and its frequency bands on images.
+
+Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2025, arXiv 2503.18783).
+"""
+import torch
+import torch.nn.functional as F
+
+from freqdino.frequency.dynamic_weight import DynamicWeight
+
+from .. import fdconv, responses
+from ..recording import recorded_calls
+from ..summary import NotThere, chosen, mean_over_images, plain
+
+DRAWN_GROUPS = 8            # of the groups of coefficients, whose spectra are kept as maps
+DRAWN_SIDE = 96             # to which the spectra of large weight matrices are averaged
+
+
+def measure(source, *, layer: int | None = None) -> dict:
+    """The group kernels of one layer (default: the first with band modulation, else the first), and its bands."""
+    layers = {name: module for name, module in source.model.named_modules()
+              if isinstance(module, DynamicWeight) and hasattr(module, "group_map")}
+    if not layers:
+        raise NotThere(f"{source.name} has no FDConv or FDLinear; its configuration switches them on by "
+                       "MODEL.BACKBONE.FDCONV.ENABLED")
+    names = list(layers)
+    with_bands = [index for index, name in enumerate(names) if getattr(layers[name], "FBM", None) is not None]
+    name = chosen(names, layer, with_bands[0] if with_bands else 0, "layers of FDConv or FDLinear")
+    matrices = fdconv.group_matrices(layers[name])
+    similarity = fdconv.similarity_matrix(matrices)
+    spectra = torch.fft.fft2(matrices).abs()
+    drawn = torch.linspace(0, len(spectra) - 1, min(DRAWN_GROUPS, len(spectra))).round().long()
+    side = [min(size, DRAWN_SIDE) for size in spectra.shape[1:]]
+    others = similarity - torch.diag(similarity.diagonal())
+    return {
+        "frequencies": plain(responses.profile_frequencies()), "layer": name, "layers": names,
+        "groups": len(matrices), "matrix": list(matrices.shape[1:]),
+        "similarity": plain(similarity), "largest_similarity": plain(float(others.abs().max())),
+        "profiles": [plain(responses.radial_profile(spectrum)) for spectrum in spectra],
+        "spectra": [{"group": int(group), "amplitude": plain(F.adaptive_avg_pool2d(
+            responses.centred(spectra[group])[None], side)[0])} for group in drawn],
+        "bands": image_bands(source, f"{name}.FBM") if getattr(layers[name], "FBM", None) is not None else None,
+    }
+
+
+def image_bands(source, name: str) -> dict:
+    """Masks of the bands and their weights on the first image; mean weights over all images."""
+    means, first = [], None
+    for record in source.records:
+        with recorded_calls(source.model, lambda other, module: other == name) as calls:
+            source.run(record)
+        module, (x,), _ = calls[name][0]
+        assert isinstance(module, FrequencyBandModulation)
+        weights = fdconv.band_weights(module, x)
+        means.append(weights.mean((1, 2)))
+        first = weights if first is None else first
+    height, width = first.shape[1:]
+    return {"size": [height, width], "k_list": list(module.k_list), "mean_weights": mean_over_images(means),
+            "masks": plain(responses.centred(fdconv.band_masks(module.k_list, height, width))), "weights": plain(first)}

@@ -1,0 +1,36 @@
+"""What the subjects share: numbers as JSON has them, means over images, and the error of a subject that has no object.
+
+Curves and single numbers are means over the images, maps are the first image's; a number that is undefined is None.
+"""
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class NotThere(ValueError):
+    """The model or the images lack what a subject is about; the message says what, and what would do."""
+
+
+def plain(numbers: Tensor | float) -> list | float | None:
+    """Numbers as JSON has them: six significant digits, None for NaN and infinity."""
+    if isinstance(numbers, Tensor):
+        return [plain(part) for part in numbers.tolist()] if numbers.dim() else plain(numbers.item())
+    if isinstance(numbers, list):
+        return [plain(part) for part in numbers]
+    return float(f"{numbers:.6g}") if math.isfinite(numbers) else None
+
+
+def mean_over_images(values: Sequence[Tensor | float]) -> list | float | None:
+    """Mean of what is defined."""
+    return plain(torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in values]).nanmean(0))
+
+
+def chosen(items: list, index: int | None, default: int, kind: str):
+    """The item that --layer names. ValueError, with the number of items, for one that is not there."""
+    if index is None:
+        return items[default]
+    if not 0 <= index < len(items):
+        raise ValueError(f"--layer {index}: the model has {len(items)} {kind}, numbered from 0 to {len(items) - 1}")
+    return items[index]
