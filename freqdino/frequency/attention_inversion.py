@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .argument_checks import check_counts, check_type
 from .plain_state import keep_additions
 from .star_relu import StarReLU
 
@@ -71,7 +72,8 @@ class InversionGates(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, *, lf_dy_weight: bool = True, hf_dy_weight: bool = True):
         super().__init__()
-        if num_heads < 1 or dim < 1 or dim % num_heads:
+        check_counts(dim=dim)
+        if not isinstance(num_heads, int) or num_heads < 1 or dim % num_heads:
             raise ValueError(f"num_heads must divide dim, got num_heads {num_heads} and dim {dim}")
         self.dim = dim
         self.num_heads = num_heads
@@ -168,6 +170,7 @@ class AttentionInversion(InversionGates):
         if x.dim() != 3:
             raise ValueError(f"x must have 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
         self._check_channels("x", x)
+        check_type("x", x, self.qkv.weight.dtype)
         queries, keys, values = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(queries, keys, values)
         # (B, heads, N, C / heads) -> (B, N, C): views both, as the fused kernel keeps tokens outermost.

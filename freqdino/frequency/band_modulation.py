@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.frequency.argument_checks import check_counts
 from freqdino.frequency.fourier_weight import at_least_float32
 from freqdino.frequency.kernel_modulation import NEAR_ZERO, check_choice, gate
 
@@ -67,11 +68,12 @@ class FrequencyBandModulation(nn.Module):
                  act: str = "sigmoid", spatial_group: int = 1, spatial_kernel: int = 3):
         super().__init__()
         check_choice("fbm_cfg's act", act, ("sigmoid", "tanh"))
-        if not k_list or min(k_list) < 1:
-            raise ValueError(f"fbm_cfg's k_list must hold numbers of at least 1, got {list(k_list)}")
-        if spatial_group < 1 or in_channels % spatial_group:
+        if not isinstance(k_list, Sequence) or not k_list or min(k_list) < 1:
+            raise ValueError(f"fbm_cfg's k_list must hold numbers of at least 1, got {k_list!r}")
+        check_counts(**{"fbm_cfg's spatial_group": spatial_group, "fbm_cfg's spatial_kernel": spatial_kernel})
+        if in_channels % spatial_group:
             raise ValueError(f"fbm_cfg's spatial_group must divide the {in_channels} channels, got {spatial_group}")
-        if spatial_kernel < 1 or spatial_kernel % 2 == 0:
+        if spatial_kernel % 2 == 0:
             raise ValueError(f"fbm_cfg's spatial_kernel must be odd and positive, got {spatial_kernel}")
         self.k_list, self.act, self.spatial_group = tuple(k_list), act, spatial_group
         self.freq_weight_conv_list = nn.ModuleList(

@@ -36,8 +36,6 @@ class DynamicWeight(nn.Module):
     def make_dynamic(self, *, in_channels: int, groups: int, kernel_num: int, param_ratio: int, reduction: float,
                      temp: float | None, kernel_temp: float, att_multi: float, ksm_global_act: str,
                      ksm_kernel_act: str | None, ksm_local_act: str, convert_param: bool):
-        if param_ratio < 1:
-            raise ValueError(f"param_ratio must be at least 1, got {param_ratio}")
         out_channels, group_channels, *kernel = self.weight.shape
         height, width = kernel or (1, 1)
         self.plain_shape = self.weight.shape

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from freqdino.frequency.argument_checks import check_counts
 from freqdino.frequency.joint_conv import joint_conv
 from freqdino.ops.weighted_gather import weighted_gather
 
@@ -43,8 +44,7 @@ class SimilarityGuidedSampler(nn.Module):
             ValueError: ``groups`` below 1, or ``norm`` where D // 8 groups do not divide D.
         """
         super().__init__()
-        if groups < 1:
-            raise ValueError(f"groups must be at least 1, got {groups}")
+        check_counts(channels=channels, groups=groups)
         if norm and (channels < 8 or channels % (channels // 8)):
             raise ValueError(f"norm needs channels that channels // 8 groups divide, got {channels} channels "
                              f"and {channels // 8} groups")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.band_modulation import FrequencyBandModulation
 from freqdino.frequency.dynamic_weight import DynamicWeight
 from freqdino.frequency.fourier_weight import at_least_float32
@@ -46,7 +47,8 @@ class FDConv(DynamicWeight, nn.Conv2d):
 
     ``norm`` and ``activation`` are applied to the output, as by Detectron2's Conv2d.
 
-    Raises ValueError for a wrong argument, or an input that is not (B, Ci, H, W) with H, W ≥ 1.
+    Raises ValueError for a wrong argument, or an input that is not (B, Ci, H, W) with H, W ≥ 1, of the
+    parameters' type.
 
     >>> conv = FDConv(32, 64, 3, stride=2, padding=1, kernel_num=16)
     >>> conv(torch.zeros(2, 32, 9, 12)).shape
@@ -70,11 +72,13 @@ class FDConv(DynamicWeight, nn.Conv2d):
                  ksm_global_act: str = "sigmoid", ksm_kernel_act: str | None = None, ksm_local_act: str = "sigmoid",
                  fbm_cfg: Mapping[str, object] | None = None, convert_param: bool = True,
                  norm: nn.Module | None = None, activation: Callable[[Tensor], Tensor] | None = None):
+        check_counts(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride,
+                     dilation=dilation, kernel_num=kernel_num, param_ratio=param_ratio)
+        if not isinstance(padding, str):
+            check_counts(least=0, padding=padding)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if groups < 1 or channels % groups:
+            if not isinstance(groups, int) or groups < 1 or channels % groups:
                 raise ValueError(f"groups must divide {name}, got {groups} groups and {channels} channels")
-        if kernel_num < 1:
-            raise ValueError(f"kernel_num must be at least 1, got {kernel_num}")
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
                          device, dtype)
         self.norm, self.activation = norm, activation
@@ -95,6 +99,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
             raise ValueError(f"FDConv's x must have 4 dimensions (B, C, H, W), got {x.dim()}: {tuple(x.shape)}")
         if x.shape[1] != self.in_channels:
             raise ValueError(f"FDConv's x must have in_channels = {self.in_channels} channels, got {x.shape[1]}")
+        check_type("FDConv's x", x, (self.KSM_Local.conv if self.active else self).weight.dtype)
         if not self.active:
             y = self._conv_forward(x, self.weight, self.bias)
         elif 0 in x.shape[2:]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.dynamic_weight import DynamicWeight
 from freqdino.frequency.fourier_weight import at_least_float32
 from freqdino.frequency.kernel_modulation import KernelFactors
@@ -39,8 +40,7 @@ class FDLinear(DynamicWeight, nn.Linear):
                  kernel_temp: float = 1.0, temp: float | None = None, att_multi: float = 2.0, param_ratio: int = 1,
                  ksm_global_act: str = "sigmoid", ksm_kernel_act: str | None = None, ksm_local_act: str = "sigmoid",
                  convert_param: bool = True):
-        if kernel_num < 1:
-            raise ValueError(f"kernel_num must be at least 1, got {kernel_num}")
+        check_counts(in_features=in_features, out_features=out_features, kernel_num=kernel_num, param_ratio=param_ratio)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.active = min(in_features, out_features) > use_fdconv_if_c_gt
         if self.active:
@@ -54,6 +54,7 @@ class FDLinear(DynamicWeight, nn.Linear):
             raise ValueError(f"FDLinear's x must have at least 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
         if x.shape[-1] != self.in_features:
             raise ValueError(f"FDLinear's x must have in_features = {self.in_features} features, got {x.shape[-1]}")
+        check_type("FDLinear's x", x, (self.KSM_Local.conv if self.active else self).weight.dtype)
         if not self.active:
             return super().forward(x)
         if 0 in x.shape[1:]:

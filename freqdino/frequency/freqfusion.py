@@ -15,6 +15,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.dysample import SimilarityGuidedSampler
 from freqdino.frequency.joint_conv import joint_conv
 from freqdino.ops.carafe import carafe
@@ -76,19 +77,18 @@ class FreqFusion(nn.Module):
                 ``use_high_pass=False`` with ``semi_conv`` and ``comp_feat_upsample``, which is undefined.
         """
         super().__init__()
-        for name, value in (("hr_channels", hr_channels), ("lr_channels", lr_channels), ("up_group", up_group),
-                            ("compressed_channels", compressed_channels), ("encoder_dilation", encoder_dilation)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(hr_channels=hr_channels, lr_channels=lr_channels, up_group=up_group,
+                     compressed_channels=compressed_channels, encoder_dilation=encoder_dilation,
+                     feature_resample_group=feature_resample_group)
         for name, value in (("lowpass_kernel", lowpass_kernel), ("highpass_kernel", highpass_kernel),
                             ("encoder_kernel", encoder_kernel)):
-            if value < 1 or value % 2 == 0:
+            if not isinstance(value, int) or value < 1 or value % 2 == 0:
                 raise ValueError(f"{name} must be odd and positive, got {value}")
         for name, value in (("hr_channels", hr_channels), ("lr_channels", lr_channels),
                             ("compressed_channels", compressed_channels)):
             if value % up_group:
                 raise ValueError(f"up_group must divide {name}: up_group {up_group}, {name} {value}")
-        if feature_resample and (feature_resample_group < 1 or lr_channels % feature_resample_group):
+        if feature_resample and lr_channels % feature_resample_group:
             raise ValueError(f"feature_resample_group must divide lr_channels: feature_resample_group "
                              f"{feature_resample_group}, lr_channels {lr_channels}")
         if scale_factor != 1:
@@ -178,6 +178,7 @@ class FreqFusion(nn.Module):
                 raise ValueError(f"{name} must have 4 dimensions (B, C, H, W), got {feat.dim()}: {tuple(feat.shape)}")
             if feat.shape[1] != channels:
                 raise ValueError(f"{name} must have {channels} channels, got {feat.shape[1]}")
+            check_type(name, feat, self.content_encoder.weight.dtype)
         if hr.shape[0] != lr.shape[0]:
             raise ValueError(f"hr_feat and lr_feat must be of one batch size, got {hr.shape[0]} and {lr.shape[0]}")
         for fine, coarse in zip(hr.shape[2:], lr.shape[2:]):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .argument_checks import check_counts, check_type
 from .plain_state import keep_additions
 from .scale_spectrum import scale_spectrum
 from .star_relu import StarReLU
@@ -72,11 +73,9 @@ class FrequencyScale(nn.Module):
     def __init__(self, dim: int, group: int = 32, num_filters: int = 4, size: int = 14,
                  reweight_expansion_ratio: float = 1 / 8):
         super().__init__()
-        if group < 1 or dim < 1 or dim % group:
+        check_counts(dim=dim, num_filters=num_filters, size=size)
+        if not isinstance(group, int) or group < 1 or dim % group:
             raise ValueError(f"group must divide dim, got group {group} and dim {dim}")
-        for name, number in (("num_filters", num_filters), ("size", size)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
         hidden = int(reweight_expansion_ratio * dim)
         if hidden < 1:
             raise ValueError(f"reweight_expansion_ratio {reweight_expansion_ratio} times dim {dim} is below 1")
@@ -95,6 +94,7 @@ class FrequencyScale(nn.Module):
         """
         if x.dim() != 4 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape (B, {self.dim}, H, W) for dim {self.dim}, got {tuple(x.shape)}")
+        check_type("x", x, self.complex_weights.dtype)
         if 0 in x.shape[2:]:
             raise ValueError(f"x has an empty map: {tuple(x.shape)}")
         if x.shape[0] == 0:

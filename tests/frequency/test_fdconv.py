@@ -272,6 +272,16 @@ def test_norm_and_activation_follow_the_convolution():
 @pytest.mark.parametrize("arguments, message", [
     (dict(groups=3), "groups must divide in_channels, got 3 groups and 20 channels"),
     (dict(groups=5), "groups must divide out_channels, got 5 groups and 24 channels"),
+    (dict(groups=0), "groups must divide in_channels, got 0 groups and 20 channels"),
+    (dict(groups=2.0), "groups must divide in_channels, got 2.0 groups and 20 channels"),
+    (dict(kernel_num=2.5), "kernel_num must be an integer, got 2.5"),
+    (dict(param_ratio=1.5), "param_ratio must be an integer, got 1.5"),
+    (dict(stride=(1, 0)), r"stride must be at least 1, got \(1, 0\)"),
+    (dict(dilation=0), "dilation must be at least 1, got 0"),
+    (dict(padding=-1), "padding must be at least 0, got -1"),
+    (dict(fbm_cfg=dict(k_list=2)), "k_list must hold numbers of at least 1, got 2"),
+    (dict(fbm_cfg=dict(spatial_group=2.0)), "spatial_group must be an integer, got 2.0"),
+    (dict(fbm_cfg=dict(spatial_kernel=3.0)), "spatial_kernel must be an integer, got 3.0"),
     (dict(kernel_num=0), "kernel_num must be at least 1, got 0"),
     (dict(kernel_num=3000), "kernel_num must lie between 1 and the 2232 .* 72 × 60 .*, got 3000"),
     (dict(param_ratio=0), "param_ratio must be at least 1, got 0"),
@@ -292,6 +302,29 @@ def test_norm_and_activation_follow_the_convolution():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         FDConv(20, 24, 3, **arguments)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ((0, 24, 3), "in_channels must be at least 1, got 0"),
+    ((20, -1, 3), "out_channels must be at least 1, got -1"),
+    ((20.5, 24, 3), "in_channels must be an integer, got 20.5"),
+    ((20, 24, 0), "kernel_size must be at least 1, got 0"),
+    ((20, 24, (3, -1)), r"kernel_size must be at least 1, got \(3, -1\)"),
+])
+def test_bad_sizes(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FDConv(*arguments)
+
+
+@pytest.mark.parametrize("channels", [20, 16])  # active, plain
+def test_an_input_of_another_type_is_refused(channels):
+    layer = FDConv(channels, channels, 3, padding=1)
+    for dtype in (torch.int64, torch.float64, torch.float16):
+        with pytest.raises(ValueError, match=f"x must have the type of the parameters, torch.float32, got {dtype}"):
+            layer(torch.zeros(1, channels, 5, 5, dtype=dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ValueError, match="x must be of a floating-point type, got torch.int64"):
+            layer(torch.zeros(1, channels, 5, 5, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("shape, message", [

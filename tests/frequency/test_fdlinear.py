@@ -85,6 +85,12 @@ def test_bad_input(shape, message):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="kernel_num must be at least 1, got 0"):
         FDLinear(20, 24, kernel_num=0)
+    with pytest.raises(ValueError, match="in_features must be at least 1, got 0"):
+        FDLinear(0, 24)
+    with pytest.raises(ValueError, match="out_features must be an integer, got 2.5"):
+        FDLinear(20, 2.5)
+    with pytest.raises(ValueError, match="x must have the type of the parameters, torch.float32, got torch.float64"):
+        FDLinear(20, 24)(torch.zeros(1, 5, 20, dtype=torch.float64))
     with pytest.raises(ValueError, match="kernel_num .* 264 Fourier coefficients of a 24 × 20 .* got 300"):
         FDLinear(20, 24, kernel_num=300)
 

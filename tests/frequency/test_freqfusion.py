@@ -274,6 +274,10 @@ def test_examples_in_the_docstrings():
     (dict(lowpass_kernel=4), "lowpass_kernel must be odd and positive, got 4"),
     (dict(highpass_kernel=0), "highpass_kernel must be odd and positive, got 0"),
     (dict(encoder_kernel=2), "encoder_kernel must be odd and positive, got 2"),
+    (dict(encoder_dilation=1.5), "encoder_dilation must be an integer, got 1.5"),
+    (dict(lowpass_kernel=3.0), "lowpass_kernel must be odd and positive, got 3.0"),
+    (dict(up_group=2.0), "up_group must be an integer, got 2.0"),
+    (dict(feature_resample=True, feature_resample_group=0), "feature_resample_group must be at least 1, got 0"),
     (dict(encoder_dilation=0), "encoder_dilation must be at least 1, got 0"),
     (dict(compressed_channels=0), "compressed_channels must be at least 1, got 0"),
     (dict(up_group=3), "up_group 3, hr_channels 8"),
@@ -324,3 +328,11 @@ def test_what_computes_something_is_not_warned_of(recwarn):
     FreqFusion(8, 8, semi_conv=False, upsample_mode="bilinear", align_corners=True)
     FreqFusion(8, 8, feature_resample=True, feature_resample_group=2, hr_residual=False)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("name, types", [("hr_feat", (torch.int64, torch.float32)),
+                                         ("lr_feat", (torch.float32, torch.float64))])
+def test_a_map_of_another_type_is_refused(name, types):
+    hr, lr = (torch.zeros(1, 16, size, size, dtype=dtype) for size, dtype in zip((8, 4), types))
+    with pytest.raises(ValueError, match=f"{name} must have the type of the parameters, torch.float32, got"):
+        FreqFusion(16, 16)(hr, lr)

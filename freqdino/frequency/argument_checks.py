@@ -1,0 +1,31 @@
+"""Checks of arguments that several frequency modules share: ValueError with the argument's name and what was given."""
+from collections.abc import Sequence
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+
+def check_counts(least: int = 1, **arguments: int | Sequence[int]) -> None:
+    """ValueError unless every argument is an integer of at least ``least``, or a sequence of such integers.
+
+    >>> check_counts(dim=64, kernel_size=(3, 1))
+    >>> check_counts(dim=0)
+    Traceback (most recent call last):
+    ValueError: dim must be at least 1, got 0
+    """
+    for name, value in arguments.items():
+        for number in value if isinstance(value, (tuple, list)) else (value,):
+            if not isinstance(number, Integral):
+                raise ValueError(f"{name} must be an integer, got {value!r}")
+            if number < least:
+                raise ValueError(f"{name} must be at least {least}, got {value!r}")
+
+
+def check_type(name: str, tensor: Tensor, expected: torch.dtype) -> None:
+    """ValueError unless the tensor has the parameters' type; under autocast, which converts, any real type does."""
+    if torch.is_autocast_enabled(tensor.device.type):
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be of a floating-point type, got {tensor.dtype}")
+    elif tensor.dtype != expected:
+        raise ValueError(f"{name} must have the type of the parameters, {expected}, got {tensor.dtype}")
