@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from configs.test_configs import WITH_MODULES, WITH_TRANSFORMERS
 from configs.test_detector_configs import PARAMETERS as DETECTORS
+from configs.test_semantic_configs import HEAD_PARAMETERS, MIT_WIDTHS, mit_parameters
 from freqdino.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +121,15 @@ for leaf, (plain, deit) in WITH_TRANSFORMERS.items():
     PARAMETERS[leaf] = head + transformer_parameters(width, heads, fdam=deit.endswith("_fdam"))
 
 PARAMETERS.update(DETECTORS)
+R50_NORMS = 53_120                              # scales and shifts, where normalisations are trained
+SEMANTIC_BACKBONES = {
+    "deit_s": transformer_parameters(384, 6, fdam=False), "deit_s_fdam": transformer_parameters(384, 6, fdam=True),
+    "deit3_b_fdam": transformer_parameters(768, 12, fdam=True), "r50": R50_BACKBONE + R50_NORMS,
+    "r50_fdconv": R50_BACKBONE + R50_NORMS + COSTS["fdconv"], "mit_b0": mit_parameters(MIT_WIDTHS, fdam=False),
+    "mit_b0_fdam": mit_parameters(MIT_WIDTHS, fdam=True),
+}
+for name, head in HEAD_PARAMETERS.items():
+    PARAMETERS[f"ade20k/semantic/{name}.yaml"] = head + SEMANTIC_BACKBONES[name.partition("_")[2]]
 
 MANIFESTS = {
     "ade20k/semantic/mask2former_r50.yaml": "m2f_ade_sem_r50",

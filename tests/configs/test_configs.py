@@ -21,6 +21,8 @@ BASES = sorted((CONFIGS / "_base_").glob("*.yaml"))
 LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*/*.yaml"))
 # Detectron2's own; `test_detector_configs.py` holds them against its model zoo and the published tables.
 DETECTORS = [leaf for leaf in LEAVES if Path(leaf).name.startswith(("faster_rcnn", "mask_rcnn", "panoptic_fpn"))]
+# Heads of Detectron2's SemanticSegmentor; `test_semantic_configs.py` holds them against their recipes.
+SEMANTIC_SEGMENTORS = [leaf for leaf in LEAVES if Path(leaf).name.startswith(("upernet", "segformer"))]
 
 # leaf -> (file in published_configs, entry)
 PUBLISHED = {
@@ -274,7 +276,7 @@ def test_facts_worked_out_by_hand(leaf):
 
 
 def test_table_of_published_entries_is_complete():
-    assert sorted([*PUBLISHED, *DETECTORS]) == LEAVES
+    assert sorted([*PUBLISHED, *DETECTORS, *SEMANTIC_SEGMENTORS]) == LEAVES
 
 
 @pytest.mark.parametrize("leaf", PUBLISHED)

@@ -33,6 +33,8 @@ TRANSFORMER = {"MODEL.VIT.IMG_SIZE": 64, "MODEL.VIT.EMBED_DIM": 32, "MODEL.VIT.D
 BACKBONES = {
     "R50 with FDConv": {**NARROW_R50, "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"},
     "ViT with FDAM": {**TRANSFORMER, "MODEL.BACKBONE.NAME": "build_fdam_vit_backbone"},
+    "MiT with FDAM": {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.BACKBONE.FDAM.ENABLED": True,
+                      "MODEL.MIT.DEPTHS": [1, 1, 1, 1], "MODEL.MIT.DROP_PATH_RATE": 0.0},
 }
 
 

@@ -1,0 +1,133 @@
+"""configs/: the heads of Detectron2's SemanticSegmentor: settings, published numbers and parameters by hand.
+
+The settings are OpenMMLab's of UPerNet (arXiv 1807.10221) and SegFormer (arXiv 2105.15203), and FDAM's of its DeiT III;
+the numbers FDAM's (arXiv 2507.12006) and FDConv's (arXiv 2503.18783). `test_configs.py` has what holds for every leaf,
+`test_config_models.py` builds each and counts its parameters.
+"""
+import pytest
+from configs import test_configs
+from configs.test_configs import CONFIGS, TRANSFORMERS, defaults, flatten, resolved
+
+# Second line of the leaf where a number is published.
+SAID = {
+    "upernet_deit_s": "mIoU 42.9, FDAM's baseline",
+    "upernet_deit_s_fdam": "mIoU 44.3 (baseline 42.9)",
+    "upernet_deit3_b_fdam": None,
+    "upernet_r50": None,
+    "upernet_r50_fdconv": "mIoU +3.1 % (no baseline stated)",
+    "segformer_mit_b0": "mIoU 37.4, FDAM's baseline",
+    "segformer_mit_b0_fdam": "mIoU 39.8 (baseline 37.4)",
+}
+LEAVES = {name: f"ade20k/semantic/{name}.yaml" for name in SAID}
+
+SHORT_EDGES = [int(scale / 10 * 512) for scale in range(5, 21)]
+MIT = {"MODEL.WEIGHTS": "mit_b0.pth", "MODEL.BACKBONE.NAME": "build_mit_backbone"}
+R50 = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/torchvision/R-50.pkl", "MODEL.RESNETS.NORM": "SyncBN"}
+EVERY_LEAF = {
+    "DATASETS.TRAIN": ["ade20k_sem_seg_train"], "DATASETS.TEST": ["ade20k_sem_seg_val"],
+    "INPUT.FORMAT": "RGB", "INPUT.COLOR_AUG_SSD": True, "INPUT.CROP.ENABLED": True, "INPUT.CROP.TYPE": "absolute",
+    "INPUT.CROP.SIZE": [512, 512], "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 0.75, "INPUT.SIZE_DIVISIBILITY": 512,
+    "INPUT.MIN_SIZE_TRAIN": SHORT_EDGES, "INPUT.MAX_SIZE_TRAIN": 2048, "INPUT.MIN_SIZE_TEST": 512,
+    "INPUT.MAX_SIZE_TEST": 2048, "TEST.AUG.MIN_SIZES": [256, 384, 512, 640, 768, 896], "TEST.AUG.MAX_SIZE": 3584,
+    "MODEL.META_ARCHITECTURE": "SemanticSegmentor", "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 150, "MODEL.SEM_SEG_HEAD.NORM": "SyncBN",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupPolyLR", "SOLVER.MAX_ITER": 160_000, "TEST.EVAL_PERIOD": 16_000,
+    # Of the other families: what no part of these models reads, or reads of a ResNet alone.
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 6, "MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.STEM_TYPE": "basic",
+    "MODEL.RESNETS.STRIDE_IN_1X1": False, "MODEL.RESNETS.RES5_MULTI_GRID": [1, 1, 1],
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+}
+HEADS = {"upernet": {"MODEL.SEM_SEG_HEAD.NAME": "UPerNetHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 512},
+         "segformer": {"MODEL.SEM_SEG_HEAD.NAME": "SegFormerHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256}}
+BACKBONES = {
+    "deit_s": TRANSFORMERS["deit_s"],
+    "deit_s_fdam": TRANSFORMERS["deit_s_fdam"],
+    "deit3_b_fdam": TRANSFORMERS["deit3_b_fdam"],
+    "r50": R50,
+    "r50_fdconv": {**R50, "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"},
+    "mit_b0": MIT,
+    "mit_b0_fdam": {**MIT, "MODEL.BACKBONE.FDAM.ENABLED": True, "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0},
+}
+ADAMW = {"SOLVER.WEIGHT_DECAY": 0.01, "SOLVER.POLY_LR_POWER": 1.0, "SOLVER.WARMUP_ITERS": 1500,
+         "SOLVER.WARMUP_FACTOR": 1e-6}
+SCHEDULES = {
+    "r50": {"SOLVER.OPTIMIZER": "SGD", "SOLVER.BASE_LR": 0.01, "SOLVER.BACKBONE_MULTIPLIER": 1.0,
+            "SOLVER.WEIGHT_DECAY": 5e-4, "SOLVER.WEIGHT_DECAY_NORM": 5e-4, "SOLVER.WARMUP_ITERS": 0},
+    "deit": {**ADAMW, "SOLVER.BASE_LR": 6e-5, "SOLVER.BACKBONE_MULTIPLIER": 1.0},
+    "mit": {**ADAMW, "SOLVER.BASE_LR": 6e-4, "SOLVER.BACKBONE_MULTIPLIER": 0.1},     # 6e-5 of the backbone
+}
+
+
+def conv(in_channels, out_channels, kernel):
+    """A convolution without bias, scale and shift of its normalisation."""
+    return in_channels * out_channels * kernel ** 2 + 2 * out_channels
+
+
+def upernet_parameters(widths, classes=150, channels=512):
+    """Pooling at four scales and its fusion, the pyramid and its fusion, scores, the auxiliary head of 256 channels."""
+    *finer, coarsest = widths
+    pooling = 4 * conv(coarsest, channels, 1) + conv(coarsest + 4 * channels, channels, 3)
+    pyramid = sum(conv(width, channels, 1) + conv(channels, channels, 3) for width in finer)
+    return (pooling + pyramid + conv(4 * channels, channels, 3) + (channels + 1) * classes
+            + conv(finer[-1], 256, 3) + 257 * classes)
+
+
+def segformer_parameters(widths, classes=150, channels=256):
+    """A projection of each map, their fusion, scores."""
+    return sum(conv(width, channels, 1) for width in widths) + conv(4 * channels, channels, 1) + (channels + 1) * classes
+
+
+def mit_parameters(widths, fdam):
+    """Four stages of two blocks: overlapping patches, attention with reduced keys, MLP with a 3 × 3 convolution."""
+    total, channels = 0, 3
+    for width, heads, reduction, kernel in zip(widths, (1, 2, 5, 8), (8, 4, 2, 1), (7, 3, 3, 3)):
+        norm, linear = 2 * width, width ** 2 + width
+        block = 2 * norm + 4 * linear + 4 * width * (width + 1) + 4 * width * 10 + width * (4 * width + 1)
+        if reduction > 1:
+            block += width ** 2 * reduction ** 2 + width + norm
+        if fdam:
+            gates = 2 * width + 2 * (width + 1) * heads + 2
+            scale = 4 * (width // 16) * 14 * 8 + (width + 64) * (width // 16) + 2
+            block += gates + 2 * scale
+        total += channels * width * kernel ** 2 + width + norm + 2 * block + norm
+        channels = width
+    return total
+
+
+MIT_WIDTHS = (32, 64, 160, 256)
+HEAD_PARAMETERS = {
+    **{f"upernet_{deit}": upernet_parameters(4 * (width,))
+       for deit, width in {"deit_s": 384, "deit_s_fdam": 384, "deit3_b_fdam": 768}.items()},
+    **{f"upernet_{r50}": upernet_parameters((256, 512, 1024, 2048)) for r50 in ("r50", "r50_fdconv")},
+    **{f"segformer_{mit}": segformer_parameters(MIT_WIDTHS) for mit in ("mit_b0", "mit_b0_fdam")},
+}
+
+
+def test_tables_name_every_leaf():
+    assert sorted(LEAVES.values()) == test_configs.SEMANTIC_SEGMENTORS
+    assert HEAD_PARAMETERS.keys() == LEAVES.keys()
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_leaf_is_its_recipe_and_nothing_else(name):
+    head, _, backbone = name.partition("_")
+    schedule = next(settings for kind, settings in SCHEDULES.items() if backbone.startswith(kind))
+    expected = {**flatten(defaults()), **EVERY_LEAF, **HEADS[head], **schedule, **BACKBONES[backbone]}
+    assert {key: value for key, value in resolved(LEAVES[name]).items() if value != expected[key]} == {}
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_leaf_says_what_is_published(name):
+    second = (CONFIGS / LEAVES[name]).read_text().splitlines()[1]
+    assert second.startswith(f"# Published: {SAID[name]}" if SAID[name] else "# ")
+    assert SAID[name] or "Published: " not in second
+
+
+def test_published_parameters():
+    """OpenMMLab's UPerNet with R50 has 66.5 M; FDAM's table 52.1 M of a DeiT-S without neck; SegFormer's 3.8 M."""
+    deit = 12 * (12 * 384 ** 2 + 13 * 384) + 32 * 32 * 384 + 16 * 16 * 3 * 384 + 384
+    assert round((HEAD_PARAMETERS["upernet_deit_s"] + deit) / 1e6, 1) == 52.1
+    assert round((HEAD_PARAMETERS["upernet_r50"] + 23_508_032) / 1e6, 1) == 66.5
+    assert round((HEAD_PARAMETERS["segformer_mit_b0"] + mit_parameters(MIT_WIDTHS, fdam=False)) / 1e6, 1) == 3.8
