@@ -135,8 +135,8 @@ def build_optimizer(cfg, model):
 
 def _check_frequency_scale(factor, model):
     if factor != 1 and not any("freq_scale" in name for name, _ in model.named_modules()):
-        raise ConfigError(f"SOLVER.FREQ_SCALE_MULTIPLIER is {factor}, but the model has no frequency scaling; set it to "
-                          "1.0, or switch FDAM on: MODEL.BACKBONE.FDAM.ENABLED, MODEL.SEM_SEG_HEAD.FDAM.ENABLED")
+        raise ConfigError(f"SOLVER.FREQ_SCALE_MULTIPLIER is {factor}, but the model has no frequency scaling; set it "
+                          "to 1.0, or switch FDAM on: MODEL.BACKBONE.FDAM.ENABLED, MODEL.SEM_SEG_HEAD.FDAM.ENABLED")
 
 
 def _clip_hook(clip):

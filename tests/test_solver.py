@@ -213,7 +213,7 @@ def test_factor_of_frequency_scaling():
 
 
 def test_factor_of_frequency_scaling_that_nothing_reads():
-    with pytest.raises(ConfigError, match="FREQ_SCALE_MULTIPLIER is 2.0, but the model has no frequency scaling; set it"):
+    with pytest.raises(ConfigError, match="FREQ_SCALE_MULTIPLIER is 2.0, but the model has no frequency scaling"):
         build_optimizer(load_config(opts=["SOLVER.FREQ_SCALE_MULTIPLIER", "2.0"]), Model())
 
 

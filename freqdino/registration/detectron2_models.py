@@ -22,7 +22,8 @@ def check_detectron2_model(cfg) -> None:
     for switch, instead in HEAD_SWITCHES.items():
         if cfg.MODEL.SEM_SEG_HEAD[switch].ENABLED:
             raise ConfigError(f"MODEL.SEM_SEG_HEAD.{switch}.ENABLED is True, but the meta-architecture {name} does not "
-                              f"read it; set it to False, or MODEL.META_ARCHITECTURE to MaskFormer or MaskDINO; {instead}")
+                              "read it; set it to False, or MODEL.META_ARCHITECTURE to MaskFormer or MaskDINO; "
+                              f"{instead}")
     check_switches(cfg, in_our_models=False)
 
 

@@ -86,7 +86,8 @@ def test_plain_keys_are_fdams_without_its_own():
                    (VisionTransformer, FDAMVisionTransformer))
     layers = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     assert plain == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "blocks.0.gamma_1",
-                     "blocks.0.gamma_2", *(f"blocks.0.{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))}
+                     "blocks.0.gamma_2",
+                     *(f"blocks.0.{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))}
     assert plain < fdam
     assert all(key.startswith(("blocks.0.freq_scale_", "blocks.0.attn.dy_freq", "blocks.0.attn.lf_gamma",
                                "blocks.0.attn.hf_gamma")) for key in fdam - plain)

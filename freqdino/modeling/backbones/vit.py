@@ -34,8 +34,8 @@ class ViTBackbone(VisionTransformer, Backbone):
     def __init__(self, *, img_size: int, in_chans: int, embed_dim: int, depth: int, num_heads: int, init_values: float,
                  drop_path_rate: float, out_indices: Sequence[int], activation_checkpointing: bool):
         if list(out_indices) != sorted(set(out_indices)) or len(out_indices) != 4 or out_indices[-1] != depth - 1:
-            raise ValueError(f"out_indices must name four blocks in ascending order, the last of them {depth - 1} (depth "
-                             f"{depth}), got {tuple(out_indices)}")
+            raise ValueError(f"out_indices must name four blocks in ascending order, the last of them {depth - 1} "
+                             f"(depth {depth}), got {tuple(out_indices)}")
         super().__init__(
             img_size=img_size, patch_size=PATCH_SIZE, in_chans=in_chans, embed_dim=embed_dim, depth=depth,
             num_heads=num_heads, init_values=init_values, drop_path_rate=drop_path_rate, out_indices=out_indices,

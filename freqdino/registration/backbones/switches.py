@@ -25,8 +25,8 @@ def check_switches(cfg, *, in_our_models: bool = True) -> None:
         readers = [builder for builder in builders if in_our_models or builder not in READ_IN_OUR_MODELS]
         if cfg.MODEL.BACKBONE[switch].ENABLED and name not in readers:
             where = "" if in_our_models else f" in the meta-architecture {cfg.MODEL.META_ARCHITECTURE}"
-            raise ConfigError(f"MODEL.BACKBONE.{switch}.ENABLED is True, but the backbone {name} does not read it{where}; "
-                              f"set it to False, or MODEL.BACKBONE.NAME to one of {', '.join(readers)}")
+            raise ConfigError(f"MODEL.BACKBONE.{switch}.ENABLED is True, but the backbone {name} does not read it"
+                              f"{where}; set it to False, or MODEL.BACKBONE.NAME to one of {', '.join(readers)}")
 
 
 def with_switch(cfg, switch: str):

@@ -1,4 +1,4 @@
-"""A vision transformer as a backbone, plain and FDAM's: levels, their sizes and origin, its settings, FDLinear in it."""
+"""A vision transformer as a backbone, plain and FDAM's: levels, their sizes and origin, settings, FDLinear in it."""
 import pytest
 import torch
 import torch.nn.functional as F
