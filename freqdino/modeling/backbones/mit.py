@@ -136,8 +136,7 @@ class MiTBlock(TokenBlock):
     def add_fdconv(self, *, kernel_num: int) -> None:
         """FDLinear for attention and MLP, FDConv for the depth-wise convolution; the reduction's kernel is too large
         for it from 2 × 2 on."""
-        to_fdlinear(self.attn, "q", "kv", "proj", kernel_num=kernel_num)
-        to_fdlinear(self.mlp, "fc1", "fc2", kernel_num=kernel_num)
+        to_fdlinear(self, "attn.q", "attn.kv", "attn.proj", "mlp.fc1", "mlp.fc2", kernel_num=kernel_num)
         self.mlp.dwconv.dwconv = fdconv_from_conv2d(self.mlp.dwconv.dwconv, kernel_num=kernel_num)
 
 

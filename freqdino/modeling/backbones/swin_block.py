@@ -100,5 +100,4 @@ class FrequencySwinBlock(TokenBlock):
 
     def add_fdconv(self, *, kernel_num: int) -> None:
         """FDLinear for the projections of attention and for the MLP."""
-        to_fdlinear(self.attn, "qkv", "proj", kernel_num=kernel_num)
-        to_fdlinear(self.mlp, "fc1", "fc2", kernel_num=kernel_num)
+        to_fdlinear(self, "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", kernel_num=kernel_num)

@@ -143,15 +143,16 @@ def add_fdconv(backbone: TimmBackbone, *, kernel_num: int) -> None:
     """Replace convolutions by FDConv, in place; the network's function stays.
 
     Which: those that FDConv serves, of kernels 1 and 3 with more than 16 channels on both sides, outside of STEMS and
-    PLAIN_PARTS. Of ConvNeXt's convolutions (depth-wise 7 × 7, patches of 4 × 4 and 2 × 2) it serves none; but what its
-    paper calls 1 × 1 convolutions are linear layers in timm, and become FDLinear. Other networks' linear layers stay
-    plain. Raises ValueError for a ``kernel_num`` that does not fit, and where nothing can be replaced.
+    PLAIN_PARTS. Of ConvNeXt these are the two 1 × 1 convolutions of each block, which timm writes as linear layers in
+    most variants: they become FDLinear there; depth-wise 7 × 7, and patches of 4 × 4 and 2 × 2, stay plain. So do other
+    networks' linear layers. Raises ValueError for a ``kernel_num`` that does not fit, and where nothing is replaced.
     """
     replaced = convert_to_fdconv(backbone, kernel_num, lambda name, conv: not stays_plain(name))
     for name, block in list(backbone.named_modules()):
         if isinstance(block, ConvNeXtBlock) and not block.use_conv_mlp:
-            to_fdlinear(block.mlp, "fc1", "fc2", kernel_num=kernel_num)
-            replaced.append(f"{name}.mlp")
+            layers = [f"{name}.mlp.fc1", f"{name}.mlp.fc2"]
+            to_fdlinear(backbone, *layers, kernel_num=kernel_num)
+            replaced += layers
     if not replaced:
         raise ValueError("it has no convolution that FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels")
     try:

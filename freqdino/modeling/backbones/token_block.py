@@ -71,6 +71,14 @@ def to_every_block(network: nn.Module, change: Callable[[TokenBlock], None]) -> 
 
 
 def to_fdlinear(module: nn.Module, *names: str, kernel_num: int) -> None:
-    """Put FDLinear in the place of the linear layers ``names`` of ``module``; what they compute stays."""
+    """Put FDLinear in the place of the linear layers ``names`` (dotted) of ``module``; what they compute stays.
+
+    Raises ValueError, with the layer, for a ``kernel_num`` that does not fit.
+    """
     for name in names:
-        setattr(module, name, fdlinear_from_linear(getattr(module, name), kernel_num=kernel_num))
+        owner, _, child = name.rpartition(".")
+        try:
+            fdlinear = fdlinear_from_linear(module.get_submodule(name), kernel_num=kernel_num)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        setattr(module.get_submodule(owner), child, fdlinear)

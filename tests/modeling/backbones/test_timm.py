@@ -1,0 +1,214 @@
+"""Networks of timm as backbones: timm's keys and maps, any size of image, where frequency modules stand, what is refused."""
+import math
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from torch import nn
+
+from freqdino.frequency import FDConv, FDLinear, ResidualFrequencyScale
+
+timm = pytest.importorskip("timm")
+
+from freqdino.modeling.backbones.timm import add_fdconv, add_frequency_scale, timm_backbone  # noqa: E402
+
+NAMES = ["res2", "res3", "res4", "res5"]
+# name -> channels of its maps.
+NETWORKS = {"test_convnext": (24, 32, 48, 64), "test_resnet": (32, 48, 192, 96), "test_efficientnet": (24, 32, 48, 64),
+            "pvt_v2_b0": (32, 64, 160, 256)}
+
+
+def backbone(name="test_convnext", **options):
+    torch.manual_seed(0)
+    return timm_backbone(name, **{"in_chans": 3, "drop_path_rate": 0.0, "activation_checkpointing": False, **options})
+
+
+def randomised(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.1)
+    return module
+
+
+def names_of(module, *kinds):
+    return {name for name, part in module.named_modules() if isinstance(part, kinds)}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_names_and_sizes(name):
+    network = backbone(name).eval()
+    assert network.output_shape() == {level: ShapeSpec(channels=channels, stride=stride)
+                                      for level, channels, stride in zip(NAMES, NETWORKS[name], (4, 8, 16, 32))}
+    assert network.size_divisibility == 32
+    for height, width in ((97, 65), (64, 96), (1, 33)):
+        maps = network(torch.randn(2, 3, height, width))
+        assert list(maps) == NAMES
+        for level, shape in network.output_shape().items():
+            assert maps[level].shape == (2, shape.channels, math.ceil(height / shape.stride),
+                                         math.ceil(width / shape.stride))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_maps_are_those_of_timm(name):
+    network = randomised(backbone(name)).eval()
+    source = timm.create_model(name, features_only=True).eval()
+    last = {stride: index for index, stride in enumerate(source.feature_info.reduction())}
+    # timm's own extractor writes dots of the first level as underscores.
+    state = network.state_dict()
+    source.load_state_dict({key: state[key if key in state else key.replace("_", ".", 1)] for key in source.state_dict()})
+    image = torch.randn(1, 3, 64, 96)
+    expected = source(image)
+    for level, feature_map in network(image).items():
+        torch.testing.assert_close(feature_map, expected[last[network.output_shape()[level].stride]])
+
+
+@torch.no_grad()
+def test_padding_is_of_zeros_at_the_right_and_bottom():
+    network = randomised(backbone()).eval()
+    image, padded = torch.randn(1, 3, 50, 70), torch.zeros(1, 3, 64, 96)
+    padded[:, :, :50, :70] = image
+    maps, expected = network(image), network(padded)
+    for level, stride in zip(NAMES, (4, 8, 16, 32)):
+        assert torch.equal(maps[level], expected[level][..., :math.ceil(50 / stride), :math.ceil(70 / stride)])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_keys_are_those_of_timm_without_the_classifier(name):
+    network, source = backbone(name).state_dict(), timm.create_model(name).state_dict()
+    assert network.keys() < source.keys()
+    heads = {key.partition(".")[0] for key in source.keys() - network.keys()}
+    assert heads <= {"head", "fc", "classifier", "conv_head", "bn2", "norm_pre"}
+    assert all(network[key].shape == source[key].shape for key in network)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_is_used(name):
+    network = backbone(name, drop_path_rate=0.1 if name != "test_efficientnet" else 0.0).train()
+    sum(x.square().mean() for x in network(torch.randn(2, 3, 65, 33)).values()).backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+def test_options():
+    assert backbone(in_chans=5).eval()(torch.randn(1, 5, 32, 32))["res2"].shape == (1, 24, 8, 8)
+    network = backbone(activation_checkpointing=True, drop_path_rate=0.3)
+    assert network.stages[0].grad_checkpointing
+    assert network.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.3)
+    assert network.training
+
+
+def test_activation_checkpointing_keeps_gradients():
+    image = torch.randn(1, 3, 32, 64)
+    gradients = []
+    for activation_checkpointing in (False, True):
+        network = randomised(backbone(activation_checkpointing=activation_checkpointing)).train()
+        add_fdconv(network, kernel_num=4)
+        sum(x.square().mean() for x in network(image).values()).backward()
+        gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_fdconv_in_convnext_takes_the_linear_layers_of_its_blocks():
+    network = backbone("convnext_tiny").to("meta")
+    assert {conv.kernel_size for conv in network.modules() if isinstance(conv, nn.Conv2d)} == {(4, 4), (2, 2), (7, 7)}
+    small = backbone()
+    add_fdconv(small, kernel_num=16)
+    blocks = [f"stages.{stage}.blocks.{index}" for stage, part in enumerate(small.stages)
+              for index in range(len(part.blocks))]
+    assert names_of(small, FDLinear) == {f"{block}.mlp.{layer}" for block in blocks for layer in ("fc1", "fc2")}
+    assert names_of(small, FDConv) == set()
+
+
+def test_fdconv_in_convnext_with_convolutions_in_its_mlp():
+    network = backbone("convnext_atto")
+    add_fdconv(network, kernel_num=16)
+    assert names_of(network, FDConv) == {f"stages.{stage}.blocks.{index}.mlp.{layer}" for stage, depth in
+                                         enumerate((2, 2, 6, 2)) for index in range(depth) for layer in ("fc1", "fc2")}
+    assert names_of(network, FDLinear) == set()
+
+
+def test_fdconv_in_resnet_takes_the_branches():
+    network = backbone("resnet14t")         # three convolutions in its stem
+    add_fdconv(network, kernel_num=16)
+    assert isinstance(network.conv1, nn.Sequential) and network.layer1[0].downsample is not None
+    assert names_of(network, FDConv) == {f"layer{stage}.0.{conv}" for stage in (1, 2, 3, 4)
+                                         for conv in ("conv1", "conv2", "conv3")}
+
+
+def test_squeeze_and_excitation_stays_plain():
+    network = backbone("regnety_002")
+    add_fdconv(network, kernel_num=16)
+    assert names_of(network, FDConv) and not any(".se." in name for name in names_of(network, FDConv))
+
+
+@pytest.mark.parametrize("name", ["test_convnext2", "test_resnet"])
+def test_frequency_modules_start_neutral_and_train(name):
+    network = randomised(backbone(name, drop_path_rate=0.1)).eval()
+    image = torch.randn(2, 3, 40, 65)
+    with torch.no_grad():
+        plain = network(image)
+        add_fdconv(network, kernel_num=16)
+        add_frequency_scale(network)
+        for level, feature_map in network.eval()(image).items():
+            scale = plain[level].abs().max()
+            torch.testing.assert_close(feature_map / scale, plain[level] / scale, rtol=1e-3, atol=1e-3)
+    network.train()
+    sum(x.square().mean() for x in network(image).values()).backward()
+    assert [name for name, parameter in network.named_parameters()
+            if parameter.grad is None or not parameter.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("name", ["test_convnext2", "test_resnet"])
+@torch.no_grad()
+def test_frequency_scaling_stands_before_the_shortcut_is_added(name):
+    network = randomised(backbone(name)).eval()
+    blocks = {block_name: block for block_name, block in network.named_modules()
+              if type(block).__name__ in ("ConvNeXtBlock", "BasicBlock", "Bottleneck")}
+    seen = {}
+    for block_name, block in blocks.items():
+        block.drop_path = nn.Identity()
+        block.drop_path.register_forward_hook(
+            lambda module, inputs, output, block_name=block_name: seen.update({block_name: inputs[0].shape}))
+    network(torch.randn(1, 3, 64, 32))
+    add_frequency_scale(network)
+    assert names_of(network, ResidualFrequencyScale) == {f"{block_name}.drop_path.freq_scale" for block_name in blocks}
+    for block_name, block in blocks.items():
+        assert block.drop_path.freq_scale.dim == seen[block_name][1]
+        assert isinstance(block.drop_path.drop_path, nn.Identity)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("convnext_tinny", r"timm \S+ has no network 'convnext_tinny'; the nearest are convnext_tiny, "),
+    ("@", "has no network '@'; timm.list_models"),
+    ("hf_hub:someone/something", "has no network 'hf_hub:someone/something'"),
+    ("vit_tiny_patch16_224", "timm's vit_tiny_patch16_224 gives no feature pyramid: a backbone needs maps of strides 4, "
+                             "8, 16, 32, this network has 16. .*convnext_tiny.* build_vit_backbone"),
+    ("levit_128s", "levit_128s gives no feature pyramid: .* this network has 16, 32, 64"),
+    ("swin_tiny_patch4_window7_224", "timm's swin_tiny_patch4_window7_224 is no backbone for images of any size: an image "
+                                     r"of 64 × 96 pixels fails with: Input height \(64\) doesn't match model \(224\)"),
+])
+def test_networks_that_are_no_backbone(name, message):
+    with pytest.raises(ValueError, match=message):
+        backbone(name)
+
+
+def test_options_that_a_network_does_not_have():
+    with pytest.raises(ValueError, match="timm's vgg11 cannot be built with in_chans 3 and drop_path_rate 0.1: .*drop_path"):
+        backbone("vgg11", drop_path_rate=0.1)
+    with pytest.raises(ValueError, match="timm's dla46_c has no activation checkpointing"):
+        backbone("dla46_c", activation_checkpointing=True)
+
+
+def test_frequency_modules_without_a_place():
+    with pytest.raises(ValueError, match="FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels"):
+        add_fdconv(backbone("mambaout_femto"), kernel_num=16)
+    with pytest.raises(ValueError, match="needs more of its convolutions than their results: an image of 64 × 96"):
+        add_fdconv(backbone("edgenext_xx_small"), kernel_num=16)
+    with pytest.raises(ValueError, match="has a place in ResNets and ConvNeXts; this network has blocks of neither"):
+        add_frequency_scale(backbone("test_efficientnet"))
+    with pytest.raises(ValueError, match="stages.0.blocks.0: group must divide dim, got group 16 and dim 24"):
+        add_frequency_scale(backbone("test_convnext"))
+    with pytest.raises(ValueError, match="stages.0.blocks.0.mlp.fc1: kernel_num must lie between"):
+        add_fdconv(backbone("test_convnext"), kernel_num=10**6)

@@ -1,0 +1,210 @@
+"""Swin, MiT and timm's networks by configuration: switches, training in both families, checkpoints, learning rates, errors."""
+import pytest
+import torch
+from detectron2.modeling import build_backbone as build_registered_backbone
+from modeling.small_mask_dino import OPTIONS as MASK_DINO
+from modeling.small_models import example, small_config, small_model
+from torch import nn
+
+from freqdino.checkpoint import StrictCheckpointer
+from freqdino.checkpoint_files import CheckpointError
+from freqdino.config import ConfigError
+from freqdino.frequency import FDConv, FDLinear, FrequencyScale, InversionGates
+from freqdino.registration.backbones import build_backbone
+from freqdino.solver import build_optimizer
+
+FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 16}
+FDAM = {"MODEL.BACKBONE.FDAM.ENABLED": True}
+SWITCHES = {"plain": {}, "FDConv": FDCONV, "FDAM": FDAM, "both": {**FDCONV, **FDAM}}
+SWIN = {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 32, "MODEL.SWIN.DEPTHS": [1, 2, 1, 1],
+        "MODEL.SWIN.NUM_HEADS": [1, 2, 4, 8], "MODEL.SWIN.WINDOW_SIZE": 4}
+MIT = {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [32, 32, 80, 64],
+       "MODEL.MIT.DEPTHS": [1, 1, 1, 1]}
+CONVNEXT = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_convnext2"}
+RESNET = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_resnet"}
+BACKBONES = {"Swin": SWIN, "MiT": MIT, "ConvNeXt": CONVNEXT, "ResNet": RESNET}
+FAMILIES = {"Mask2Former": {}, "Mask DINO": MASK_DINO}
+NEW_PARTS = {"Swin": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}},
+             "MiT": {"FDConv": {"FDConv", "FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}},
+             "ConvNeXt": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale"}},
+             "ResNet": {"FDConv": {"FDConv"}, "FDAM": {"FrequencyScale"}}}
+
+
+def frequency_parts(module):
+    kinds = (FDConv, FDLinear, FrequencyScale, InversionGates)
+    return {kind.__name__ for kind in kinds if any(isinstance(part, kind) for part in module.modules())}
+
+
+class BackboneModel(nn.Module):
+    """A backbone where models have it, without a head."""
+
+    def __init__(self, options):
+        super().__init__()
+        self.backbone = build_backbone(small_config(options))
+
+
+def randomised_state(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.1)
+    return module.state_dict()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_switches(name):
+    parts = NEW_PARTS[name]
+    expected = {"plain": set(), **parts, "both": parts["FDConv"] | parts["FDAM"]}
+    for switch, options in SWITCHES.items():
+        # Detectron2's own models build it with Detectron2's function.
+        build = build_registered_backbone if switch == "both" else build_backbone
+        assert frequency_parts(build(small_config({**BACKBONES[name], **options}))) == expected[switch]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_training_step_reaches_every_parameter(name, family):
+    torch.manual_seed(0)
+    model = small_model({**FAMILIES[family], **BACKBONES[name], **SWITCHES["both"]}).train()
+    loss = sum(model([example(64, 96, [0, 2]), example(45, 61, [1])]).values())
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert [key for key, parameter in model.named_parameters()
+            if parameter.grad is None or not parameter.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.no_grad()
+def test_images_of_any_size(name):
+    model = small_model({**BACKBONES[name], **FDAM, "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": 0}).eval()
+    result, = model([example(45, 61, height=90, width=122)])
+    assert result["sem_seg"].shape == (3, 90, 122)
+
+
+@pytest.mark.parametrize("options", [SWIN, MIT, RESNET], ids=["Swin", "MiT", "timm"])
+@torch.no_grad()
+def test_as_many_input_channels_as_means(options):
+    cfg = small_config({**options, "MODEL.PIXEL_MEAN": [0.0] * 4, "MODEL.PIXEL_STD": [1.0] * 4})
+    assert len(build_backbone(cfg).eval()(torch.randn(1, 4, 32, 32))) == 4
+
+
+def test_settings():
+    mit = build_backbone(small_config({**MIT, "MODEL.MIT.DROP_PATH_RATE": 0.2}))
+    assert mit.block4[0].drop_path.probability == pytest.approx(0.2) and mit.embed_dims == (32, 32, 80, 64)
+    convnext = build_backbone(small_config({**CONVNEXT, "MODEL.TIMM.DROP_PATH_RATE": 0.2,
+                                            "MODEL.TIMM.USE_CHECKPOINT": True}))
+    assert convnext.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
+    assert convnext.stages[0].grad_checkpointing
+    number = {**FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 8}
+    assert build_backbone(small_config({**SWIN, **number})).layers[0].blocks[0].mlp.fc1.KSM_Global.kernel_fc.out_channels == 8
+
+
+def saved(state, path):
+    if path.suffix == ".safetensors":
+        pytest.importorskip("safetensors.torch").save_file(state, path)
+    else:
+        torch.save({"model": state}, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("name", ["ConvNeXt", "ResNet"])
+@torch.no_grad()
+def test_timm_checkpoints(tmp_path, caplog, name, switch, suffix):
+    timm = pytest.importorskip("timm")
+    source = timm.create_model(BACKBONES[name]["MODEL.TIMM.NAME"]).eval()
+    path = saved(randomised_state(source), tmp_path / f"timm{suffix}")
+    model = small_model({**BACKBONES[name], **SWITCHES[switch]}).eval()
+    with caplog.at_level("INFO"):
+        StrictCheckpointer(model).load(str(path))
+    classifier = "head.fc.weight" if name == "ConvNeXt" else "fc.weight"
+    assert any("Left out" in record.getMessage() and classifier in record.getMessage() for record in caplog.records)
+    image = torch.randn(1, 3, 64, 96)
+    expected = source.forward_intermediates(image, intermediates_only=True)[-4:]
+    for feature_map, target in zip(model.backbone(image).values(), expected):
+        scale = target.abs().max()
+        torch.testing.assert_close(feature_map / scale, target / scale, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("name", ["Swin", "MiT"])
+@torch.no_grad()
+def test_plain_checkpoints_keep_their_function(tmp_path, name, switch):
+    source = BackboneModel(BACKBONES[name]).backbone.eval()
+    state = randomised_state(source)
+    classifier = {"head.weight": torch.zeros(10, 64), "head.bias": torch.zeros(10)}
+    path = saved({**state, **classifier}, tmp_path / "plain.pth")
+    model = small_model({**BACKBONES[name], **SWITCHES[switch]}).eval()
+    StrictCheckpointer(model).load(str(path))
+    image = torch.randn(2, 3, 50, 70)
+    expected = source(image)
+    for level, feature_map in model.backbone(image).items():
+        torch.testing.assert_close(feature_map, expected[level], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_trained_backbone_comes_back_as_it_was(tmp_path, name):
+    source = BackboneModel({**BACKBONES[name], **SWITCHES["both"]}).backbone
+    path = saved(randomised_state(source), tmp_path / "trained.pth")
+    model = small_model({**BACKBONES[name], **SWITCHES["both"]})
+    StrictCheckpointer(model).load(str(path))
+    actual = model.backbone.state_dict()
+    assert all(torch.equal(tensor, actual[key]) for key, tensor in source.state_dict().items())
+
+
+@pytest.mark.parametrize(("options", "other"), [
+    (MIT, SWIN), (SWIN, MIT), (CONVNEXT, RESNET), ({**CONVNEXT, **FDCONV}, MIT)])
+def test_a_checkpoint_of_another_family(tmp_path, options, other):
+    path = saved(BackboneModel(other).backbone.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="missing from the checkpoint"):
+        StrictCheckpointer(small_model(options)).load(str(path))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_learning_rates_and_weight_decay(name):
+    cfg = small_config({**BACKBONES[name], **SWITCHES["both"], "SOLVER.BASE_LR": 1.0, "SOLVER.WEIGHT_DECAY": 0.5,
+                        "SOLVER.BACKBONE_MULTIPLIER": 0.25, "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0})
+    model = BackboneModel({**BACKBONES[name], **SWITCHES["both"]})
+    names = {parameter: key for key, parameter in model.named_parameters()}
+    settings = {names[parameter]: (group["lr"], group["weight_decay"])
+                for group in build_optimizer(cfg, model).param_groups for parameter in group["params"]}
+    assert settings.keys() == set(names.values())
+    scales = [key for key in settings if "freq_scale" in key]
+    gammas = [key for key in settings if key.endswith(("lf_gamma", "hf_gamma"))]
+    assert scales and all(settings[key] == (0.5, 0.5) for key in scales)
+    assert bool(gammas) == ("InversionGates" in NEW_PARTS[name]["FDAM"])
+    assert all(settings[key] == (0.25, 0.0) for key in gammas)
+    assert all(settings[key] == (0.25, 0.5) for key in settings if key.endswith(("dft_weight", "dy_freq.weight")))
+    norms = [key for key, module in ((f"{name}.weight", module) for name, module in model.named_modules())
+             if isinstance(module, nn.LayerNorm)]
+    assert all(settings[key] == (0.25, 0.0) for key in norms)
+
+
+@pytest.mark.parametrize("options", [SWIN, MIT, CONVNEXT], ids=["Swin", "MiT", "timm"])
+def test_layer_decay_is_for_other_networks(options):
+    cfg = small_config({**options, "SOLVER.LAYER_DECAY": 0.9})
+    with pytest.raises(ConfigError, match=f"the backbone {options['MODEL.BACKBONE.NAME']} has no layers that it is for"):
+        build_optimizer(cfg, BackboneModel(options))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({**SWIN, "MODEL.SWIN.OUT_FEATURES": ["p2"]}, r"MODEL.SWIN: out_features names \['p2'\]"),
+    ({**SWIN, "MODEL.SWIN.EMBED_DIM": 24, "MODEL.SWIN.NUM_HEADS": [1, 2, 3, 6], **FDAM},
+     "MODEL.SWIN, with MODEL.BACKBONE.FDAM.ENABLED: layers.0.blocks.0: group must divide dim, got group 16 and dim 24"),
+    ({**SWIN, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
+     "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: layers.0.blocks.0: attn.qkv: kernel_num must be at least 1, got 0"),
+    ({**MIT, "MODEL.MIT.DEPTHS": [1, 1]}, r"MODEL.MIT: depths must be four positive numbers, one a stage, got \(1, 1\)"),
+    ({**MIT, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 10**6},
+     "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 1000000: block1.0: attn.q: kernel_num must lie between 1 and"),
+    ({**CONVNEXT, "MODEL.TIMM.NAME": "convnext_tinny"},
+     "MODEL.TIMM: timm .* has no network 'convnext_tinny'; the nearest are convnext_tiny"),
+    ({**CONVNEXT, "MODEL.TIMM.NAME": "deit_tiny_patch16_224"},
+     "MODEL.TIMM: timm's deit_tiny_patch16_224 gives no feature pyramid: .* build_vit_backbone"),
+    ({**CONVNEXT, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
+     "MODEL.BACKBONE.FDCONV with timm's test_convnext2 and KERNEL_NUM 0: .*kernel_num must be at least 1, got 0"),
+    ({**CONVNEXT, "MODEL.TIMM.NAME": "test_efficientnet", **FDAM},
+     "MODEL.BACKBONE.FDAM with timm's test_efficientnet: frequency scaling has a place in ResNets and ConvNeXts"),
+])
+def test_what_makes_no_sense(options, message):
+    with pytest.raises(ConfigError, match=message):
+        small_model(options)
