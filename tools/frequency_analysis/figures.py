@@ -24,7 +24,8 @@ def array(numbers: list) -> np.ndarray:
 
 def panel_rows(rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: str, scale: str, *,
                limits: tuple[float, float] | None = None) -> Figure:
-    """Rows of pictures under their titles; all of one colour scale, whose meaning is ``scale``, unless it is ""."""
+    """Rows of pictures under their titles; all of one colour scale, whose meaning is ``scale``. With "" each has its
+    own, whose range stands in its title."""
     columns = max(map(len, rows))
     figure = Figure(figsize=(2.2 * columns + 1, 2.3 * len(rows) + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -39,7 +40,8 @@ def panel_rows(rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: str, sca
             axis.set_axis_off()
             if panel is not None:
                 image = axis.imshow(panel[1], cmap="viridis", **shared)
-                axis.set_title(panel[0], fontsize=6)
+                own = "" if scale else f"\n{np.nanmin(panel[1]):.3g} to {np.nanmax(panel[1]):.3g}"
+                axis.set_title(panel[0] + own, fontsize=6)
     if scale:
         figure.colorbar(image, ax=axes, label=scale, shrink=0.8)
     return figure

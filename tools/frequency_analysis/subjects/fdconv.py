@@ -49,7 +49,6 @@ def image_bands(source, name: str) -> dict:
         with recorded_calls(source.model, lambda other, module: other == name) as calls:
             source.run(record)
         module, (x,), _ = calls[name][0]
-        assert isinstance(module, FrequencyBandModulation)
         weights = fdconv.band_weights(module, x)
         means.append(weights.mean((1, 2)))
         first = weights if first is None else first
