@@ -17,7 +17,7 @@ class SegFormerHead(SemanticHead):
 
     Keys: ``convs.<i>.{conv,bn}``, ``fusion_conv.{conv,bn}``, ``conv_seg``. The fusing convolution is linear, as is the
     resizing: each level goes through its part of the weight at its own size, and the sum of the resized results is what
-    the convolution makes of the concatenated levels, by a third of the products and without a map of all their channels.
+    the convolution makes of the concatenated levels, with a third of the products and no map of all their channels.
     """
 
     def __init__(self, *, input_shape: Mapping[str, ShapeSpec], num_classes: int, channels: int, common_stride: int,

@@ -76,7 +76,8 @@ def upernet_parameters(widths, classes=150, channels=512):
 
 def segformer_parameters(widths, classes=150, channels=256):
     """A projection of each map, their fusion, scores."""
-    return sum(conv(width, channels, 1) for width in widths) + conv(4 * channels, channels, 1) + (channels + 1) * classes
+    projections = sum(conv(width, channels, 1) for width in widths)
+    return projections + conv(4 * channels, channels, 1) + (channels + 1) * classes
 
 
 def mit_parameters(widths, fdam):
