@@ -64,7 +64,8 @@ class TimmBackbone(Backbone):
 
 @cache
 def backbone_class(network_class: type[nn.Module]) -> type[nn.Module]:
-    return type(f"{network_class.__name__}Backbone", (TimmBackbone, network_class), {})
+    """The class that is a TimmBackbone first and ``network_class`` for the rest."""
+    return type(f"{network_class.__name__}Backbone", (TimmBackbone, network_class), {"__module__": __name__})
 
 
 def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation_checkpointing: bool) -> nn.Module:

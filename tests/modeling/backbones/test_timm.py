@@ -1,4 +1,5 @@
 """Networks of timm as backbones: timm's keys and maps, any size of image, where frequency modules stand, what is refused."""
+import copy
 import math
 
 import pytest
@@ -177,6 +178,18 @@ def test_frequency_scaling_stands_before_the_shortcut_is_added(name):
     for block_name, block in blocks.items():
         assert block.drop_path.freq_scale.dim == seen[block_name][1]
         assert isinstance(block.drop_path.drop_path, nn.Identity)
+
+
+@torch.no_grad()
+def test_a_copy_shares_nothing():
+    network = randomised(backbone("test_convnext2")).eval()
+    add_frequency_scale(network)
+    other, image = copy.deepcopy(network), torch.randn(1, 3, 33, 40)
+    expected = network(image)
+    for parameter in network.parameters():
+        parameter.zero_()
+    assert all(torch.equal(feature_map, expected[level]) for level, feature_map in other(image).items())
+    assert isinstance(other, timm.models.convnext.ConvNeXt)
 
 
 @pytest.mark.parametrize(("name", "message"), [
