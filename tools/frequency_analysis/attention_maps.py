@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from detectron2.modeling.backbone.swin import SwinTransformerBlock, window_reverse
 from timm.models.vision_transformer import Attention as TimmAttention
+from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 
 from freqdino.frequency import InversionGates
@@ -44,20 +45,16 @@ class AttentionMap:
     keys: Tensor | None = None
 
 
-def has_timm_attention(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "attn", None), TimmAttention)
-
-
-def reader_of(module: nn.Module) -> Callable | None:
-    """What reads the attention of a block; None for a module that is no block with attention over a map."""
-    if has_timm_attention(module):
-        return read_timm
+def reader_of(model: nn.Module, module: nn.Module) -> Callable | None:
+    """What reads the attention of a model's block; None for a module that is no block with attention over a map."""
+    if isinstance(model, TimmTransformer):
+        return read_timm if isinstance(getattr(module, "attn", None), TimmAttention) else None
     return next((reader for kind, reader in BLOCK_READERS.items() if isinstance(module, kind)), None)
 
 
 def attention_blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Name → block, in the order of the model."""
-    return {name: module for name, module in model.named_modules() if reader_of(module) is not None}
+    return {name: module for name, module in model.named_modules() if reader_of(model, module) is not None}
 
 
 def belongs_to_blocks(model: nn.Module) -> Callable[[str, nn.Module], bool]:
@@ -69,12 +66,12 @@ def belongs_to_blocks(model: nn.Module) -> Callable[[str, nn.Module], bool]:
 def attention_maps(model: nn.Module, calls: Calls) -> list[AttentionMap]:
     """All that the recorded calls hold, in the order of the model."""
     return [attention_map for name, block in attention_blocks(model).items() if name in calls
-            for attention_map in reader_of(block)(model, name, block, calls)]
+            for attention_map in reader_of(model, block)(model, name, block, calls)]
 
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, N, C) to (C, H, W) of the first image."""
-    return tokens[0].mT.unflatten(1, grid)
+    """(B, N, C) to (C, H, W) of the first image, on the CPU."""
+    return tokens[0].mT.unflatten(1, grid).cpu()
 
 
 def group_of(name: str) -> str:
@@ -118,7 +115,7 @@ def read_global(name: str, attention: nn.Module, calls: Calls, grid: tuple[int, 
     value, attended, output, features = (to_map(tokens[:, prefix_tokens:], grid) for tokens in (
         values.transpose(1, 2).flatten(2), attended, output, block_call.output))
     return AttentionMap(name, group_of(name), value, attended, output, features, **coefficients,
-                        queries=queries[0, :, prefix_tokens:], keys=keys[0, :, prefix_tokens:])
+                        queries=queries[0, :, prefix_tokens:].cpu(), keys=keys[0, :, prefix_tokens:].cpu())
 
 
 def read_windows(model: nn.Module, name: str, block: SwinTransformerBlock, calls: Calls) -> Iterator[AttentionMap]:
@@ -128,7 +125,7 @@ def read_windows(model: nn.Module, name: str, block: SwinTransformerBlock, calls
 
     def from_windows(windows: Tensor) -> Tensor:
         padded = window_reverse(windows.unflatten(1, (side, side)), side, height, width)
-        return padded.roll((shift, shift), dims=(1, 2))[0, :grid[0], :grid[1]].permute(2, 0, 1)
+        return padded.roll((shift, shift), dims=(1, 2))[0, :grid[0], :grid[1]].permute(2, 0, 1).cpu()
 
     projected, = calls[f"{name}.attn.qkv"]
     output = from_windows(calls[f"{name}.attn.proj"][0].args[0])

@@ -82,8 +82,8 @@ def short(name: str) -> str:
     return ".".join(name.split(".")[-3:])
 
 
-def groups_of(runs: Runs, key: str) -> list[str]:
-    return list(dict.fromkeys(item["group"] for _, numbers in runs for item in numbers[key]))
+def groups_of(runs: Runs) -> list[str]:
+    return list(dict.fromkeys(layer["group"] for _, numbers in runs for layer in numbers["layers"]))
 
 
 def log10(numbers: list) -> np.ndarray:
@@ -95,7 +95,7 @@ def attention(runs: Runs) -> dict[str, Figure]:
                     for label, numbers in runs])
     figures = {"attention_responses": panel_rows(rows, "Response |F(Y)| / |F(V)|, frequency zero in the middle",
                                                  "log10 of the response")}
-    groups = groups_of(runs, "layers")
+    groups = groups_of(runs)
     figures["attention_profiles"], axes = curve_figure(groups, "Response by frequency and layer")
     for (label, numbers), style in zip(runs, LINE_STYLES):
         for group in groups:
@@ -114,10 +114,12 @@ def attention(runs: Runs) -> dict[str, Figure]:
     finish(axes, "frequency (cycles per token)", "product over layers", log=True)
     local = [(label, numbers["local"], numbers["frequencies"]) for label, numbers in runs if numbers["local"]]
     if local:
+        rows = [row for _, some, _ in local for row in some["every_layer"]]
+        held = f"equation 24 holds in {sum(row['low_pass'] for row in rows)} of {len(rows)} layers"
         figures["attention_kernel"] = panel_rows(
             [[(labelled(label, f"kernel of {short(some['layer'])} at {some['token']}"), array(some["kernel"])),
               ("|F| of the kernel", array(some["response"])), ("|F|, inverted", array(some["inverted_response"]))]
-             for label, some, _ in local], "Attention as a kernel at one token (mean of the heads)", "")
+             for label, some, _ in local], f"Attention as a kernel at one token (mean of the heads); {held}", "")
         figures["attention_kernel_stacked"], axes = curve_figure(["token"], "Product over layers of the kernels' |F|")
         for (label, some, frequencies), style in zip(local, LINE_STYLES):
             for kind, color in (("plain", "tab:blue"), ("inverted", "tab:red")):
@@ -143,7 +145,7 @@ def representation(runs: Runs) -> dict[str, Figure]:
     panels = {"effective_rank": "effective rank", "similarity": "mean |cosine| of two tokens"}
     figure, axes = curve_figure(list(panels), "Tokens by layer")
     for (label, numbers), style in zip(runs, LINE_STYLES):
-        for color, group in enumerate(groups_of(runs, "layers")):
+        for color, group in enumerate(groups_of(runs)):
             layers = [layer for layer in numbers["layers"] if layer["group"] == group]
             for key, axis in axes.items():
                 curve(axis, list(range(len(layers))), [layer[key] for layer in layers], f"{label} {group}".strip(),

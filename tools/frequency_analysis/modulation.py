@@ -22,7 +22,7 @@ def inversion_coefficients(gates: InversionGates, query: Tensor) -> tuple[Tensor
 
 
 def scale_weights(scale: FrequencyScale, x: Tensor) -> Tensor:
-    """The weight that S has for each frequency of the map x (B, C, H, W): (B, C, H, W), frequency zero first."""
+    """The weight of each frequency in S(x), for a map x (B, C, H, W): (B, C, H, W), frequency zero first."""
     height, width = x.shape[2:]
     routing = torch.tanh(scale.reweight(x.mean((2, 3)))).unflatten(1, (scale.group, scale.num_filters))
     filters = torch.einsum("bgf,fchw->bgchw", routing, scale.complex_weights).flatten(1, 2)

@@ -41,7 +41,7 @@ class ConfiguredModel:
         self.weights = cfg.MODEL.WEIGHTS or RANDOM_WEIGHTS
         self.model = load_trained_model(cfg) if cfg.MODEL.WEIGHTS else random_model(cfg)
         self.mapper = build_mapper(cfg, is_train=False)
-        self.records = find_records(args)
+        self.records = images_of(args)
         self.metadata = MetadataCatalog.get(args.dataset) if args.dataset else None
 
     def run(self, record: dict) -> None:
@@ -58,6 +58,14 @@ class ConfiguredModel:
             raise NotThere("similarity inside categories is measured on ground truth, which images alone have not: give "
                            "--dataset NAME, a registered dataset or own data, in place of --input")
         return category_labels(record, self.metadata)
+
+
+def images_of(args: argparse.Namespace) -> list[dict]:
+    """Dataset records of the images to analyse, at least one. ValueError where there is none."""
+    records = find_records(args)
+    if not records:
+        raise ValueError(f"--dataset {args.dataset} holds no image")
+    return records
 
 
 def random_model(cfg: CfgNode) -> nn.Module:
@@ -89,7 +97,7 @@ class TimmModel:
         _, *self.size = self.model.pretrained_cfg["input_size"]
         mean, std = (self.model.pretrained_cfg[key] for key in ("mean", "std"))
         self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
-        self.records = find_records(args)
+        self.records = images_of(args)
 
     def run(self, record: dict) -> None:
         """Send an image through the model."""

@@ -13,10 +13,10 @@ class NotThere(ValueError):
     """The model or the images lack what a subject is about; the message says what, and what would do."""
 
 
-def plain(numbers: Tensor | float) -> list | float | None:
+def plain(numbers: Tensor | list | float) -> list | float | None:
     """Numbers as JSON has them: six significant digits, None for NaN and infinity."""
     if isinstance(numbers, Tensor):
-        return [plain(part) for part in numbers.tolist()] if numbers.dim() else plain(numbers.item())
+        return plain(numbers.tolist())
     if isinstance(numbers, list):
         return [plain(part) for part in numbers]
     return float(f"{numbers:.6g}") if math.isfinite(numbers) else None

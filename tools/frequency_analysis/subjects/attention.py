@@ -24,18 +24,18 @@ def record_attention(source, record: dict) -> list[AttentionMap]:
 
 def measure(source, *, layer: int | None = None, token: tuple[int, int] | None = None) -> dict:
     """Global responses, their products over the layers of a stack, and the kernels at one token."""
-    profiles, stacks, first = defaultdict(list), defaultdict(list), None
+    profiles, plain_stacks, inverted_stacks, first = defaultdict(list), defaultdict(list), defaultdict(list), None
     for record in source.records:
         maps = record_attention(source, record)
-        first = first or maps
-        by_group = defaultdict(lambda: ([], []))
+        attended, output = defaultdict(list), defaultdict(list)
         for item in maps:
-            response = responses.global_response(item.value, item.output)
-            profiles[item.name].append(responses.radial_profile(response))
-            for products, output in zip(by_group[item.group], (item.attended, item.output)):
-                products.append(responses.global_response(item.value, output))
-        for group, both in by_group.items():
-            stacks[group].append([responses.radial_profile(responses.stacked_response(some)) for some in both])
+            attended[item.group].append(responses.global_response(item.value, item.attended))
+            output[item.group].append(responses.global_response(item.value, item.output))
+            profiles[item.name].append(responses.radial_profile(output[item.group][-1]))
+        for group in attended:
+            plain_stacks[group].append(responses.radial_profile(responses.stacked_response(attended[group])))
+            inverted_stacks[group].append(responses.radial_profile(responses.stacked_response(output[group])))
+        first = first or maps
     inverted = {item.group for item in first if item.high is not None}
     return {
         "frequencies": plain(responses.profile_frequencies()),
@@ -43,9 +43,9 @@ def measure(source, *, layer: int | None = None, token: tuple[int, int] | None =
                     "response": plain(responses.centred(responses.global_response(item.value, item.output))),
                     "profile": mean_over_images(profiles[item.name])} for item in first],
         "stacked": [{"group": group, "layers": sum(item.group == group for item in first),
-                     "plain": mean_over_images([plain_stack for plain_stack, _ in stack]),
-                     "inverted": mean_over_images([stack for _, stack in stack]) if group in inverted else None}
-                    for group, stack in stacks.items()],
+                     "plain": mean_over_images(plain_stacks[group]),
+                     "inverted": mean_over_images(inverted_stacks[group]) if group in inverted else None}
+                    for group in plain_stacks],
         "local": local_attention(first, layer, token),
     }
 

@@ -5,6 +5,7 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 import torch
 import torch.nn.functional as F
 
+from freqdino.frequency.band_modulation import FrequencyBandModulation
 from freqdino.frequency.dynamic_weight import DynamicWeight
 
 from .. import fdconv, responses
@@ -23,9 +24,9 @@ def measure(source, *, layer: int | None = None) -> dict:
         raise NotThere(f"{source.name} has no FDConv or FDLinear; its configuration switches them on by "
                        "MODEL.BACKBONE.FDCONV.ENABLED")
     names = list(layers)
-    with_bands = [index for index, name in enumerate(names) if getattr(layers[name], "FBM", None) is not None]
+    with_bands = [index for index, name in enumerate(names) if has_bands(layers[name])]
     name = chosen(names, layer, with_bands[0] if with_bands else 0, "layers of FDConv or FDLinear")
-    matrices = fdconv.group_matrices(layers[name])
+    matrices = fdconv.group_matrices(layers[name]).cpu()
     similarity = fdconv.similarity_matrix(matrices)
     spectra = torch.fft.fft2(matrices).abs()
     drawn = torch.linspace(0, len(spectra) - 1, min(DRAWN_GROUPS, len(spectra))).round().long()
@@ -38,20 +39,24 @@ def measure(source, *, layer: int | None = None) -> dict:
         "profiles": [plain(responses.radial_profile(spectrum)) for spectrum in spectra],
         "spectra": [{"group": int(group), "amplitude": plain(F.adaptive_avg_pool2d(
             responses.centred(spectra[group])[None], side)[0])} for group in drawn],
-        "bands": image_bands(source, f"{name}.FBM") if getattr(layers[name], "FBM", None) is not None else None,
+        "bands": image_bands(source, name, layers[name].FBM) if has_bands(layers[name]) else None,
     }
 
 
-def image_bands(source, name: str) -> dict:
-    """Masks of the bands and their weights on the first image; mean weights over all images."""
-    means, first = [], None
+def has_bands(layer: DynamicWeight) -> bool:
+    """FDLinear and convolutions of 1 × 1 pixels have none."""
+    return getattr(layer, "FBM", None) is not None
+
+
+def image_bands(source, name: str, modulation: FrequencyBandModulation) -> dict:
+    """Masks of a layer's bands and their weights on the first image; mean weights over all images."""
+    weights = []
     for record in source.records:
-        with recorded_calls(source.model, lambda other, module: other == name) as calls:
+        with recorded_calls(source.model, lambda other, module: other == f"{name}.FBM") as calls:
             source.run(record)
-        module, (x,), _ = calls[name][0]
-        weights = fdconv.band_weights(module, x)
-        means.append(weights.mean((1, 2)))
-        first = weights if first is None else first
-    height, width = first.shape[1:]
-    return {"size": [height, width], "k_list": list(module.k_list), "mean_weights": mean_over_images(means),
-            "masks": plain(responses.centred(fdconv.band_masks(module.k_list, height, width))), "weights": plain(first)}
+        weights.append(fdconv.band_weights(modulation, calls[f"{name}.FBM"][0].args[0]).cpu())
+    height, width = weights[0].shape[1:]
+    return {"size": [height, width], "k_list": list(modulation.k_list),
+            "mean_weights": mean_over_images([each.mean((1, 2)) for each in weights]),
+            "masks": plain(responses.centred(fdconv.band_masks(modulation.k_list, height, width))),
+            "weights": plain(weights[0])}

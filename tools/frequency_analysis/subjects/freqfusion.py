@@ -5,6 +5,7 @@ Source: FreqFusion, "Frequency-aware Feature Fusion for Dense Image Prediction" 
 from collections import defaultdict
 
 import torch
+from torch import Tensor
 
 from freqdino.frequency.freqfusion_sum import FreqFusionSum
 from freqdino.modeling.pixel_decoder import upsample_and_add
@@ -13,15 +14,17 @@ from .. import freqfusion
 from ..recording import recorded_calls
 from ..summary import NotThere, chosen, mean_over_images, plain
 
+MEASURES = ("intra_category_similarity", "similarity_margin")
+
 
 def measure(source, *, layer: int | None = None, token: tuple[int, int] | None = None) -> dict:
-    """Similarity inside and across categories before and after each unit, and one unit's filters (default: the last)."""
+    """Similarity before and after every unit, means over the images, and the filters of one (default: the last)."""
     units = [name for name, module in source.model.named_modules() if isinstance(module, FreqFusionSum)]
     if not units:
         raise NotThere(f"{source.name} has no FreqFusion; its configuration switches it on by "
                        "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED or MODEL.FPN.UPSAMPLER freqfusion")
     drawn = chosen(units, layer, -1, "units of FreqFusion")
-    found, kernels, sizes = defaultdict(list), None, {}
+    similarities, sizes, kernels = defaultdict(list), {}, None
     for record in source.records:
         labels = source.labels(record)
         with recorded_calls(source.model, lambda name, module: name in ("backbone", *units)) as calls:
@@ -32,16 +35,25 @@ def measure(source, *, layer: int | None = None, token: tuple[int, int] | None =
             size = tuple(hr.shape[2:])
             sizes.setdefault(unit, size)
             here = freqfusion.labels_on_map(labels, source.image_size(record), padded, size)
-            stages = {"high resolution": hr, "low resolution, upsampled": upsample_and_add(torch.zeros_like(hr), lr),
-                      "plain sum": upsample_and_add(hr, lr), "fused": fused}
-            found[unit].append(torch.tensor([freqfusion.category_similarity(stage[0], here)
-                                             for stage in stages.values()]))
+            for stage, feature_map in stages(hr, lr, fused).items():
+                measured = freqfusion.category_similarity(feature_map[0].cpu(), here)
+                similarities[unit, stage].append(torch.tensor(measured))
             if unit == drawn and kernels is None:
-                point = token or (size[0] // 2, size[1] // 2)
-                low, high = freqfusion.fusion_kernels(module, hr, lr, point)
-                kernels = {"unit": unit, "point": list(point), "low_pass": plain(low),
-                           "high_pass": None if high is None else plain(high)}
-    return {"units": [{"name": unit, "size": list(sizes[unit]), "stages": {
-        stage: {"intra_category_similarity": intra, "similarity_margin": margin}
-        for stage, (intra, margin) in zip(stages, mean_over_images(found[unit]))}} for unit in units],
-            "kernels": kernels}
+                kernels = {"unit": unit, **filters(module, hr, lr, token or (size[0] // 2, size[1] // 2))}
+    return {
+        "units": [{"name": unit, "size": list(size), "stages": {
+            stage: dict(zip(MEASURES, mean_over_images(measured)))
+            for (name, stage), measured in similarities.items() if name == unit}} for unit, size in sizes.items()],
+        "kernels": kernels,
+    }
+
+
+def stages(hr: Tensor, lr: Tensor, fused: Tensor) -> dict[str, Tensor]:
+    """The maps before fusion, what plain upsampling and adding makes of them, and what the unit does."""
+    return {"high resolution": hr, "low resolution, upsampled": upsample_and_add(torch.zeros_like(hr), lr),
+            "plain sum": upsample_and_add(hr, lr), "fused": fused}
+
+
+def filters(unit: FreqFusionSum, hr: Tensor, lr: Tensor, point: tuple[int, int]) -> dict:
+    low, high = freqfusion.fusion_kernels(unit, hr, lr, point)
+    return {"point": list(point), "low_pass": plain(low), "high_pass": None if high is None else plain(high)}

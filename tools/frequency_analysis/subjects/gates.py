@@ -17,11 +17,14 @@ from ..summary import NotThere, mean_over_images, plain
 def measure(source) -> dict:
     """Coefficients of attention inversion at each token, and FreqScale's weights by frequency."""
     inside = belongs_to_blocks(source.model)
+
+    def wanted(name, module):
+        return inside(name, module) or isinstance(module, FrequencyScale)
+
     inversion, scales = defaultdict(list), defaultdict(list)
     first_maps, first_weights = {}, {}
     for record in source.records:
-        with recorded_calls(source.model, lambda name, module: inside(name, module) or isinstance(module, FrequencyScale)
-                            ) as calls:
+        with recorded_calls(source.model, wanted) as calls:
             source.run(record)
         for item in attention_maps(source.model, calls):
             if item.high is not None:
@@ -31,7 +34,7 @@ def measure(source) -> dict:
             if isinstance(module, FrequencyScale):
                 for call, made in enumerate(calls[name]):
                     full = f"{name}, map {call}" if len(calls[name]) > 1 else name
-                    weights = modulation.scale_weights(module, made.args[0])[0].mean(0)
+                    weights = modulation.scale_weights(module, made.args[0])[0].mean(0).cpu()
                     first_weights.setdefault(full, weights)
                     scales[full].append(responses.radial_profile(weights))
     if not inversion and not scales:

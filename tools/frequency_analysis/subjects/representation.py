@@ -23,7 +23,8 @@ def layer_maps(source, record: dict) -> dict[str, dict[str, Tensor]]:
         source.run(record)
     groups = defaultdict(dict)
     if "backbone" in calls:
-        groups["backbone"] = {f"backbone.{name}": feature_map[0] for name, feature_map in calls["backbone"][0].output.items()}
+        maps = calls["backbone"][0].output
+        groups["backbone"] = {f"backbone.{name}": feature_map[0].cpu() for name, feature_map in maps.items()}
     for item in attention_maps(source.model, calls):
         groups[item.group][item.name] = item.features
     if not groups:
