@@ -1,4 +1,4 @@
-"""Swin, MiT and timm's networks by configuration: switches, training in both families, checkpoints, learning rates, errors."""
+"""Swin, MiT and timm's networks by configuration: switches, training, checkpoints, learning rates, errors."""
 import pytest
 import torch
 from detectron2.modeling import build_backbone as build_registered_backbone
@@ -95,7 +95,8 @@ def test_settings():
     assert convnext.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
     assert convnext.stages[0].grad_checkpointing
     number = {**FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 8}
-    assert build_backbone(small_config({**SWIN, **number})).layers[0].blocks[0].mlp.fc1.KSM_Global.kernel_fc.out_channels == 8
+    swin = build_backbone(small_config({**SWIN, **number}))
+    assert swin.layers[0].blocks[0].mlp.fc1.KSM_Global.kernel_fc.out_channels == 8
 
 
 def saved(state, path):
@@ -183,7 +184,7 @@ def test_learning_rates_and_weight_decay(name):
 @pytest.mark.parametrize("options", [SWIN, MIT, CONVNEXT], ids=["Swin", "MiT", "timm"])
 def test_layer_decay_is_for_other_networks(options):
     cfg = small_config({**options, "SOLVER.LAYER_DECAY": 0.9})
-    with pytest.raises(ConfigError, match=f"the backbone {options['MODEL.BACKBONE.NAME']} has no layers that it is for"):
+    with pytest.raises(ConfigError, match=f"backbone {options['MODEL.BACKBONE.NAME']} has no layers that it is for"):
         build_optimizer(cfg, BackboneModel(options))
 
 
@@ -193,7 +194,7 @@ def test_layer_decay_is_for_other_networks(options):
      "MODEL.SWIN, with MODEL.BACKBONE.FDAM.ENABLED: layers.0.blocks.0: group must divide dim, got group 16 and dim 24"),
     ({**SWIN, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: layers.0.blocks.0: attn.qkv: kernel_num must be at least 1, got 0"),
-    ({**MIT, "MODEL.MIT.DEPTHS": [1, 1]}, r"MODEL.MIT: depths must be four positive numbers, one a stage, got \(1, 1\)"),
+    ({**MIT, "MODEL.MIT.DEPTHS": [1, 1]}, r"MODEL.MIT: depths must be four positive numbers.* got \(1, 1\)"),
     ({**MIT, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 10**6},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 1000000: block1.0: attn.q: kernel_num must lie between 1 and"),
     ({**CONVNEXT, "MODEL.TIMM.NAME": "convnext_tinny"},

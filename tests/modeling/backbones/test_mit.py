@@ -1,4 +1,4 @@
-"""MiT: published keys and parameter counts, a block against a slow formula, FDAM and FDConv in it, any size of image."""
+"""MiT: published keys and parameter counts, a block against a slow formula, FDAM and FDConv in it, any image size."""
 import math
 
 import pytest
@@ -81,15 +81,15 @@ def test_names_and_sizes(height, width):
 
 def test_shapes_that_the_heads_are_built_from():
     network = mit(in_chans=4)
-    assert network.output_shape() == {"res2": ShapeSpec(channels=32, stride=4), "res3": ShapeSpec(channels=32, stride=8),
-                                      "res4": ShapeSpec(channels=80, stride=16),
-                                      "res5": ShapeSpec(channels=64, stride=32)}
+    assert network.output_shape() == {
+        "res2": ShapeSpec(channels=32, stride=4), "res3": ShapeSpec(channels=32, stride=8),
+        "res4": ShapeSpec(channels=80, stride=16), "res5": ShapeSpec(channels=64, stride=32)}
     assert network.size_divisibility == 32
     assert network.eval()(torch.randn(1, 4, 32, 32))["res5"].shape == (1, 64, 1, 1)
 
 
 def slow_attention(attention, x, height, width):
-    """Attention over all pairs, for x (height · width, C) and reductions that divide neither side; A·V and V, each head."""
+    """A·V and V of each token of x (height · width, C), over all pairs; reductions need not divide the sides."""
     side, dim = attention.reduction, x.shape[1]
     context = x
     if side > 1:

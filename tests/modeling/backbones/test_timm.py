@@ -1,4 +1,4 @@
-"""Networks of timm as backbones: timm's keys and maps, any size of image, where frequency modules stand, what is refused."""
+"""Networks of timm as backbones: timm's keys and maps, any size of image, frequency modules, what is refused."""
 import copy
 import math
 
@@ -58,7 +58,8 @@ def test_maps_are_those_of_timm(name):
     last = {stride: index for index, stride in enumerate(source.feature_info.reduction())}
     # timm's own extractor writes dots of the first level as underscores.
     state = network.state_dict()
-    source.load_state_dict({key: state[key if key in state else key.replace("_", ".", 1)] for key in source.state_dict()})
+    source.load_state_dict({key: state[key if key in state else key.replace("_", ".", 1)]
+                            for key in source.state_dict()})
     image = torch.randn(1, 3, 64, 96)
     expected = source(image)
     for level, feature_map in network(image).items():
@@ -196,11 +197,13 @@ def test_a_copy_shares_nothing():
     ("convnext_tinny", r"timm \S+ has no network 'convnext_tinny'; the nearest are convnext_tiny, "),
     ("@", "has no network '@'; timm.list_models"),
     ("hf_hub:someone/something", "has no network 'hf_hub:someone/something'"),
-    ("vit_tiny_patch16_224", "timm's vit_tiny_patch16_224 gives no feature pyramid: a backbone needs maps of strides 4, "
-                             "8, 16, 32, this network has 16. .*convnext_tiny.* build_vit_backbone"),
+    ("vit_tiny_patch16_224",
+     "timm's vit_tiny_patch16_224 gives no feature pyramid: a backbone needs maps of strides 4, 8, 16, 32, this network "
+     "has 16. .*convnext_tiny.* build_vit_backbone"),
     ("levit_128s", "levit_128s gives no feature pyramid: .* this network has 16, 32, 64"),
-    ("swin_tiny_patch4_window7_224", "timm's swin_tiny_patch4_window7_224 is no backbone for images of any size: an image "
-                                     r"of 64 × 96 pixels fails with: Input height \(64\) doesn't match model \(224\)"),
+    ("swin_tiny_patch4_window7_224",
+     "timm's swin_tiny_patch4_window7_224 is no backbone for images of any size: an image of 64 × 96 pixels fails with: "
+     r"Input height \(64\) doesn't match model \(224\)"),
 ])
 def test_networks_that_are_no_backbone(name, message):
     with pytest.raises(ValueError, match=message):
@@ -208,7 +211,7 @@ def test_networks_that_are_no_backbone(name, message):
 
 
 def test_options_that_a_network_does_not_have():
-    with pytest.raises(ValueError, match="timm's vgg11 cannot be built with in_chans 3 and drop_path_rate 0.1: .*drop_path"):
+    with pytest.raises(ValueError, match="timm's vgg11 cannot be built with in_chans 3 and drop_path_rate 0.1: "):
         backbone("vgg11", drop_path_rate=0.1)
     with pytest.raises(ValueError, match="timm's dla46_c has no activation checkpointing"):
         backbone("dla46_c", activation_checkpointing=True)
