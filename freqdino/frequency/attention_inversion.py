@@ -170,7 +170,7 @@ class AttentionInversion(InversionGates):
         if x.dim() != 3:
             raise ValueError(f"x must have 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
         self._check_channels("x", x)
-        check_type("x", x, self.qkv.weight.dtype)
+        check_type("x", x, next(self.qkv.parameters()).dtype)
         queries, keys, values = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(queries, keys, values)
         # (B, heads, N, C / heads) -> (B, N, C): views both, as the fused kernel keeps tokens outermost.

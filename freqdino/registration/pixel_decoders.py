@@ -6,6 +6,7 @@ from ..config import ConfigError
 from ..modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
 from .fdam import check_encoder, encoder_modulation_maker
 from .freqfusion import check_units, freqfusion_maker
+from .head_inputs import head_inputs
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
@@ -17,15 +18,11 @@ Transformer decoders by the name under MODEL.<family>.TRANSFORMER_DECODER_NAME. 
 def build_pixel_decoder(cfg, input_shape):
     """The pixel decoder named by MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME, reading the maps of IN_FEATURES."""
     head = cfg.MODEL.SEM_SEG_HEAD
-    absent = [name for name in head.IN_FEATURES if name not in input_shape]
-    if absent:
-        raise ConfigError(f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {absent}, but {cfg.MODEL.BACKBONE.NAME} gives "
-                          f"{list(input_shape)}; set IN_FEATURES or the backbone's OUT_FEATURES")
+    shapes = head_inputs(cfg, input_shape)
     if head.PIXEL_DECODER_NAME not in SEM_SEG_HEADS_REGISTRY:
         known = [name for name, _ in SEM_SEG_HEADS_REGISTRY]
         raise ConfigError(f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {head.PIXEL_DECODER_NAME!r}; registered are "
                           f"{known}")
-    shapes = {name: input_shape[name] for name in head.IN_FEATURES}
     decoder = SEM_SEG_HEADS_REGISTRY.get(head.PIXEL_DECODER_NAME)(cfg, shapes)
     if head.FREQFUSION.ENABLED and not hasattr(decoder, "freqfusions"):
         raise ConfigError(f"MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED is True, but {head.PIXEL_DECODER_NAME} does not read "
