@@ -198,12 +198,12 @@ def test_a_copy_shares_nothing():
     ("@", "has no network '@'; timm.list_models"),
     ("hf_hub:someone/something", "has no network 'hf_hub:someone/something'"),
     ("vit_tiny_patch16_224",
-     "timm's vit_tiny_patch16_224 gives no feature pyramid: a backbone needs maps of strides 4, 8, 16, 32, this network "
-     "has 16. .*convnext_tiny.* build_vit_backbone"),
+     "timm's vit_tiny_patch16_224 gives no feature pyramid: a backbone needs maps of strides 4, 8, 16, 32, this "
+     "network has 16. .*convnext_tiny.* build_vit_backbone"),
     ("levit_128s", "levit_128s gives no feature pyramid: .* this network has 16, 32, 64"),
     ("swin_tiny_patch4_window7_224",
-     "timm's swin_tiny_patch4_window7_224 is no backbone for images of any size: an image of 64 × 96 pixels fails with: "
-     r"Input height \(64\) doesn't match model \(224\)"),
+     "timm's swin_tiny_patch4_window7_224 is no backbone for images of any size: an image of 64 × 96 pixels fails "
+     r"with: Input height \(64\) doesn't match model \(224\)"),
 ])
 def test_networks_that_are_no_backbone(name, message):
     with pytest.raises(ValueError, match=message):
