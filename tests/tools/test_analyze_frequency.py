@@ -42,7 +42,7 @@ def project(tmp_path_factory):
         records.append({"file_name": str(folder / "images" / f"{stem}.png"),
                         "sem_seg_file_name": str(folder / f"{stem}_labels.png")})
     DatasetCatalog.register(DATASET, lambda: records)
-    MetadataCatalog.get(DATASET).set(stuff_classes=["left", "middle", "right"], ignore_label=255, evaluator_type="sem_seg")
+    MetadataCatalog.get(DATASET).set(stuff_classes=["left", "middle", "right"], ignore_label=255)
     yield folder
     DatasetCatalog.remove(DATASET)
     MetadataCatalog.remove(DATASET)
@@ -219,7 +219,8 @@ def test_compare(run, project, tmp_path):
     ("attention", "plain", ["--input", "{}/images", "--layer", "4"], "--layer 4: the model has 4 layers of global"),
     ("attention", "plain", ["--input", "{}/images", "--token", "4", "0"],
      "token (y, x) = (4, 0) lies outside of the map of 4 × 4 tokens"),
-    ("attention", "resnet", ["--input", "{}/images", "--token", "0", "0"], "windows and deformable attention have none"),
+    ("attention", "resnet", ["--input", "{}/images", "--token", "0", "0"],
+     "windows and deformable attention have none"),
     ("attention", "plain", ["--input", "{}/images", "--weights", "{}/none.pth"], "none.pth"),
     ("attention", "plain", ["--dataset", "no_such_dataset"], "no_such_dataset is not registered"),
     ("gates", "plain", ["--input", "{}/images"], "has no FDAM: neither attention inversion nor FreqScale"),

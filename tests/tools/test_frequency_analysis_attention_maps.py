@@ -38,8 +38,8 @@ def shaken(module):
     return module
 
 
-def vit(kind, **options):
-    return shaken(kind(img_size=(48, 64), embed_dim=32, depth=2, num_heads=2, out_indices=(1,), init_values=0.5, **options))
+def vit(kind):
+    return shaken(kind(img_size=(48, 64), embed_dim=32, depth=2, num_heads=2, out_indices=(1,), init_values=0.5))
 
 
 def assert_kernels_give_attended(item):

@@ -61,8 +61,9 @@ def test_weights_of_frequency_scaling_are_what_it_multiplies_with(size):
 
 
 @pytest.mark.parametrize("layer", [
-    FDConv(20, 24, 3, kernel_num=5), FDConv(18, 17, (3, 1), kernel_num=4, param_ratio=2), FDLinear(20, 24, kernel_num=6),
-    FDConv(20, 20, 1, kernel_num=3, convert_param=False)], ids=["conv", "two shares", "linear", "plain parameter"])
+    FDConv(20, 24, 3, kernel_num=5), FDConv(18, 17, (3, 1), kernel_num=4, param_ratio=2),
+    FDLinear(20, 24, kernel_num=6), FDConv(20, 20, 1, kernel_num=3, convert_param=False)],
+    ids=["conv", "two shares", "linear", "plain parameter"])
 def test_group_kernels_sum_to_the_weight(layer):
     matrices = fdconv.group_matrices(layer)
     out_channels, _, height, width = layer.conv_shape

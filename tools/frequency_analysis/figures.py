@@ -15,6 +15,7 @@ Runs = Sequence[tuple[str, dict]]
 COLUMNS = 6                     # of panels
 LINE_STYLES = ("-", "--")       # of the runs
 SMALLEST_DRAWN = 1e-6           # on logarithmic axes
+LOCAL_PANELS = {"kernel": "", "response": "|F| of the kernel", "inverted_response": "|F| of the inverted kernel"}
 
 
 def array(numbers: list) -> np.ndarray:
@@ -69,7 +70,7 @@ def curve_figure(groups: Sequence[str], title: str) -> tuple[Figure, dict[str, A
         if group is None:
             axis.set_axis_off()
         else:
-            axis.set_title(group, fontsize=7)
+            axis.set_title(short(group), fontsize=7)
     return figure, dict(zip(groups, axes))
 
 
@@ -117,8 +118,8 @@ def attention(runs: Runs) -> dict[str, Figure]:
         rows = [row for _, some, _ in local for row in some["every_layer"]]
         held = f"equation 24 holds in {sum(row['low_pass'] for row in rows)} of {len(rows)} layers"
         figures["attention_kernel"] = panel_rows(
-            [[(labelled(label, f"kernel of {short(some['layer'])} at {some['token']}"), array(some["kernel"])),
-              ("|F| of the kernel", array(some["response"])), ("|F|, inverted", array(some["inverted_response"]))]
+            [[(title if key != "kernel" else labelled(label, f"{short(some['layer'])} at {some['token']}"),
+               array(some[key])) for key, title in LOCAL_PANELS.items() if some[key] is not None]
              for label, some, _ in local], f"Attention as a kernel at one token (mean of the heads); {held}", "")
         figures["attention_kernel_stacked"], axes = curve_figure(["token"], "Product over layers of the kernels' |F|")
         for (label, some, frequencies), style in zip(local, LINE_STYLES):
@@ -142,27 +143,26 @@ def finish(axes: dict[str, Axes], x_label: str, y_label: str, *, log: bool = Fal
 
 
 def representation(runs: Runs) -> dict[str, Figure]:
-    panels = {"effective_rank": "effective rank", "similarity": "mean |cosine| of two tokens"}
-    figure, axes = curve_figure(list(panels), "Tokens by layer")
+    measures = {"effective_rank": "effective rank", "similarity": "mean |cosine| of two tokens"}
+    figure, axes = curve_figure(list(measures.values()), "Tokens by layer")
     for (label, numbers), style in zip(runs, LINE_STYLES):
         for color, group in enumerate(groups_of(runs)):
             layers = [layer for layer in numbers["layers"] if layer["group"] == group]
-            for key, axis in axes.items():
-                curve(axis, list(range(len(layers))), [layer[key] for layer in layers], f"{label} {group}".strip(),
-                      linestyle=style, marker=".", color=f"C{color}")
+            for key, title in measures.items():
+                curve(axes[title], list(range(len(layers))), [layer[key] for layer in layers],
+                      f"{label} {short(group)}".strip(), linestyle=style, marker=".", color=f"C{color}")
     finish(axes, "layer of the stack", "")
-    for key, axis in axes.items():
-        axis.set_title(panels[key], fontsize=7)
     figures = {"representation_layers": figure}
-    across = [[(labelled(label, stack["group"]), array(stack["similarity"])) for stack in numbers["across"]]
+    across = [[(labelled(label, short(stack["group"])), array(stack["similarity"])) for stack in numbers["across"]]
               for label, numbers in runs]
     if any(across):
         figures["representation_across"] = panel_rows(in_rows(across), "Similarity across the layers of a stack",
                                                       "mean |cosine|", limits=(0, 1))
     maps = [[panel for layer in numbers["layers"] for panel in (
-        (labelled(label, short(layer["name"])), array(layer["map"])), ("log spectrum", array(layer["spectrum"])))]
-        for label, numbers in runs]
-    figures["representation_maps"] = panel_rows(in_rows(maps), "Mean |feature|, and its log spectrum", "")
+        (labelled(label, short(layer["name"])), array(layer["map"])),
+        ("log10 of the spectrum", log10(layer["spectrum"])))] for label, numbers in runs]
+    figures["representation_maps"] = panel_rows(
+        in_rows(maps), "Mean |feature| and mean amplitude spectrum of the channels", "")
     return figures
 
 

@@ -14,14 +14,12 @@ ROWS_AT_ONCE = 1024     # of the N × N matrix of similarities
 def effective_rank(tokens: Tensor) -> float:
     """exp(-Σ σ log σ) of the singular values σ, divided by their sum; equation 35.
 
-    tokens: (N, C). ValueError where all are zero: that matrix has no normalised singular values.
+    tokens: (N, C). NaN where all are zero: that matrix has no normalised singular values.
 
     >>> round(effective_rank(torch.eye(5)), 4)
     5.0
     """
     singular = torch.linalg.svdvals(tokens)
-    if not singular.sum() > 0:
-        raise ValueError(f"the effective rank of {tuple(tokens.shape)} tokens that are all zero is undefined")
     return float(torch.special.entr(singular / singular.sum()).sum().exp())
 
 
@@ -29,13 +27,13 @@ def pairwise_similarity(first: Tensor, second: Tensor) -> float:
     """Mean |cos| between token i of one layer and token j of another over all i ≠ j, equation 36 for two layers.
 
     Of a layer with itself it is equation 36 as it stands. first, second: (N, C). A token of zeros has similarity 0.
-    Raises ValueError for fewer than two tokens, or shapes that differ.
+    NaN for a single token, which makes no pair. Raises ValueError for shapes that differ.
 
     >>> pairwise_similarity(torch.eye(3), torch.eye(3))
     0.0
     """
-    if first.shape != second.shape or len(first) < 2:
-        raise ValueError(f"similarity compares two or more tokens of equal shape, got {tuple(first.shape)} and "
+    if first.shape != second.shape:
+        raise ValueError(f"similarity compares tokens of equal shape, got {tuple(first.shape)} and "
                          f"{tuple(second.shape)}")
     first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
     count = len(first)

@@ -55,8 +55,8 @@ class ConfiguredModel:
     def labels(self, record: dict) -> Tensor:
         """(H, W) class indices of the picture, -1 where there is none. NotThere without ground truth."""
         if self.metadata is None:
-            raise NotThere("similarity inside categories is measured on ground truth, which images alone have not: give "
-                           "--dataset NAME, a registered dataset or own data, in place of --input")
+            raise NotThere("similarity inside categories is measured on ground truth, which images alone have not: "
+                           "give --dataset NAME, a registered dataset or own data, in place of --input")
         return category_labels(record, self.metadata)
 
 

@@ -4,9 +4,21 @@ Curves and single numbers are means over the images, maps are the first image's;
 """
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Source(Protocol):
+    """What subjects ask of a model with its images; ``frequency_analysis.sources`` has them."""
+
+    name: str
+    model: nn.Module
+    records: list[dict]     # of the images, at least one
+
+    def run(self, record: dict) -> None:
+        """Send an image through the model."""
 
 
 class NotThere(ValueError):

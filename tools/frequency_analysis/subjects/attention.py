@@ -9,10 +9,10 @@ from collections import defaultdict
 from .. import responses
 from ..attention_maps import AttentionMap, attention_blocks, attention_maps, belongs_to_blocks
 from ..recording import recorded_calls
-from ..summary import NotThere, chosen, mean_over_images, plain
+from ..summary import NotThere, Source, chosen, mean_over_images, plain
 
 
-def record_attention(source, record: dict) -> list[AttentionMap]:
+def record_attention(source: Source, record: dict) -> list[AttentionMap]:
     """Of one image. NotThere for a model without attention over maps."""
     if not attention_blocks(source.model):
         raise NotThere(f"{source.name} has no attention over a feature map that could be analysed: served are vision "
@@ -22,7 +22,7 @@ def record_attention(source, record: dict) -> list[AttentionMap]:
     return attention_maps(source.model, calls)
 
 
-def measure(source, *, layer: int | None = None, token: tuple[int, int] | None = None) -> dict:
+def measure(source: Source, *, layer: int | None = None, token: tuple[int, int] | None = None) -> dict:
     """Global responses, their products over the layers of a stack, and the kernels at one token."""
     profiles, plain_stacks, inverted_stacks, first = defaultdict(list), defaultdict(list), defaultdict(list), None
     for record in source.records:
@@ -79,7 +79,8 @@ def local_attention(maps: list[AttentionMap], layer: int | None, token: tuple[in
         inverted_stack.append(responses.local_response(modulated))
         if each is item:
             drawn = {"kernel": plain(mean), "response": plain(responses.centred(plain_stack[-1])),
-                     "inverted_response": plain(responses.centred(inverted_stack[-1]))}
+                     "inverted_response": None if each.high is None else
+                     plain(responses.centred(inverted_stack[-1]))}
     has_inversion = any(each.high is not None for each in maps)
     return {"layer": item.name, "token": list(token), "size": list(grid), **drawn, "every_layer": rows,
             "stacked_plain": plain(responses.radial_profile(responses.stacked_response(plain_stack))),

@@ -10,13 +10,13 @@ from freqdino.frequency.dynamic_weight import DynamicWeight
 
 from .. import fdconv, responses
 from ..recording import recorded_calls
-from ..summary import NotThere, chosen, mean_over_images, plain
+from ..summary import NotThere, Source, chosen, mean_over_images, plain
 
 DRAWN_GROUPS = 8            # of the groups of coefficients, whose spectra are kept as maps
 DRAWN_SIDE = 96             # to which the spectra of large weight matrices are averaged
 
 
-def measure(source, *, layer: int | None = None) -> dict:
+def measure(source: Source, *, layer: int | None = None) -> dict:
     """The group kernels of one layer (default: the first with band modulation, else the first), and its bands."""
     layers = {name: module for name, module in source.model.named_modules()
               if isinstance(module, DynamicWeight) and hasattr(module, "group_map")}
@@ -48,7 +48,7 @@ def has_bands(layer: DynamicWeight) -> bool:
     return getattr(layer, "FBM", None) is not None
 
 
-def image_bands(source, name: str, modulation: FrequencyBandModulation) -> dict:
+def image_bands(source: Source, name: str, modulation: FrequencyBandModulation) -> dict:
     """Masks of a layer's bands and their weights on the first image; mean weights over all images."""
     weights = []
     for record in source.records:

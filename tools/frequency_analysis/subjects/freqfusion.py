@@ -1,4 +1,4 @@
-"""FreqFusion on ground truth: similarity inside and across categories before and after each unit, and one unit's filters.
+"""FreqFusion on ground truth: similarity inside and across categories before and after each unit; one unit's filters.
 
 Source: FreqFusion, "Frequency-aware Feature Fusion for Dense Image Prediction" (TPAMI 2024, arXiv 2408.12879).
 """
@@ -12,12 +12,13 @@ from freqdino.modeling.pixel_decoder import upsample_and_add
 
 from .. import freqfusion
 from ..recording import recorded_calls
+from ..sources import ConfiguredModel
 from ..summary import NotThere, chosen, mean_over_images, plain
 
 MEASURES = ("intra_category_similarity", "similarity_margin")
 
 
-def measure(source, *, layer: int | None = None, token: tuple[int, int] | None = None) -> dict:
+def measure(source: ConfiguredModel, *, layer: int | None = None, token: tuple[int, int] | None = None) -> dict:
     """Similarity before and after every unit, means over the images, and the filters of one (default: the last)."""
     units = [name for name, module in source.model.named_modules() if isinstance(module, FreqFusionSum)]
     if not units:

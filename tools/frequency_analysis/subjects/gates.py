@@ -11,10 +11,10 @@ from freqdino.frequency import FrequencyScale
 from .. import modulation, responses
 from ..attention_maps import attention_maps, belongs_to_blocks
 from ..recording import recorded_calls
-from ..summary import NotThere, mean_over_images, plain
+from ..summary import NotThere, Source, mean_over_images, plain
 
 
-def measure(source) -> dict:
+def measure(source: Source) -> dict:
     """Coefficients of attention inversion at each token, and FreqScale's weights by frequency."""
     inside = belongs_to_blocks(source.model)
 

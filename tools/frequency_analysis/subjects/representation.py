@@ -11,12 +11,12 @@ from torch import Tensor
 from .. import representation, responses
 from ..attention_maps import attention_maps, belongs_to_blocks
 from ..recording import recorded_calls
-from ..summary import NotThere, mean_over_images, plain
+from ..summary import NotThere, Source, mean_over_images, plain
 
 SIMILARITY_TOKENS = 2048    # of a larger map, as many at equal distances: all pairs of 100 000 are too many
 
 
-def layer_maps(source, record: dict) -> dict[str, dict[str, Tensor]]:
+def layer_maps(source: Source, record: dict) -> dict[str, dict[str, Tensor]]:
     """Group → layer → map (C, H, W): the transformer blocks' results and the maps of the backbone."""
     inside = belongs_to_blocks(source.model)
     with recorded_calls(source.model, lambda name, module: name == "backbone" or inside(name, module)) as calls:
@@ -32,28 +32,28 @@ def layer_maps(source, record: dict) -> dict[str, dict[str, Tensor]]:
     return groups
 
 
-def measure(source) -> dict:
+def measure(source: Source) -> dict:
     """Effective rank and similarity by layer, similarity across the layers of a stack, and maps with their spectra."""
     ranks, similarities, across, first = defaultdict(list), defaultdict(list), defaultdict(list), None
     for record in source.records:
         groups = layer_maps(source, record)
         first = first or groups
         for group, maps in groups.items():
-            tokens = {name: feature_map.flatten(1).mT for name, feature_map in maps.items()}
-            some = [representation.evenly_spaced(each, SIMILARITY_TOKENS) for each in tokens.values()]
-            comparable = len({each.shape for each in some}) == 1 and group != "backbone"
-            matrix = representation.similarity_across(some) if comparable else None
-            if comparable:
-                across[group].append(matrix)
-            for index, (name, each) in enumerate(tokens.items()):
+            tokens = [feature_map.flatten(1).mT for feature_map in maps.values()]
+            some = [representation.evenly_spaced(each, SIMILARITY_TOKENS) for each in tokens]
+            if len({feature_map.shape for feature_map in maps.values()}) == 1:
+                across[group].append(representation.similarity_across(some))
+                own = across[group][-1].diagonal().tolist()
+            else:
+                own = [representation.pairwise_similarity(each, each) for each in some]
+            for name, each, similarity in zip(maps, tokens, own):
                 ranks[name].append(representation.effective_rank(each))
-                similarities[name].append(float(matrix[index, index]) if comparable else
-                                          representation.pairwise_similarity(some[index], some[index]))
+                similarities[name].append(similarity)
     return {
         "layers": [{"name": name, "group": group, "size": list(feature_map.shape[1:]),
                     "effective_rank": mean_over_images(ranks[name]),
                     "similarity": mean_over_images(similarities[name]), "map": plain(feature_map.abs().mean(0)),
-                    "spectrum": plain(responses.centred(responses.amplitude_spectrum(feature_map)).clamp(min=1e-12).log())}
+                    "spectrum": plain(responses.centred(responses.amplitude_spectrum(feature_map)))}
                    for group, maps in first.items() for name, feature_map in maps.items()],
         "across": [{"group": group, "layers": list(first[group]), "similarity": mean_over_images(matrices)}
                    for group, matrices in across.items()],
