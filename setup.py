@@ -22,7 +22,7 @@ setup(
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "pycocotools>=2.0.6",
-        "timm>=0.9",
+        "timm>=1.0.9",
         "numpy>=1.23",
         "opencv-python-headless>=4.6",
         "pillow>=9.1",

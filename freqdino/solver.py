@@ -21,8 +21,8 @@ from .config import ConfigError
 
 NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm,
                nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, ChannelLayerNorm)
-# Factors of a whole branch by channel: attention inversion's and LayerScale's.
-BRANCH_SCALES = ("lf_gamma", "hf_gamma", "gamma_1", "gamma_2")
+# Factors of a whole branch by channel: attention inversion's, and LayerScale's by several names.
+BRANCH_SCALES = ("lf_gamma", "hf_gamma", "gamma_1", "gamma_2", "gamma")
 VIT_BACKBONES = ("build_vit_backbone", "build_fdam_vit_backbone")
 LR_SCHEDULERS = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 

@@ -9,6 +9,7 @@ from torch import nn
 from ..config import ConfigError
 from ..frequency.freqfusion_sum import FreqFusionSum
 from ..modeling.pixel_decoder import UpsampleAndAdd
+from .config_errors import errors_about
 
 KEY = "MODEL.SEM_SEG_HEAD.FREQFUSION"
 
@@ -31,7 +32,7 @@ def freqfusion_maker(cfg) -> Callable[[int, int], nn.Module] | None:
                               f"{coarse_stride} and {fine_stride} are neighbours here; leave no map out between those "
                               "of IN_FEATURES and DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES")
         compressed = channels // 4 if options.COMPRESSED_CHANNELS is None else options.COMPRESSED_CHANNELS
-        try:
+        with errors_about(KEY):
             return FreqFusionSum(
                 channels,
                 channels,
@@ -43,8 +44,6 @@ def freqfusion_maker(cfg) -> Callable[[int, int], nn.Module] | None:
                 feature_resample_norm=False,
                 checkpoint=options.CHECKPOINT,
             )
-        except ValueError as error:
-            raise ConfigError(f"{KEY}: {error}") from error
 
     return make
 

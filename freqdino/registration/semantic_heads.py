@@ -4,6 +4,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from ..config import ConfigError
 from ..modeling import segformer_head, upernet_head
 from .class_tables import check_num_classes, training_metadata
+from .config_errors import errors_about
 from .head_inputs import head_inputs
 
 
@@ -26,7 +27,7 @@ def _build(head, cfg, input_shape, **sizes):
         check_num_classes(cfg)
         _check_ignore_value(cfg)
     inputs = head_inputs(cfg, input_shape)
-    try:
+    with errors_about("MODEL.SEM_SEG_HEAD"):
         return head(
             input_shape=inputs,
             num_classes=options.NUM_CLASSES,
@@ -38,8 +39,6 @@ def _build(head, cfg, input_shape, **sizes):
             loss_weight=options.LOSS_WEIGHT,
             **sizes,
         )
-    except ValueError as error:
-        raise ConfigError(f"MODEL.SEM_SEG_HEAD: {error}") from error
 
 
 def _check_ignore_value(cfg):

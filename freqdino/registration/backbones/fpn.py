@@ -12,6 +12,7 @@ from ...config import CHECKS, ConfigError
 from ...frequency.freqfusion_sum import FreqFusionSum
 from ...frequency.upsamplers import CarafeSum, DeconvolutionSum, DySampleSum, InterpolationSum, PixelShuffleSum
 from ...modeling.backbones.fpn import FusionFPN
+from ..config_errors import errors_about
 from .resnet import resnet_backbone
 from .switches import reads
 
@@ -62,7 +63,7 @@ def build_resnet_freqfusion_fpn_backbone(cfg, input_shape):
     if options.UPSAMPLER not in UPSAMPLERS:
         raise ConfigError(f"MODEL.FPN.UPSAMPLER is {options.UPSAMPLER!r}; known are {', '.join(UPSAMPLERS)}")
     bottom_up = resnet_backbone(cfg, input_shape)
-    try:
+    with errors_about("MODEL.FPN"):
         return FusionFPN(
             bottom_up=bottom_up,
             in_features=options.IN_FEATURES,
@@ -72,5 +73,3 @@ def build_resnet_freqfusion_fpn_backbone(cfg, input_shape):
             fuse_type=options.FUSE_TYPE,
             make_fusion=partial(UPSAMPLERS[options.UPSAMPLER], options.OUT_CHANNELS),
         )
-    except ValueError as error:
-        raise ConfigError(f"MODEL.FPN: {error}") from error

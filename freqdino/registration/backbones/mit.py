@@ -1,8 +1,8 @@
 """SegFormer's encoder: MODEL.MIT.*, with the frequency modules that are switched on."""
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from ...config import ConfigError
 from ...modeling.backbones.mit import MixTransformer
+from ..config_errors import errors_about
 from .switches import reads
 from .token_blocks import add_frequency_modules
 
@@ -16,14 +16,12 @@ def build_mit_backbone(cfg, input_shape):
     MODEL.BACKBONE.FDCONV.ENABLED: FDLinear in attention and MLP, FDConv for the MLP's convolution.
     """
     options = cfg.MODEL.MIT
-    try:
+    with errors_about("MODEL.MIT"):
         network = MixTransformer(
             in_chans=input_shape.channels,
             embed_dims=options.EMBED_DIMS,
             depths=options.DEPTHS,
             drop_path_rate=options.DROP_PATH_RATE,
         )
-    except ValueError as error:
-        raise ConfigError(f"MODEL.MIT: {error}") from error
     add_frequency_modules(cfg, network, "MODEL.MIT")
     return network

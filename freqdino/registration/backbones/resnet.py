@@ -3,6 +3,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, build_resnet_backbone
 
 from ...config import ConfigError
 from ...modeling.backbones.resnet import add_fdconv, add_frequency_scale
+from ..config_errors import errors_about
 from .switches import reads, with_switch
 
 # Detectron2's own builder: it reads them in our models, where `resnet_backbone` stands for it.
@@ -18,10 +19,8 @@ def resnet_backbone(cfg, input_shape):
     network = build_resnet_backbone(cfg, input_shape)
     # After the first stages were frozen: the frequency modules stay trainable there.
     if options.ENABLED:
-        try:
+        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {options.KERNEL_NUM}"):
             add_fdconv(network, kernel_num=options.KERNEL_NUM)
-        except ValueError as error:
-            raise ConfigError(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {options.KERNEL_NUM}: {error}") from error
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         add_frequency_scale(network)
     return network

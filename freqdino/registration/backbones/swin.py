@@ -1,8 +1,8 @@
 """Detectron2's Swin Transformer by its published name: MODEL.SWIN.*, with frequency modules by switch."""
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from ...config import ConfigError
 from ...modeling.backbones import swin
+from ..config_errors import errors_about
 from .switches import reads
 from .token_blocks import add_frequency_modules
 
@@ -16,7 +16,7 @@ def D2SwinTransformer(cfg, input_shape):
     MODEL.BACKBONE.FDCONV.ENABLED: FDLinear in attention and MLP.
     """
     options = cfg.MODEL.SWIN
-    try:
+    with errors_about("MODEL.SWIN"):
         network = swin.D2SwinTransformer(
             in_chans=input_shape.channels,
             out_features=options.OUT_FEATURES,
@@ -36,8 +36,6 @@ def D2SwinTransformer(cfg, input_shape):
             patch_norm=options.PATCH_NORM,
             use_checkpoint=options.USE_CHECKPOINT,
         )
-    except ValueError as error:
-        raise ConfigError(f"MODEL.SWIN: {error}") from error
     if cfg.MODEL.BACKBONE.FDCONV.ENABLED or cfg.MODEL.BACKBONE.FDAM.ENABLED:
         swin.use_frequency_blocks(network)
         add_frequency_modules(cfg, network, "MODEL.SWIN")

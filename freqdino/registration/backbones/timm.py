@@ -1,7 +1,7 @@
 """timm's networks: MODEL.TIMM.*, with the frequency modules that are switched on."""
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from ...config import ConfigError
+from ..config_errors import errors_about
 from .switches import reads
 
 
@@ -16,24 +16,17 @@ def build_timm_backbone(cfg, input_shape):
     from ...modeling.backbones import timm      # here, because it takes seconds
 
     options, fdconv = cfg.MODEL.TIMM, cfg.MODEL.BACKBONE.FDCONV
-    try:
+    with errors_about("MODEL.TIMM"):
         network = timm.timm_backbone(
             options.NAME,
             in_chans=input_shape.channels,
             drop_path_rate=options.DROP_PATH_RATE,
             activation_checkpointing=options.USE_CHECKPOINT,
         )
-    except ValueError as error:
-        raise ConfigError(f"MODEL.TIMM: {error}") from error
     if fdconv.ENABLED:
-        try:
+        with errors_about(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME} and KERNEL_NUM {fdconv.KERNEL_NUM}"):
             timm.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
-        except ValueError as error:
-            raise ConfigError(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME} and KERNEL_NUM {fdconv.KERNEL_NUM}: "
-                              f"{error}") from error
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
-        try:
+        with errors_about(f"MODEL.BACKBONE.FDAM with timm's {options.NAME}"):
             timm.add_frequency_scale(network)
-        except ValueError as error:
-            raise ConfigError(f"MODEL.BACKBONE.FDAM with timm's {options.NAME}: {error}") from error
     return network

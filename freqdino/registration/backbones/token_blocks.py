@@ -1,6 +1,6 @@
 """MODEL.BACKBONE.FDCONV and MODEL.BACKBONE.FDAM in the blocks of hierarchical transformers."""
-from ...config import ConfigError
 from ...modeling.backbones.token_block import add_fdam, add_fdconv
+from ..config_errors import errors_about
 
 
 def add_frequency_modules(cfg, network, section: str) -> None:
@@ -10,12 +10,8 @@ def add_frequency_modules(cfg, network, section: str) -> None:
     """
     fdconv = cfg.MODEL.BACKBONE.FDCONV
     if fdconv.ENABLED:
-        try:
+        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}"):
             add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
-        except ValueError as error:
-            raise ConfigError(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}: {error}") from error
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
-        try:
+        with errors_about(f"{section}, with MODEL.BACKBONE.FDAM.ENABLED"):
             add_fdam(network)
-        except ValueError as error:
-            raise ConfigError(f"{section}, with MODEL.BACKBONE.FDAM.ENABLED: {error}") from error

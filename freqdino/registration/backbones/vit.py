@@ -1,8 +1,8 @@
 """Vision transformers: MODEL.VIT.*, of plain blocks or FDAM's."""
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from ...config import ConfigError
 from ...modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
+from ..config_errors import errors_about
 from .switches import reads, with_switch
 
 
@@ -15,7 +15,7 @@ def build_vit_backbone(cfg, input_shape):
     """
     options, fdconv = cfg.MODEL.VIT, cfg.MODEL.BACKBONE.FDCONV
     backbone = FDAMViTBackbone if cfg.MODEL.BACKBONE.FDAM.ENABLED else ViTBackbone
-    try:
+    with errors_about("MODEL.VIT"):
         transformer = backbone(
             img_size=options.IMG_SIZE,
             in_chans=input_shape.channels,
@@ -27,13 +27,9 @@ def build_vit_backbone(cfg, input_shape):
             out_indices=options.OUT_INDICES,
             activation_checkpointing=options.USE_CHECKPOINT,
         )
-    except ValueError as error:
-        raise ConfigError(f"MODEL.VIT: {error}") from error
     if fdconv.ENABLED:
-        try:
+        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}"):
             add_fdlinear(transformer, kernel_num=fdconv.KERNEL_NUM)
-        except ValueError as error:
-            raise ConfigError(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}: {error}") from error
     return transformer
 
 
