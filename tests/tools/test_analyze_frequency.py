@@ -18,9 +18,9 @@ VIT = {"MODEL.BACKBONE.NAME": "build_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "M
        "MODEL.VIT.DEPTH": 4, "MODEL.VIT.NUM_HEADS": 2, "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3],
        "INPUT.MIN_SIZE_TEST": 64, "INPUT.MAX_SIZE_TEST": 64}
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4}
-FDAM_AND_FREQFUSION = {"MODEL.BACKBONE.FDAM.ENABLED": True, "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED": True,
-                       "MODEL.SEM_SEG_HEAD.FDAM.ENABLED": True}
-CONFIGS = {"plain": VIT, "modulated": {**VIT, **FDAM_AND_FREQFUSION}, "fdlinear": {**VIT, **FDCONV},
+MODULES = {**FDCONV, "MODEL.BACKBONE.FDAM.ENABLED": True, "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED": True,
+           "MODEL.SEM_SEG_HEAD.FDAM.ENABLED": True}
+CONFIGS = {"plain": VIT, "modulated": {**VIT, **MODULES},
            "resnet": {**RESNET18, **FDCONV, "INPUT.MIN_SIZE_TEST": 64, "INPUT.MAX_SIZE_TEST": 64},
            "no_attention": {"MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0}}
 
@@ -142,7 +142,7 @@ def test_fdconv_with_bands(run, project):
 
 
 def test_fdlinear_has_no_bands(run, project):
-    status, folder = run("fdconv", "--input", project / "images", "--layer", 2, config="fdlinear")
+    status, folder = run("fdconv", "--input", project / "images", "--layer", 2)
     numbers = read(folder, "fdconv")
     assert status == 0 and numbers["bands"] is None and numbers["layer"] == numbers["layers"][2]
     assert pictures(folder) == ["fdconv_profiles", "fdconv_similarity", "fdconv_spectra"]
@@ -225,7 +225,7 @@ def test_compare(run, project, tmp_path):
     ("attention", "plain", ["--dataset", "no_such_dataset"], "no_such_dataset is not registered"),
     ("gates", "plain", ["--input", "{}/images"], "has no FDAM: neither attention inversion nor FreqScale"),
     ("fdconv", "plain", ["--input", "{}/images"], "has no FDConv or FDLinear"),
-    ("fdconv", "fdlinear", ["--input", "{}/images", "--layer", "16"], "--layer 16: the model has 16 layers of FDConv"),
+    ("fdconv", "modulated", ["--input", "{}/images", "--layer", "16"], "--layer 16: the model has 16 layers of FDConv"),
     ("freqfusion", "plain", ["--input", "{}/images"], "has no FreqFusion"),
     ("freqfusion", "modulated", ["--input", "{}/images"], "give --dataset NAME"),
     ("freqfusion", "modulated", ["--dataset", DATASET, "--token", "99", "0"], "lies outside of the map"),

@@ -5,7 +5,7 @@ from detectron2.data import Metadata
 from PIL import Image
 from scripts import load_script
 
-from freqdino.evaluation.panoptic_quality import id_to_rgb
+from freqdino.segment_colors import id_to_rgb
 
 load_script("tools/analyze_frequency.py")      # puts tools/ on the path
 from frequency_analysis.ground_truth import category_labels  # noqa: E402
