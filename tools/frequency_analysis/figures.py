@@ -120,7 +120,7 @@ def attention(runs: Runs) -> dict[str, Figure]:
         figures["attention_kernel"] = panel_rows(
             [[(title if key != "kernel" else labelled(label, f"{short(some['layer'])} at {some['token']}"),
                array(some[key])) for key, title in LOCAL_PANELS.items() if some[key] is not None]
-             for label, some, _ in local], f"Attention as a kernel at one token (mean of the heads); {held}", "")
+             for label, some, _ in local], f"Attention as a kernel at one token (mean of the heads)\n{held}", "")
         figures["attention_kernel_stacked"], axes = curve_figure(["token"], "Product over layers of the kernels' |F|")
         for (label, some, frequencies), style in zip(local, LINE_STYLES):
             for kind, color in (("plain", "tab:blue"), ("inverted", "tab:red")):
