@@ -34,22 +34,30 @@ from freqdino.config import ConfigError, load_config, lookup
 from freqdino.data import build_test_loader, build_train_loader, register_custom_datasets
 from freqdino.evaluation.build import build_evaluator
 from freqdino.evaluation.test_time_augmentation import TestTimeAugmentation
+from freqdino.registration.class_tables import check_detector_classes
 from freqdino.solver import build_lr_scheduler, build_optimizer
 from freqdino.weight_averaging import WeightAveraging
 
 # What a wrong configuration, data set or checkpoint raises. Registries raise KeyError for an unknown name.
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError, FloatingPointError)
 FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO", "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
+# What Detectron2's own models predict, where it is not instances alone.
+DETECTRON2_TASKS = {"PanopticFPN": ("semantic", "instance", "panoptic"), "SemanticSegmentor": ("semantic",)}
 logger = logging.getLogger("freqdino.train_net")
 
 
 def predicted_tasks(cfg):
-    """What the model predicts, some of semantic, instance, panoptic; Detectron2's own models: semantic or instance."""
+    """What the model predicts, some of semantic, instance, panoptic."""
     section = FAMILY_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
     if section is None:
-        return ("semantic",) if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else ("instance",)
+        return DETECTRON2_TASKS.get(cfg.MODEL.META_ARCHITECTURE, ("instance",))
     test = lookup(cfg, f"{section}.TEST")
     return tuple(task for task in ("semantic", "instance", "panoptic") if test[f"{task.upper()}_ON"])
+
+
+def predicts_masks(cfg):
+    """Whether instances have masks: of Detectron2's own models with MODEL.MASK_ON, of ours always."""
+    return cfg.MODEL.META_ARCHITECTURE in FAMILY_SECTIONS or cfg.MODEL.MASK_ON
 
 
 class Trainer(DefaultTrainer):
@@ -81,6 +89,12 @@ class Trainer(DefaultTrainer):
     build_train_loader = staticmethod(build_train_loader)
     build_test_loader = staticmethod(build_test_loader)
 
+    @classmethod
+    def build_model(cls, cfg):
+        """Detectron2's; its own detectors are held against the data sets first, as ours do themselves."""
+        check_detector_classes(cfg)
+        return super().build_model(cfg)
+
     def build_hooks(self):
         """Detectron2's; with MODEL_EMA.ENABLED averaged weights are evaluated, with TEST.AUG.ENABLED twice at the end."""
         hooks, evaluated = super().build_hooks(), self.model
@@ -104,8 +118,8 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg, model, evaluators=None, *, folder="inference"):
         """Evaluate on every set of DATASETS.TEST; the results also go to OUTPUT_DIR/<folder>/results.json."""
         folder = os.path.join(cfg.OUTPUT_DIR, folder)
-        evaluators = evaluators or [build_evaluator(dataset, tasks=predicted_tasks(cfg), output_dir=folder)
-                                    for dataset in cfg.DATASETS.TEST]
+        evaluators = evaluators or [build_evaluator(dataset, tasks=predicted_tasks(cfg), masks=predicts_masks(cfg),
+                                                    output_dir=folder) for dataset in cfg.DATASETS.TEST]
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and results:
             single = len(cfg.DATASETS.TEST) == 1

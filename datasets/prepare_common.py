@@ -12,8 +12,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, so that freqdino need not be installed
 
-from freqdino.data.panoptic_png import read_segment_colors, segment_colors, segment_ids  # noqa: E402
+from freqdino.data.panoptic_png import read_segment_colors  # noqa: E402
 from freqdino.data.registering import datasets_root  # noqa: E402
+from freqdino.segment_colors import id_to_rgb, rgb_to_id  # noqa: E402
 
 ADE20K = "ADEChallengeData2016"
 ADE20K_SPLITS = {"train": "training", "val": "validation"}
@@ -68,7 +69,7 @@ def ade20k_objects(path: Path, category_ids: list[int]) -> tuple[tuple[int, int]
 
     R holds the class, 1..100 in the order of ``category_ids``, G and B the number of the object, 0 being none.
     """
-    ids = segment_ids(read_segment_colors(str(path)))
+    ids = rgb_to_id(read_segment_colors(str(path)))
     objects = []
     for value in np.unique(ids[ids >= 256]).tolist():
         kind = value % 256
@@ -82,7 +83,7 @@ def ade20k_objects(path: Path, category_ids: list[int]) -> tuple[tuple[int, int]
 def write_png(labels: np.ndarray, path: Path) -> None:
     """Write (H, W) uint8 as a grey PNG, (H, W) int32 segment ids as a colour one; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(labels if labels.dtype == np.uint8 else segment_colors(labels)).save(path)
+    Image.fromarray(labels if labels.dtype == np.uint8 else id_to_rgb(labels)).save(path)
 
 
 def write_json(document: dict, path: Path) -> None:

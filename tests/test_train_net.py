@@ -293,8 +293,17 @@ def test_tasks_of_each_family():
     cfg = load_config(opts=["MODEL.META_ARCHITECTURE", "MaskDINO", "MODEL.MaskDINO.TEST.SEMANTIC_ON", "False",
                             "MODEL.MaskDINO.TEST.INSTANCE_ON", "True"])
     assert train_net.predicted_tasks(cfg) == ("instance",)
-    for name, task in (("GeneralizedRCNN", "instance"), ("SemanticSegmentor", "semantic")):
-        assert train_net.predicted_tasks(load_config(opts=["MODEL.META_ARCHITECTURE", name])) == (task,)
+    detectors = {"GeneralizedRCNN": ("instance",), "PanopticFPN": ("semantic", "instance", "panoptic"),
+                 "SemanticSegmentor": ("semantic",), "RetinaNet": ("instance",)}
+    for name, tasks in detectors.items():
+        assert train_net.predicted_tasks(load_config(opts=["MODEL.META_ARCHITECTURE", name])) == tasks
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    (["MODEL.META_ARCHITECTURE", "MaskDINO"], True), (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], False),
+    (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.MASK_ON", "True"], True)])
+def test_models_with_masks(options, expected):
+    assert train_net.predicts_masks(load_config(opts=options)) == expected
 
 
 def test_undefined_metrics_are_null(tmp_path):

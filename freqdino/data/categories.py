@@ -6,6 +6,7 @@ COCO panoptic format; a dataset's contiguous indices are the positions in the or
 import colorsys
 import json
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 _TABLES = Path(__file__).parent / "categories"
@@ -50,6 +51,11 @@ class ClassTable:
     def index_of_id(self) -> dict[int, int]:
         """Dataset id to contiguous index."""
         return {dataset_id: index for index, dataset_id in enumerate(self.ids)}
+
+    @property
+    def things(self) -> "ClassTable":
+        """The table of the classes that have instances."""
+        return ClassTable(*(tuple(compress(column, self.isthing)) for column in (self.names, self.ids, self.isthing)))
 
     def _ids_of_kind(self, isthing: bool) -> dict[int, int]:
         return {dataset_id: index for dataset_id, index in self.index_of_id.items() if self.isthing[index] == isthing}

@@ -11,7 +11,8 @@ from detectron2.data import transforms as T
 
 from .augmentation import crop_recipe, detr_recipe, inference_recipe, large_scale_jitter
 from .image_reading import check_image_size, read_image
-from .target_readers import AnnotationReader, BoxReader, InstanceReader, PanopticReader, SemanticReader, TargetReader
+from .target_readers import (AnnotationReader, BoxReader, InstanceReader, PanopticReader, SemanticReader,
+                             SeparatedReader, TargetReader)
 
 MAPPERS = {
     "coco_instance_lsj": (InstanceReader, large_scale_jitter),
@@ -19,6 +20,7 @@ MAPPERS = {
     "coco_instance_detr": (InstanceReader, detr_recipe),
     "coco_boxes_lsj": (BoxReader, large_scale_jitter),
     "coco_boxes_detr": (BoxReader, detr_recipe),
+    "coco_panoptic_separated": (SeparatedReader, detr_recipe),
     "mask_former_instance": (InstanceReader, crop_recipe),
     "mask_former_panoptic": (PanopticReader, crop_recipe),
     "mask_former_semantic": (SemanticReader, crop_recipe),
@@ -31,7 +33,7 @@ class SegmentationMapper:
 
     Result: ``image`` uint8 (3, H, W), ``file_name``, ``image_id``, ``height`` and ``width`` of the picture in the file,
     and the reader's targets: ``instances`` with gt_classes (N,) int64, gt_masks BitMasks (N, H, W) (not of a box
-    reader), gt_boxes, and of a semantic reader ``sem_seg`` (H, W) int64. The record is not changed.
+    reader), gt_boxes, and where there is a label map ``sem_seg`` (H, W) int64. The record is not changed.
     """
 
     def __init__(self, *, augmentations: list[T.Augmentation], image_format: str, reader: TargetReader | None = None):
@@ -63,6 +65,9 @@ class SegmentationMapper:
 
 
 def _reader(cls: type, dataset_name: str) -> TargetReader:
+    if cls is SeparatedReader:
+        return SeparatedReader(instances=_reader(InstanceReader, dataset_name),
+                               semantic=_reader(SemanticReader, dataset_name))
     metadata = MetadataCatalog.get(dataset_name)
     key = "thing_classes" if issubclass(cls, AnnotationReader) else "stuff_classes"
     classes = metadata.get(key)

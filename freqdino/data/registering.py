@@ -66,11 +66,11 @@ def _register(name: str, load: Callable[..., list[dict]], files: dict[str, str],
     DatasetCatalog.register(name, load_records)
 
 
-def register_instances(name: str, classes: ClassTable, *, json_file: str, image_root: str,
-                       under_root: bool = False) -> None:
-    """Register a COCO instance dataset, evaluated as "coco"."""
+def register_instances(name: str, classes: ClassTable, *, json_file: str, image_root: str, under_root: bool = False,
+                       prepare: Callable[[str], None] | None = None) -> None:
+    """Register a COCO instance dataset, evaluated as "coco". ``prepare`` as in `register_panoptic`."""
     _register(name, partial(load_instances, classes=classes), {"json_file": json_file, "image_root": image_root},
-              {"evaluator_type": "coco", **classes.instance_metadata()}, under_root=under_root)
+              {"evaluator_type": "coco", **classes.instance_metadata()}, under_root=under_root, prepare=prepare)
 
 
 def register_panoptic(name: str, classes: ClassTable, *, panoptic_json: str, image_root: str, panoptic_root: str,

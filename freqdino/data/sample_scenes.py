@@ -1,7 +1,8 @@
 """The sample set ``freqdino_scenes_{train,val}``: drawn at first use, in COCO format, under the datasets root.
 
 800 and 100 pictures of 128x128 pixels with instance JSON (polygons; RLE where a part is hidden), panoptic JSON
-and PNGs, and semantic PNGs. Registered as any panoptic dataset; classes are in categories/freqdino_scenes.json.
+and PNGs, and semantic PNGs. Registered as any panoptic dataset, and its things alone as an instance dataset,
+``freqdino_scenes_instance_{train,val}``; classes are in categories/freqdino_scenes.json.
 
     freqdino_scenes/{train,val}/*.png  instances_*.json  panoptic_*.json  panoptic_*/*.png  semantic_*/*.png
 """
@@ -18,7 +19,7 @@ from PIL import Image
 from ..segment_colors import id_to_rgb
 from .categories import ClassTable, load_class_table
 from .panoptic_png import nth_segment_id
-from .registering import register_panoptic
+from .registering import register_instances, register_panoptic
 from .scene_drawing import SHAPES, SIZE, STUFF_TEXTURES, SceneObject, draw_scene
 from .segmentation import box_and_area, encode_rle
 
@@ -99,10 +100,12 @@ def make_sample_scenes(root: str) -> None:
 
 
 def register_sample_scenes() -> None:
-    """Register ``freqdino_scenes_train`` and ``freqdino_scenes_val``; nothing is drawn before one is loaded."""
+    """Register ``freqdino_scenes_{train,val}`` and their instances alone; nothing is drawn before one is loaded."""
     classes = load_class_table(FOLDER)
     for split in SPLITS:
         register_panoptic(f"{FOLDER}_{split}", classes, panoptic_json=f"{FOLDER}/panoptic_{split}.json",
                           image_root=f"{FOLDER}/{split}", panoptic_root=f"{FOLDER}/panoptic_{split}",
                           sem_seg_root=f"{FOLDER}/semantic_{split}", json_file=f"{FOLDER}/instances_{split}.json",
                           under_root=True, prepare=make_sample_scenes)
+        register_instances(f"{FOLDER}_instance_{split}", classes.things, json_file=f"{FOLDER}/instances_{split}.json",
+                           image_root=f"{FOLDER}/{split}", under_root=True, prepare=make_sample_scenes)

@@ -1,8 +1,9 @@
 """Target readers: what the mapper trains on, read from one dataset record and carried through the augmentation.
 
-Four sources of ground truth, one interface: instance annotations (polygons and RLE, mixed), the boxes of instance
-annotations alone, panoptic PNGs, semantic PNGs. Each gives an `Instances` with gt_classes, gt_masks and gt_boxes; the
-boxes are those of the masks after augmentation, XYXY with exclusive maximum. From boxes alone there are no gt_masks.
+Five sources of ground truth, one interface: instance annotations (polygons and RLE, mixed), the boxes of instance
+annotations alone, panoptic PNGs, semantic PNGs, instance annotations beside semantic PNGs. Each gives an `Instances`
+with gt_classes, gt_masks and gt_boxes; the boxes are those of the masks after augmentation, XYXY with exclusive
+maximum. From boxes alone there are no gt_masks.
 Crowd regions are left out. So is an object of which the crop leaves nothing: a query trained on an empty mask would
 learn to answer "object" with nothing.
 
@@ -23,6 +24,8 @@ from .augmentation import UNLABELLED
 from .image_reading import check_label_size, read_label_map
 from .panoptic_png import read_segment_colors
 from .segmentation import box_corners, check_segmentation, decode_rle, lies_outside, polygon_points, rasterise
+
+ANNOTATION_MAPPERS = "*_instance*, coco_boxes_* and *_separated"
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +88,7 @@ class AnnotationReader(ABC):
             ValueError: a category_id beyond the classes, or an absent or malformed shape; names image and annotation.
         """
         objects = []
-        for index, annotation in enumerate(_required(record, "annotations", "*_instance* and coco_boxes_*")):
+        for index, annotation in enumerate(_required(record, "annotations", ANNOTATION_MAPPERS)):
             if annotation.get("iscrowd", 0):
                 continue
             where = (f"{record['file_name']} (image_id {record.get('image_id', 'unknown')}), "
@@ -231,7 +234,7 @@ class SemanticReader:
             ValueError: a value that is neither a class index nor the ignore label, or a size other than the picture's;
                 names the file.
         """
-        path = _required(record, "sem_seg_file_name", "*_semantic")
+        path = _required(record, "sem_seg_file_name", "*_semantic and *_separated")
         labels = read_label_map(path)
         check_label_size(path, labels, image_size)
         foreign = (labels != self.ignore_label) & ((labels >= self.num_classes) | (labels < 0))
@@ -252,3 +255,30 @@ class SemanticReader:
         classes = classes[classes != self.ignore_label]
         masks = sem_seg == classes[:, None, None]
         return {"sem_seg": torch.from_numpy(sem_seg.astype(np.int64)), "instances": _instances(masks, classes.tolist())}
+
+
+class SeparatedReader:
+    """Things from instance annotations and, beside them, a label map: what Panoptic FPN learns from.
+
+    Source: Kirillov et al., "Panoptic Feature Pyramid Networks" (arXiv:1901.02446); Detectron2's "separated" datasets,
+    whose label maps have one class for all things.
+    """
+
+    def __init__(self, *, instances: InstanceReader, semantic: SemanticReader):
+        self.instances = instances
+        self.semantic = semantic
+        self.label_padding = semantic.label_padding
+
+    def load(self, record: dict, image_size: tuple[int, int]) -> tuple[list, np.ndarray]:
+        """The labels of either reader. Raises ValueError as they do."""
+        return self.instances.load(record, image_size), self.semantic.load(record, image_size)
+
+    def category_map(self, labels: tuple[list, np.ndarray]) -> np.ndarray:
+        """That of the label map."""
+        return self.semantic.category_map(labels[1])
+
+    def targets(self, labels: tuple[list, np.ndarray], transforms: TransformList, image_size: tuple[int, int]) -> dict:
+        """{"instances": the things, "sem_seg": (H, W) int64}."""
+        objects, label_map = labels
+        return {**self.instances.targets(objects, transforms, image_size),
+                "sem_seg": torch.from_numpy(transforms.apply_segmentation(label_map).astype(np.int64))}

@@ -26,7 +26,7 @@ TASKS = ("semantic", "instance", "panoptic")
 GROUND_TRUTH_KEY = {"semantic": "sem_seg_root", "instance": "json_file", "panoptic": "panoptic_json"}
 
 
-def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: str | None,
+def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: str | None, masks: bool = True,
                     distributed: bool = True) -> DatasetEvaluators:
     """The evaluators of every task that the model predicts and the dataset has ground truth for.
 
@@ -35,10 +35,11 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
     Args:
         tasks: what the model predicts, some of "semantic", "instance", "panoptic".
         output_dir: where predictions and results go; None: nowhere.
+        masks: whether the model's instances have masks; without them boxes alone are evaluated.
         distributed: gather over all ranks.
     Raises:
-        ValueError: an unknown task or evaluator type, none of the tasks fits the dataset, or the dataset lacks metadata
-            or ground truth.
+        ValueError: an unknown task or evaluator type, none of the tasks fits the dataset, the dataset lacks metadata or
+            ground truth, or its instances are evaluated by masks and the model has none.
         ImportError: the evaluation needs a package that is not installed; the message says how to install it.
     """
     unknown = set(tasks) - set(TASKS)
@@ -55,17 +56,22 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
         for task in sorted(set(tasks) - set(known)):
             logger.warning("The %s predictions on %s are not evaluated: its metadata has no %s.", task, dataset_name,
                            GROUND_TRUTH_KEY[task])
-    chosen = [EVALUATORS[kind][task] for task in known if task in tasks]
+    chosen = {task: EVALUATORS[kind][task] for task in known if task in tasks}
     if not chosen:
         raise ValueError(f"nothing to evaluate: dataset {dataset_name!r} (evaluator_type {kind!r}) has ground truth "
                          f"for {known}, the model predicts {sorted(tasks)}; see SEMANTIC_ON, INSTANCE_ON and "
                          "PANOPTIC_ON of the model's TEST options")
-    return DatasetEvaluators([build(dataset_name, output_dir, distributed) for build in chosen])
+    if "instance" in chosen and not masks:
+        if kind not in BOX_EVALUATORS:
+            raise ValueError(f"the instances of dataset {dataset_name!r} (evaluator_type {kind!r}) are evaluated by "
+                             "their masks, which the model does not predict")
+        chosen["instance"] = BOX_EVALUATORS[kind]
+    return DatasetEvaluators([build(dataset_name, output_dir, distributed) for build in chosen.values()])
 
 
-def _own(evaluator: type) -> Callable[..., DatasetEvaluator]:
+def _own(evaluator: type, **arguments) -> Callable[..., DatasetEvaluator]:
     return lambda dataset_name, output_dir, distributed: evaluator(dataset_name, output_dir=output_dir,
-                                                                   distributed=distributed)
+                                                                   distributed=distributed, **arguments)
 
 
 def _cityscapes(evaluator: type) -> Callable[..., DatasetEvaluator]:
@@ -100,3 +106,6 @@ EVALUATORS = {
                                 "instance": _cityscapes(CityscapesInstanceEvaluator),
                                 "panoptic": _own(PanopticEvaluator)},
 }
+# Of instances without masks.
+_boxes = _own(InstanceEvaluator, tasks=("bbox",))
+BOX_EVALUATORS = {"coco": _boxes, "coco_panoptic_seg": _boxes, "ade20k_panoptic_seg": _boxes, "lvis": _lvis}

@@ -36,6 +36,36 @@ def check_num_classes(cfg) -> None:
                               f"set MODEL.SEM_SEG_HEAD.NUM_CLASSES {counted}")
 
 
+def check_detector_classes(cfg) -> None:
+    """Hold Detectron2's own detectors against the data sets; raises ConfigError with both numbers and the option.
+
+    Their instances have the classes of things, counted from 0, and the label maps of Panoptic FPN have
+    ``stuff_classes``: a data set to learn from must not number things and stuff together.
+    """
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture not in ("GeneralizedRCNN", "PanopticFPN"):
+        return
+    for name in cfg.DATASETS.TRAIN:
+        thing_ids, stuff_ids = (MetadataCatalog.get(name).get(f"{kind}_dataset_id_to_contiguous_id") or {}
+                                for kind in ("thing", "stuff"))
+        if stuff_ids and not set(thing_ids.values()) & set(stuff_ids.values()):
+            raise ConfigError(f"the data set {name} numbers things and stuff together, which {architecture} cannot "
+                              "learn from; set DATASETS.TRAIN to one of instances, or to a *_panoptic_separated one")
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(name)
+        _check_count(name, "classes of things", "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+                     metadata.get("thing_dataset_id_to_contiguous_id") or metadata.get("thing_classes"))
+        if architecture == "PanopticFPN":
+            _check_count(name, "classes in its label maps", "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+                         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, metadata.get("stuff_classes"))
+
+
+def _check_count(name, what, key, configured, classes) -> None:
+    if classes is not None and len(classes) != configured:
+        raise ConfigError(f"the data set {name} has {len(classes)} {what}, but {key} is {configured}; "
+                          f"set {key} {len(classes)}")
+
+
 def thing_classes(cfg) -> frozenset[int]:
     """Contiguous ids of the classes that have instances, from the first training set's metadata.
 

@@ -4,7 +4,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from PIL import Image
 
@@ -252,6 +252,51 @@ def test_label_map_of_another_size(semantic_set, mapped, tmp_path):
     Image.new("L", (5, 4)).save(tmp_path / "labels" / "a.png")
     with pytest.raises(ValueError, match=r"label file .*a\.png is 5x4 \(width x height\), its picture is 2x1"):
         mapped(name, "mask_former_semantic")
+
+
+@pytest.fixture
+def separated_set(tmp_path):
+    """Registers a 8x6 picture with a square and a crowd among the things, and a label map; returns the name."""
+    labels = np.full((6, 8), 2, np.uint8)
+    labels[1:5, 2:6], labels[:, 7] = 0, 255
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    Image.new("RGB", (8, 6)).save(tmp_path / "picture.png")
+    annotations = [{"category_id": 1, "segmentation": [SQUARE], "iscrowd": 0},
+                   {"category_id": 0, "segmentation": {"size": [6, 8], "counts": [0, 48]}, "iscrowd": 1}]
+    name = "mapper_test_separated"
+    DatasetCatalog.register(name, lambda: [{
+        "file_name": str(tmp_path / "picture.png"), "image_id": 1, "height": 6, "width": 8, "annotations": annotations,
+        "sem_seg_file_name": str(tmp_path / "labels.png")}])
+    MetadataCatalog.get(name).set(thing_classes=["cat", "dog"], stuff_classes=["things", "sky", "road"])
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.pop(name)
+
+
+def test_separated(separated_set, mapped):
+    sample = mapped(separated_set, "coco_panoptic_separated")
+    assert sample["instances"].gt_classes.tolist() == [1]
+    assert sample["instances"].gt_boxes.tensor.tolist() == [[2, 1, 6, 5]]
+    expected = np.full((6, 8), 2)
+    expected[1:5, 2:6], expected[:, 7] = 0, 255
+    assert sample["sem_seg"].dtype == torch.int64 and sample["sem_seg"].tolist() == expected.tolist()
+
+
+def test_separated_targets_follow_the_picture(separated_set, mapped):
+    sample = mapped(separated_set, "coco_panoptic_separated", MIN_SIZE_TRAIN=(12,), RANDOM_FLIP="horizontal")
+    for _ in range(4):
+        things = sample["sem_seg"] == 0
+        assert sample["image"].shape == (3, 12, 16) and things.sum() == 64
+        assert torch.equal(masks_of(sample)[0], things)
+        sample = mapped.mapper(mapped.record)
+
+
+@pytest.mark.parametrize("key", ["annotations", "sem_seg_file_name"])
+def test_separated_needs_both_kinds_of_labels(separated_set, mapped, key):
+    mapped(separated_set, "coco_panoptic_separated")
+    del mapped.record[key]
+    with pytest.raises(ValueError, match=rf"has no '{key}', which the mappers .*\*_separated"):
+        mapped.mapper(mapped.record)
 
 
 def test_mapper_that_does_not_fit_the_dataset(semantic_set, instance_set, config, mapped):

@@ -106,3 +106,14 @@ def test_instance_form_of_own_data_reads_it(scenes, config):
     name = f"{scenes}/instances_train.json@{scenes}/train"
     batch = next(iter(build_train_loader(config(name, "coco_instance_lsj", IMAGE_SIZE=96))))
     assert all(sample["image"].shape == (3, 96, 96) for sample in batch)
+
+
+def test_things_alone(scenes, config):
+    assert not scenes.exists()
+    records = DatasetCatalog.get("freqdino_scenes_instance_train")
+    assert len(records) == 12 and len(DatasetCatalog.get("freqdino_scenes_instance_val")) == 2
+    metadata = MetadataCatalog.get("freqdino_scenes_instance_val")
+    assert metadata.evaluator_type == "coco" and metadata.json_file == str(scenes / "instances_val.json")
+    assert metadata.thing_classes == MetadataCatalog.get("freqdino_scenes_val").thing_classes[:4]
+    batch = next(iter(build_train_loader(config("freqdino_scenes_instance_train", "coco_instance_lsj", IMAGE_SIZE=96))))
+    assert all(set(sample["instances"].gt_classes.tolist()) <= {0, 1, 2, 3} for sample in batch)

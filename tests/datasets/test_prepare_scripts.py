@@ -97,22 +97,27 @@ def test_missing_folder_is_named(ade20k, script):
         script("prepare_ade20k_sem_seg")([*arguments(ade20k.parent), "--splits", "train"])
 
 
-def test_coco_semantic_from_the_command_line(tmp_path):
+@pytest.mark.parametrize(("script_name", "folder", "expected"), [
+    ("prepare_coco_semantic", "panoptic_semseg_val2017", [[2, 255, 1], [255, 0, 3]]),
+    ("prepare_coco_stuff", "panoptic_stuff_val2017", [[1, 255, 0], [255, 0, 2]]),
+])
+def test_coco_label_maps_from_the_command_line(tmp_path, script_name, folder, expected):
     coco = tmp_path / "coco"
-    for folder in ("annotations", "panoptic_val2017"):
-        (coco / folder).mkdir(parents=True)
+    for source in ("annotations", "panoptic_val2017"):
+        (coco / source).mkdir(parents=True)
     colors = np.zeros((2, 3, 3), np.uint8)
-    colors[0, 0], colors[:, 2] = (5, 0, 0), (0, 1, 0)
-    document = {"categories": [{"id": 92, "name": "banner", "isthing": 0}, {"id": 1, "name": "person", "isthing": 1}],
-                "annotations": []}
+    colors[0, 0], colors[0, 2], colors[1, 1], colors[1, 2] = (5, 0, 0), (0, 1, 0), (6, 0, 0), (7, 0, 0)
+    categories = [{"id": 95, "name": "bridge", "isthing": 0}, {"id": 92, "name": "banner", "isthing": 0},
+                  {"id": 2, "name": "bicycle", "isthing": 1}, {"id": 1, "name": "person", "isthing": 1}]
+    segments = [{"id": 5, "category_id": 92}, {"id": 256, "category_id": 2}, {"id": 6, "category_id": 1},
+                {"id": 7, "category_id": 95}]
+    document = {"categories": categories, "annotations": []}
     for name in ("a.png", "b.png"):
         Image.fromarray(colors).save(coco / "panoptic_val2017" / name)
-        document["annotations"].append({"file_name": name, "segments_info": [{"id": 5, "category_id": 92},
-                                                                             {"id": 256, "category_id": 1}]})
+        document["annotations"].append({"file_name": name, "segments_info": segments})
     (coco / "annotations" / "panoptic_val2017.json").write_text(json.dumps(document))
-    output = subprocess.run([sys.executable, SCRIPTS / "prepare_coco_semantic.py", "--root", tmp_path, "--splits",
-                             "val2017", "--processes", "2"], check=True, capture_output=True, text=True, cwd=tmp_path)
+    output = subprocess.run([sys.executable, SCRIPTS / f"{script_name}.py", "--root", tmp_path, "--splits", "val2017",
+                             "--processes", "2"], check=True, capture_output=True, text=True, cwd=tmp_path)
     assert "val2017: 2 of 2" in output.stdout
     for name in ("a.png", "b.png"):
-        semantic = np.asarray(Image.open(coco / "panoptic_semseg_val2017" / name))
-        assert semantic.tolist() == [[1, 255, 0], [255, 255, 0]]
+        assert np.asarray(Image.open(coco / folder / name)).tolist() == expected

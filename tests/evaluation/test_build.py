@@ -99,3 +99,16 @@ def test_unknown_task_and_type(dataset):
         chosen(dataset("cocoo"))
     with pytest.raises(ValueError, match="dataset 'build_evaluator_none' has evaluator_type None"):
         chosen("build_evaluator_none")
+
+
+@pytest.mark.parametrize("kind", ["coco", "coco_panoptic_seg", "ade20k_panoptic_seg"])
+def test_instances_without_masks_are_evaluated_by_their_boxes(dataset, kind):
+    evaluators = build_evaluator(dataset(kind), tasks=TASKS, output_dir=None, masks=False)._evaluators
+    evaluator, = (evaluator for evaluator in evaluators if isinstance(evaluator, InstanceEvaluator))
+    evaluator.reset()
+    assert set(evaluator.evaluate()) == {"bbox"}
+
+
+def test_masks_that_an_evaluation_needs(dataset):
+    with pytest.raises(ValueError, match=f"instances of dataset '{NAME}' .* evaluated by their masks"):
+        build_evaluator(dataset("cityscapes_instance"), tasks=["instance"], output_dir=None, masks=False)

@@ -6,7 +6,7 @@ from detectron2.data import MetadataCatalog
 from modeling.small_models import small_config, small_model
 
 from freqdino.config import ConfigError
-from freqdino.registration.class_tables import check_num_classes, count_classes, thing_classes
+from freqdino.registration.class_tables import check_detector_classes, check_num_classes, count_classes, thing_classes
 
 COUNTER = itertools.count()
 THINGS = {"thing_dataset_id_to_contiguous_id": {7: 0, 9: 2}, "thing_classes": ["cat", "dog"], "evaluator_type": "coco"}
@@ -65,3 +65,41 @@ def test_thing_classes_come_from_the_first_training_set():
 def test_without_a_table_every_class_has_instances():
     assert thing_classes(config(3)) == {0, 1, 2}
     assert thing_classes(config(4, [dataset(**SEMANTIC)])) == {0, 1, 2, 3}
+
+
+SEPARATED = {"thing_dataset_id_to_contiguous_id": {7: 0, 9: 1}, "stuff_classes": ["things", "sky", "road"],
+             "stuff_dataset_id_to_contiguous_id": {1: 1, 2: 2}}
+INSTANCES = {"thing_dataset_id_to_contiguous_id": {7: 0, 9: 1}}
+
+
+def detector_config(architecture, train=(), test=(), things=2, stuff=3):
+    return small_config({"MODEL.META_ARCHITECTURE": architecture, "MODEL.ROI_HEADS.NUM_CLASSES": things,
+                         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": stuff, "DATASETS.TRAIN": tuple(train),
+                         "DATASETS.TEST": tuple(test)})
+
+
+@pytest.mark.parametrize(("architecture", "metadata"), [
+    ("GeneralizedRCNN", INSTANCES), ("GeneralizedRCNN", {"thing_classes": ["cat", "dog"]}), ("GeneralizedRCNN", {}),
+    ("GeneralizedRCNN", SEPARATED), ("PanopticFPN", SEPARATED)])
+def test_classes_of_detectors(architecture, metadata):
+    name = dataset(**metadata)
+    check_detector_classes(detector_config(architecture, [name], [name]))
+
+
+@pytest.mark.parametrize("role", ["train", "test"])
+@pytest.mark.parametrize(("architecture", "configured", "message"), [
+    ("GeneralizedRCNN", {"things": 80}, "has 2 classes of things, but MODEL.ROI_HEADS.NUM_CLASSES is 80; set"),
+    ("PanopticFPN", {"things": 3}, "has 2 classes of things, but MODEL.ROI_HEADS.NUM_CLASSES is 3"),
+    ("PanopticFPN", {"stuff": 54}, "has 3 classes in its label maps, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 54;"),
+])
+def test_other_classes_of_detectors(architecture, configured, message, role):
+    name = dataset(**SEPARATED)
+    with pytest.raises(ConfigError, match=f"{name} {message}"):
+        check_detector_classes(detector_config(architecture, **{role: [name]}, **configured))
+
+
+def test_a_detector_does_not_learn_from_things_and_stuff_numbered_together():
+    name = dataset(**PANOPTIC)
+    check_detector_classes(detector_config("GeneralizedRCNN", test=[name]))
+    with pytest.raises(ConfigError, match=f"{name} numbers things and stuff together, which GeneralizedRCNN cannot"):
+        check_detector_classes(detector_config("GeneralizedRCNN", train=[name]))
