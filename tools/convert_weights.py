@@ -1,0 +1,171 @@
+#!/usr/bin/env python
+"""Gives the weights of other projects' checkpoints the names of a model here; writes a file for MODEL.WEIGHTS.
+
+    python tools/convert_weights.py resnet101.pth R-101.pkl --config-file configs/coco/instance/mask2former_r101.yaml
+    python tools/convert_weights.py mask_rcnn_fdconv.pth converted.pth --config-file \
+        configs/coco/instance/mask_rcnn_r50_fdconv.yaml --dry-run
+
+Formats, recognised by the names in the file unless --format says which:
+
+    native                  names that the model loads as they are: Mask2Former, Mask DINO and FreqFusion's Mask2Former,
+                            Detectron2's; for such backbones Microsoft's Swin, SegFormer's MiT, timm's. Nothing needs
+                            converting: the file is checked and written anew
+    resnet                  ResNet of torchvision or timm, a backbone
+    timm-swin, torchvision-swin: Swin, a backbone
+    mmdetection             Faster R-CNN, Mask R-CNN, Panoptic FPN, plain or with FDConv
+    mmdetection-freqfusion  the same with FreqFusion in the feature pyramid, as neck.freqfusions.<i>. What its published
+                            files call it is not known here; --rename 'neck\\.other\\.' neck.freqfusions. helps
+    mmsegmentation          FDAM's DeiT-III-B with UPerNet; UPerNet and SegFormer heads in general
+
+A file is written only if every entry has a place (but for those named as left), every name of the model (of its backbone,
+for a backbone's weights) is filled, and the configuration agrees with how the weights were trained. Otherwise the exit
+status is 1 and the message names what differs. Files that would run code when read are refused.
+"""
+import argparse
+import pickle
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.modeling import build_model
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, so that freqdino need not be installed
+
+from freqdino.checkpoint import upgrade_keys  # noqa: E402
+from freqdino.checkpoint_files import local_path, read_checkpoint  # noqa: E402
+from freqdino.config import load_config  # noqa: E402
+from freqdino.data import register_custom_datasets  # noqa: E402
+from weight_conversion import report  # noqa: E402
+from weight_conversion.conversion import (  # noqa: E402
+    Conversion,
+    ConversionError,
+    applicable_requirements,
+    convert,
+    foreign_recipe,
+    rename_entries,
+    unmet_requirements,
+)
+from weight_conversion.families import FAMILIES, recognise  # noqa: E402
+
+SUFFIXES = (".pth", ".pkl")
+# What a wrong configuration or file raises; registries raise KeyError for an unknown name.
+USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="convert_weights.py SOURCE TARGET --config-file FILE [--format NAME] [--rename PATTERN REPLACEMENT] "
+              "[--partial] [--dry-run] [KEY VALUE ...]")
+    parser.add_argument("source", help="the checkpoint: .pth, .pt, .pkl or .safetensors")
+    parser.add_argument("target", type=Path, help="the file to write: .pth (torch.save) or .pkl (numpy arrays)")
+    parser.add_argument("--config-file", required=True, help="configuration of the model that the weights are for")
+    parser.add_argument("--format", choices=list(FAMILIES), help="of the source (default: recognised)")
+    parser.add_argument("--rename", nargs=2, action="append", default=[], metavar=("PATTERN", "REPLACEMENT"),
+                        help="before all else, in every name: a regular expression and its replacement, as of re.sub; "
+                             "may be repeated, the first that is found in a name is applied")
+    parser.add_argument("--partial", action="store_true",
+                        help="write what fits, for MODEL.WEIGHTS_PARTIAL True, also where something does not")
+    parser.add_argument("--dry-run", action="store_true", help="report alone, write nothing")
+    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="options of the configuration")
+    args = parser.parse_intermixed_args(arguments)
+    if args.target.suffix not in SUFFIXES:
+        parser.error(f"TARGET must end in {' or '.join(SUFFIXES)}, got {args.target}")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, convert, report, write. Raises ConversionError where no file may be written."""
+    source = local_path(args.source)
+    if not args.dry_run:
+        if not args.target.parent.is_dir():
+            raise ConversionError(f"{args.target.parent}: no such folder")
+        if args.target.exists() and args.target.samefile(source):
+            raise ConversionError(f"{args.target}: is the source itself")
+    checkpoint = read_checkpoint(source)
+    if checkpoint["caffe2"]:
+        raise ConversionError(f"{source}: Caffe2's weights load as they are; set MODEL.WEIGHTS to the file")
+    cfg = load_config(args.config_file, [*args.options, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "",
+                                         "SOLVER.AMP.ENABLED", False])
+    register_custom_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    model = build_model(cfg)
+
+    tensors = rename_entries(upgrade_keys(checkpoint["model"], model.state_dict()), args.rename)
+    checkpoint["model"] = tensors
+    format_name = args.format or recognise(checkpoint, model)
+    family = FAMILIES[format_name]
+    conversion = convert(tensors, model, family)
+    print(f"{args.source}: {report.count(tensors.values())}")
+    print(f"format: {format_name}, {family.title}" + ("" if args.format else " (recognised)"))
+    print("\n".join(report.summary(conversion, family)))
+    for requirement in applicable_requirements(family, list(tensors), cfg):
+        print(f"needs: {requirement.option} {requirement.value}")
+    others = [name for name in checkpoint if name not in ("model", "caffe2")]
+    if others:
+        print(f"not weights, left: {', '.join(map(str, others))}")
+
+    refuse_unfit(args, checkpoint, conversion, format_name, cfg)
+    if args.dry_run:
+        print("dry run: nothing written")
+    else:
+        write(args.target, conversion, format_name)
+        partial = bool(conversion.holes) * ", which loads with MODEL.WEIGHTS_PARTIAL True"
+        print(f"wrote {args.target}{partial}")
+
+
+def refuse_unfit(args: argparse.Namespace, checkpoint: dict, conversion: Conversion, format_name: str, cfg) -> None:
+    """Raise ConversionError, with all there is to say, unless the conversion may be written."""
+    family = FAMILIES[format_name]
+    problems = [] if args.partial else list(report.misfits(conversion, family))
+    if problems:
+        problems.append("the configuration must be that of the weights; --partial writes what fits")
+    if not conversion.written:
+        problems.append("nothing in the file fits the model")
+    unmet = unmet_requirements(family, list(checkpoint["model"]), cfg)
+    problems += [f"the weights need {option} {needed}, the configuration has {found}" for option, needed, found in unmet]
+    if unmet:
+        problems.append("add: " + " ".join(f'{option} "{needed}"' for option, needed, _ in unmet))
+    recipe = foreign_recipe(checkpoint, family)
+    if recipe is not None:
+        problems.append(f"the file's own training configuration is not one that {format_name} serves: {recipe}")
+    if problems:
+        raise ConversionError("\n  ".join([f"{args.source} is not converted ({format_name}):", *problems]))
+
+
+def write(target: Path, conversion: Conversion, format_name: str) -> None:
+    """Write the checkpoint whole or not at all. Raises ConversionError for tensors that .pkl has no type for."""
+    # Detectron2's own loader finds a backbone's place in a model by the ends of names.
+    contents = {"model": conversion.written, "__author__": f"convert_weights.py, {format_name}",
+                "matching_heuristics": bool(conversion.part)}
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    try:
+        if target.suffix == ".pkl":
+            with unfinished.open("wb") as file:
+                pickle.dump({**contents, "model": as_arrays(conversion.written)}, file)
+        else:
+            torch.save(contents, unfinished)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def as_arrays(tensors: dict) -> dict:
+    foreign = next((name for name, tensor in tensors.items() if tensor.dtype == torch.bfloat16), None)
+    if foreign is not None:
+        raise ConversionError(f"{foreign} is bfloat16, which .pkl cannot hold: give TARGET the suffix .pth")
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    try:
+        run(args)
+    except USER_ERRORS as error:
+        print(f"convert_weights.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

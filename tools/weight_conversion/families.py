@@ -1,0 +1,29 @@
+"""All families by the names that ``--format`` knows, and which of them a checkpoint is of."""
+from torch import nn
+
+from freqdino.checkpoint import fit_checkpoint
+from weight_conversion import mmdetection, mmsegmentation, native, resnet, swin
+from weight_conversion.rules import Family
+
+FAMILIES = {
+    "native": native.FAMILY,
+    "resnet": resnet.FAMILY,
+    "timm-swin": swin.TIMM,
+    "torchvision-swin": swin.TORCHVISION,
+    "mmdetection-freqfusion": mmdetection.FREQFUSION,
+    "mmdetection": mmdetection.DETECTORS,
+    "mmsegmentation": mmsegmentation.SEGMENTORS,
+}
+
+
+def recognise(checkpoint: dict, model: nn.Module) -> str:
+    """The name of a checkpoint's family: native where it loads as it is, or else the first with all its markers.
+
+    One that is of no family counts as native, so that what differs from the model's names gets listed.
+    """
+    if fit_checkpoint(model, checkpoint).problems():
+        names = list(checkpoint["model"])
+        for format_name, family in FAMILIES.items():
+            if family.is_origin_of(names):
+                return format_name
+    return "native"

@@ -1,0 +1,34 @@
+"""mmsegmentation's segmentors, FDAM's DeiT-III-B with UPerNet above all -> Detectron2's SemanticSegmentor with our heads.
+
+FDAM's transformer keeps its names, and so do the parts of OpenMMLab's heads. The pyramid that UPerNet reads from a plain
+transformer is Feature2Pyramid in OpenMMLab's neck, or lies in the backbone as in BEiT's code. Between its transposed
+convolutions it has batch normalisation, where the model here has layer normalisation (`freqdino.modeling.backbones.vit`):
+neither can stand for the other.
+"""
+from weight_conversion.openmmlab import FOREIGN_RECIPES, LEFT
+from weight_conversion.resnet import resnet_requirements, resnet_rules
+from weight_conversion.rules import NETWORK, RGB_INPUT, Family, Rule
+
+SEGMENTORS = Family(
+    title="mmsegmentation's UPerNet and SegFormer heads, with FDAM's transformers or a ResNet",
+    markers=(r"backbone\.", r"decode_head\.conv_seg\."),
+    rules=(
+        *resnet_rules(r"backbone\.", f"{NETWORK}."),
+        Rule(r"(?:neck\.upsample_4x|backbone\.fpn1)\.(.+)", r"backbone.neck.res2.\1"),
+        Rule(r"(?:neck\.upsample_2x|backbone\.fpn2)\.0\.(.+)", r"backbone.neck.res3.\1"),
+        Rule(r"(backbone\..+)", r"\1"),
+        Rule(r"decode_head\.(.+)", r"sem_seg_head.\1"),
+        Rule(r"auxiliary_head\.(.+)", r"sem_seg_head.auxiliary.\1"),
+    ),
+    left={**LEFT, r"backbone\.head\.": "the classifier"},
+    requirements=(*RGB_INPUT, *resnet_requirements(r"backbone\.")),
+    hints={
+        r"conv_seg\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+        r"backbone\.pos_embed": "MODEL.VIT.IMG_SIZE: the side of the images that the embedding is laid out for, 16 times "
+                                "the root of its tokens",
+        r"backbone\.neck\.res2\.1\.": "UPerNet's pyramid has batch normalisation there, the model layer normalisation",
+        r"backbone\.stem\.\d": "stems of three convolutions (ResNetV1c) have no place in the basic stem",
+        r"freq_scale_|dy_freq": "MODEL.BACKBONE.FDAM.ENABLED",
+    },
+    foreign_recipes=FOREIGN_RECIPES,
+)
