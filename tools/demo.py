@@ -1,41 +1,52 @@
 #!/usr/bin/env python
-"""Draw a model's predictions into images.
+"""Draw a model's predictions into images, videos or a camera's pictures.
 
-    python tools/demo.py --config-file CONFIG --weights CHECKPOINT --input IMAGE|FOLDER|'GLOB' ... --output DIR
+    python tools/demo.py --config-file CONFIG --weights CHECKPOINT --input IMAGE|FOLDER|'GLOB' ... --output DIR|FILE
     python tools/demo.py --config-file CONFIG --weights CHECKPOINT --dataset NAME --with-ground-truth --output DIR
+    python tools/demo.py --config-file CONFIG --weights CHECKPOINT --video-input VIDEO --output DIR|FILE
+    python tools/demo.py --config-file CONFIG --weights CHECKPOINT --webcam --output FILE      (Ctrl-C ends it)
 
-Class names come from the metadata of --dataset, or of the configuration's DATASETS.TEST. A file that cannot be read is
-reported and skipped. Exit status: 0, 1 if a file was skipped, 2 for an error that ends the run.
+Class names come from the metadata of --dataset, or of the first known data set of the configuration's DATASETS.TEST and
+TRAIN; where none is known, class numbers are drawn. A file that cannot be read is reported and skipped.
+Exit status: 0 if everything is drawn, 1 if a file was skipped or an error ended the run, 2 for a wrong command line.
 """
 import argparse
+import functools
 import glob
+import itertools
 import logging
+import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
+from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import log_first_n, setup_logger
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from freqdino.checkpoint import load_trained_model  # noqa: E402  (ROOT has to be on the path first)
+from drawing import (OUTPUT_KEYS, Drawing, choose_task, draw_ground_truth, draw_prediction,  # noqa: E402  (ROOT first)
+                     side_by_side)
 from freqdino.config import load_config  # noqa: E402
-from freqdino.data import build_mapper, register_custom_datasets  # noqa: E402
-from freqdino.data.image_reading import read_image, read_label_map  # noqa: E402
-from freqdino.evaluation.panoptic_files import read_segment_ids  # noqa: E402
+from freqdino.data import register_custom_datasets  # noqa: E402
+from freqdino.data.image_reading import check_image_size, read_image  # noqa: E402
+from predictor import Predictor, class_metadata  # noqa: E402
+from videos import VIDEO_CODECS, VideoReader, VideoWriter  # noqa: E402
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-OUTPUT_KEYS = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}  # the richest first
-GROUND_TRUTH_KEYS = {"panoptic": "pan_seg_file_name", "instance": "annotations", "semantic": "sem_seg_file_name"}
+# What a wrong configuration, checkpoint or file raises; registries raise KeyError for an unknown name.
+USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -44,16 +55,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", help="images, folders, or patterns in quotes")
     source.add_argument("--dataset", help="a registered dataset, or own data as in DATASETS.TEST")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the pictures")
+    source.add_argument("--video-input", help="a video file")
+    source.add_argument("--webcam", nargs="?", const=0, type=int, metavar="NUMBER", help="a camera (default 0)")
+    parser.add_argument("--output", required=True, type=Path,
+                        help="folder for the pictures; for a single one or a video also a file "
+                             f"({', '.join(sorted(IMAGE_SUFFIXES))}; {', '.join(VIDEO_CODECS)})")
     parser.add_argument("--weights", help="checkpoint; short for the option MODEL.WEIGHTS")
     parser.add_argument("--task", choices=list(OUTPUT_KEYS), help="default: the first of these that the model predicts")
     parser.add_argument("--confidence-threshold", type=float, default=0.5,
-                        help="instances and segments with a lower score are not drawn (default 0.5)")
-    parser.add_argument("--max-images", type=int, help="stop after this number of images")
+                        help="instances and panoptic segments with a lower score are not drawn (default 0.5); a "
+                             "semantic map is drawn as it is")
+    parser.add_argument("--max-images", type=int, help="stop after this number of images or frames")
+    parser.add_argument("--processes", type=int, default=1, help="share the images among this number of processes")
     parser.add_argument("--scale", type=float, default=1.0, help="enlarge the pictures, or labels cover small ones")
     parser.add_argument("--with-ground-truth", action="store_true", help="ground truth on the left; needs --dataset")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], dest="named_opts", metavar="KEY VALUE",
+                        help="the same as without --opts")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration options: KEY VALUE ...")
     args = parser.parse_args(arguments)
+    args.opts += args.named_opts
     if args.input:
         args.input, options = split_options(args.input)
         args.opts = options + args.opts
@@ -61,12 +81,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             parser.error("--input names no image")
     if not 0 <= args.confidence_threshold <= 1:
         parser.error(f"--confidence-threshold must be in 0..1, got {args.confidence_threshold}")
-    if args.max_images is not None and args.max_images < 1:
-        parser.error(f"--max-images must be at least 1, got {args.max_images}")
+    for name, value in (("--max-images", args.max_images), ("--processes", args.processes)):
+        if value is not None and value < 1:
+            parser.error(f"{name} must be at least 1, got {value}")
     if not args.scale > 0:
         parser.error(f"--scale must be positive, got {args.scale}")
     if args.with_ground_truth and not args.dataset:
         parser.error("--with-ground-truth needs --dataset")
+    if args.processes > 1 and not (args.input or args.dataset):
+        parser.error("--processes shares images; the frames of a video or camera are drawn one after another")
     return args
 
 
@@ -79,21 +102,10 @@ def split_options(words: list[str]) -> tuple[list[str], list[str]]:
     return words, []
 
 
-def setup(args: argparse.Namespace):
-    """(model, mapper from a dataset record to the model's input, metadata with the class names)."""
-    opts = args.opts + (["MODEL.WEIGHTS", args.weights] if args.weights else [])
-    cfg = load_config(args.config_file, opts)
-    names = [args.dataset] if args.dataset else [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN][:1]
-    if not names:
-        raise ValueError(f"{args.config_file}: DATASETS.TEST is empty; the class names come from the dataset it names")
-    register_custom_datasets([*names, *cfg.DATASETS.TRAIN])
-    cfg.freeze()
-    return load_trained_model(cfg), build_mapper(cfg, is_train=False), MetadataCatalog.get(names[0])
-
-
 def find_records(args: argparse.Namespace) -> list[dict]:
     """Dataset records to draw; those of files hold ``file_name`` only. ValueError where there is nothing to draw."""
     if args.dataset:
+        register_custom_datasets([args.dataset])
         if args.dataset not in DatasetCatalog:
             raise ValueError(f"--dataset {args.dataset} is not registered; registered are "
                              f"{', '.join(sorted(DatasetCatalog))}")
@@ -118,113 +130,145 @@ def find_images(pattern: str) -> list[Path]:
     return [Path(pattern)]
 
 
-def choose_task(output: dict, task: str | None) -> str:
-    """``task`` if the model predicts it, the richest that it predicts for None; ValueError otherwise."""
-    predicted = [name for name, key in OUTPUT_KEYS.items() if key in output]
-    if task is None and predicted:
-        return predicted[0]
-    if task not in predicted:
-        raise ValueError(f"--task {task}: the model predicts {predicted}; its TEST options PANOPTIC_ON, INSTANCE_ON "
-                         "and SEMANTIC_ON choose what")
-    return task
+def output_paths(records: list[dict], output: Path) -> list[Path]:
+    """``output`` itself if it is named as an image, which holds one record only (ValueError otherwise).
 
-
-def draw_panoptic(visualizer: Visualizer, output, threshold: float) -> str:
-    ids, segments = output
-    if any("score" not in segment for segment in segments) and threshold > 0:
-        log_first_n(logging.WARNING, "The model gives its segments no score: --confidence-threshold does not apply to "
-                    "them.", name="freqdino")
-    shown = [segment for segment in segments if segment.get("score", 1) >= threshold]
-    shown_ids = torch.tensor([segment["id"] for segment in shown], dtype=ids.dtype, device=ids.device)
-    visualizer.draw_panoptic_seg(torch.where(torch.isin(ids, shown_ids), ids, 0).cpu(), shown)
-    return f"{len(shown)} segments"
-
-
-def draw_instances(visualizer: Visualizer, output, threshold: float) -> str:
-    shown = output[output.scores >= threshold].to("cpu")
-    visualizer.draw_instance_predictions(shown)
-    return f"{len(shown)} instances"
-
-
-def draw_semantic(visualizer: Visualizer, output, threshold: float) -> str:
-    labels = output.argmax(dim=0).cpu()
-    visualizer.draw_sem_seg(labels)
-    return f"{len(labels.unique())} classes"
-
-
-DRAW = {"panoptic": draw_panoptic, "instance": draw_instances, "semantic": draw_semantic}
-
-
-def draw_ground_truth(visualizer: Visualizer, record: dict, task: str):
-    """Draw a dataset record's annotations of the task; ValueError if it has none of that kind."""
-    truth = record.get(GROUND_TRUTH_KEYS[task])
-    if truth is None:
-        raise ValueError(f"--with-ground-truth: {record['file_name']} has no {task} ground truth")
-    metadata = visualizer.metadata
-    if task == "panoptic":
-        things = set(metadata.thing_dataset_id_to_contiguous_id.values())
-        segments = [{"isthing": segment["category_id"] in things, **segment} for segment in record["segments_info"]]
-        visualizer.draw_panoptic_seg(torch.from_numpy(read_segment_ids(truth)), segments)
-    elif task == "instance":
-        if all("segmentation" in annotation for annotation in truth):
-            shapes = {"masks": [annotation["segmentation"] for annotation in truth]}
-        else:
-            shapes = {"boxes": np.array([BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-                                         for annotation in truth])}
-        visualizer.overlay_instances(**shapes,
-                                     labels=[metadata.thing_classes[annotation["category_id"]] for annotation in truth])
-    else:
-        visualizer.draw_sem_seg(read_label_map(truth))
-
-
-def draw(record: dict, output: dict, task: str, metadata, args: argparse.Namespace) -> tuple[np.ndarray, str]:
-    """The picture, RGB, ground truth to its left if asked for, and a count of what is drawn."""
-    image = read_image(record["file_name"], "RGB")
-    np.random.seed(0)  # the visualizer draws its colours from numpy's generator; this way a run can be repeated
-    visualizer = Visualizer(image, metadata, args.scale)
-    count = DRAW[task](visualizer, output[OUTPUT_KEYS[task]], args.confidence_threshold)
-    pictures = [visualizer.output.get_image()]
-    if args.with_ground_truth:
-        visualizer = Visualizer(image, metadata, args.scale)
-        draw_ground_truth(visualizer, record, task)
-        pictures.insert(0, visualizer.output.get_image())
-    return np.concatenate(pictures, axis=1), count
-
-
-def output_paths(records: list[dict], folder: Path) -> list[Path]:
-    """A PNG for every record, named after its image; images of one name from several folders are numbered."""
+    Else a PNG in the folder ``output`` for every record, named after its image; images of one name are numbered.
+    """
+    if output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir():
+        if len(records) > 1:
+            raise ValueError(f"--output {output} is a file, but there are {len(records)} images; name a folder")
+        return [output] * len(records)
     seen, paths = Counter(), []
     for record in records:
         stem = Path(record["file_name"]).stem
         seen[stem] += 1
-        paths.append(folder / (f"{stem}.png" if seen[stem] == 1 else f"{stem}_{seen[stem]}.png"))
+        paths.append(output / (f"{stem}.png" if seen[stem] == 1 else f"{stem}_{seen[stem]}.png"))
     return paths
 
 
-def run(args: argparse.Namespace) -> int:
-    """Draw everything; returns the number of files that had to be skipped."""
-    model, mapper, metadata = setup(args)
-    records = find_records(args)
-    args.output.mkdir(parents=True, exist_ok=True)
-    skipped, task = 0, args.task
-    for record, path in zip(records, output_paths(records, args.output)):
-        try:
-            sample = mapper(record)
-        except (ValueError, OSError) as error:
-            print(f"skipped {record['file_name']}: {error}", file=sys.stderr)
-            skipped += 1
-            continue
+@dataclass(frozen=True)
+class Settings:
+    """What every process needs to draw images in the same way."""
+
+    config_file: str
+    options: tuple
+    dataset: str | None
+    task: str | None
+    threshold: float
+    scale: float
+    with_ground_truth: bool
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Settings":
+        options = (*args.opts, *(("MODEL.WEIGHTS", args.weights) if args.weights else ()))
+        return cls(args.config_file, options, args.dataset, args.task, args.confidence_threshold, args.scale,
+                   args.with_ground_truth)
+
+
+class Artist:
+    """A model that draws what it predicts. Raises ValueError, OSError or KeyError for what cannot be loaded."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        cfg = load_config(settings.config_file, settings.options)
+        self.metadata = class_metadata(cfg, settings.dataset)
+        self.predictor = Predictor(cfg)
+
+    def draw(self, image: np.ndarray, record: dict | None = None) -> tuple[np.ndarray, str, float]:
+        """For an image, RGB: the picture, a count of what is drawn, seconds of the prediction.
+
+        The ground truth of ``record`` stands on the left where it is asked for.
+        """
+        settings = self.settings
         start = time.perf_counter()
-        with torch.no_grad():
-            output, = model([sample])
+        output = self.predictor(image)
         seconds = time.perf_counter() - start
-        task = choose_task(output, task)
-        picture, count = draw(record, output, task, metadata, args)
+        task = choose_task(output, settings.task)
+        if task == "panoptic" and settings.threshold and any("score" not in part for part in output["panoptic_seg"][1]):
+            log_first_n(logging.WARNING, "The model gives some segments no score: --confidence-threshold does not apply "
+                        "to them.", name="freqdino")
+        drawing = Drawing(image, self.metadata, scale=settings.scale)
+        count = draw_prediction(drawing, output, task, threshold=settings.threshold)
+        pictures = [drawing.image]
+        if settings.with_ground_truth:
+            drawing = Drawing(image, self.metadata, scale=settings.scale)
+            draw_ground_truth(drawing, record, task, self.metadata)
+            pictures.insert(0, drawing.image)
+        return side_by_side(pictures), count, seconds
+
+    def draw_file(self, job: tuple[dict, Path]) -> tuple[bool, str]:
+        """Draw a record into a file: whether its image could be read, and a line that says what happened."""
+        record, path = job
+        try:
+            image = read_image(record["file_name"], "RGB")
+            check_image_size(record, image)
+        except (ValueError, OSError) as error:
+            return False, f"skipped {record['file_name']}: {error}"
+        picture, count, seconds = self.draw(image, record)
         Image.fromarray(picture).save(path)
-        size = f"{sample['width']}x{sample['height']}"
-        print(f"{record['file_name']}: {size}, {count}, {seconds:.2f} s -> {path}", flush=True)
+        return True, f"{record['file_name']}: {image.shape[1]}x{image.shape[0]}, {count}, {seconds:.2f} s -> {path}"
+
+
+@functools.lru_cache(maxsize=1)
+def artist_of_process(settings: Settings, threads: int) -> Artist:
+    torch.set_num_threads(threads)
+    return Artist(settings)
+
+
+def draw_in_process(settings: Settings, threads: int, job: tuple[dict, Path]) -> tuple[bool, str]:
+    """`Artist.draw_file` in a worker process, which loads the model at its first job."""
+    return artist_of_process(settings, threads).draw_file(job)
+
+
+def draw_files(settings: Settings, jobs: list[tuple[dict, Path]], processes: int) -> Iterator[tuple[bool, str]]:
+    """The answers of `Artist.draw_file`, in the order of the jobs."""
+    processes = min(processes, len(jobs))
+    if processes <= 1:
+        return map(Artist(settings).draw_file, jobs)
+    return draw_in_processes(settings, jobs, processes)
+
+
+def draw_in_processes(settings: Settings, jobs: list[tuple[dict, Path]], processes: int) -> Iterator[tuple[bool, str]]:
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:   # CUDA does not survive a fork
+        yield from pool.map(draw_in_process, itertools.repeat(settings), itertools.repeat(threads), jobs)
+
+
+def draw_images(args: argparse.Namespace) -> int:
+    """Draw every image; returns the number of files that had to be skipped."""
+    records = find_records(args)
+    paths = output_paths(records, args.output)
+    for folder in {path.parent for path in paths}:
+        folder.mkdir(parents=True, exist_ok=True)
+    skipped = 0
+    answers = draw_files(Settings.of(args), list(zip(records, paths)), args.processes)
+    for drawn, line in tqdm(answers, total=len(records), unit="image", disable=len(records) == 1):
+        skipped += not drawn
+        tqdm.write(line, file=sys.stdout if drawn else sys.stderr)
     print(f"{len(records) - skipped} of {len(records)} images drawn into {args.output}")
     return skipped
+
+
+def draw_video(args: argparse.Namespace) -> None:
+    """Draw the frames of a video or a camera into a video."""
+    with VideoReader(args.video_input if args.webcam is None else args.webcam) as reader:
+        is_folder = args.output.is_dir() or not args.output.suffix
+        path = args.output / f"{reader.stem}.mp4" if is_folder else args.output
+        path.parent.mkdir(parents=True, exist_ok=True)
+        artist, times = Artist(Settings.of(args)), []
+        with VideoWriter(path, reader.frame_rate) as writer:
+            try:
+                frames = itertools.islice(reader, args.max_images)
+                for frame in tqdm(frames, total=reader.length(args.max_images), unit="frame"):
+                    picture, _, seconds = artist.draw(frame)
+                    writer.write(picture)
+                    times.append(seconds)
+            except KeyboardInterrupt:   # how a camera's recording is ended: what was drawn so far is kept
+                pass
+    if not times:
+        raise ValueError(f"{reader.name} gives no frame")
+    print(f"{reader.name}: {len(times)} frames, {np.mean(times):.2f} s each -> {path}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -232,10 +276,14 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("freqdino", "detectron2"):
         setup_logger(name=name)
     try:
-        return int(run(args) > 0)
-    except (ValueError, OSError) as error:
-        print(f"demo.py: {error}", file=sys.stderr)
-        return 2
+        if args.input or args.dataset:
+            return int(draw_images(args) > 0)
+        draw_video(args)
+    except USER_ERRORS as error:
+        message = error.args[0] if type(error) is KeyError and error.args else error
+        print(f"demo.py: {message}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Source: MaskFormer (arXiv 2107.06278), section 3.4 and appendix; Mask2Former's and Mask DINO's rules for the scores.
 Q: queries, K: classes, (H, W): size of the result, n: instances.
 """
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..layers.boxes import cxcywh_to_xyxy, masks_to_boxes
-
+from ..ops.weighted_gather import chunks
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,35 @@ def mask_quality(mask_logits: Tensor) -> Tensor:
     return (mask_logits.sigmoid() * inside).flatten(1).sum(dim=1) / (inside.flatten(1).sum(dim=1) + 1e-6)
 
 
-def instances_from_masks(scores: Tensor, classes: Tensor, mask_logits: Tensor, *, boxes: Tensor | None = None,
-                         rescore: bool = True) -> Instances:
+def as_it_is(masks: Tensor) -> Tensor:
+    return masks
+
+
+def instances_from_masks(scores: Tensor, classes: Tensor, mask_logits: Tensor, *, queries: Tensor | None = None,
+                         boxes: Tensor | None = None, rescore: bool = True,
+                         resize: Callable[[Tensor], Tensor] = as_it_is) -> Instances:
     """Detectron2 instances of size (H, W): pred_masks bool (n, H, W), pred_boxes, scores, pred_classes.
 
-    ``boxes`` (n, 4) xyxy; without them the boxes are those of the masks. ``rescore`` multiplies by `mask_quality`.
+    ``queries`` (n,) tells which of the masks (Q, h, w) an instance has, None that there is one for each; ``resize`` turns
+    masks (q, h, w) into (q, H, W). ``boxes`` (n, 4) xyxy; without them the boxes are those of the masks. ``rescore``
+    multiplies by `mask_quality`.
     """
-    result = Instances(tuple(mask_logits.shape[-2:]))
-    result.pred_masks = mask_logits > 0
+    size = tuple(resize(mask_logits[:0]).shape[-2:])
+    # Resizing is the costly part, and its result the largest of all: only the masks that are shown, each once, and only as
+    # many at a time as a cache holds.
+    queries = torch.arange(len(scores), device=scores.device) if queries is None else queries
+    shown, place = queries.unique(return_inverse=True)
+    masks = mask_logits.new_empty(len(shown), *size, dtype=torch.bool)
+    quality = scores.new_ones(len(shown))
+    for chunk in chunks(len(shown), size[0] * size[1], scores.device):
+        resized = resize(mask_logits[shown[chunk]])
+        masks[chunk] = resized > 0
+        if rescore:
+            quality[chunk] = mask_quality(resized)
+    result = Instances(size)
+    result.pred_masks = masks[place]
     result.pred_boxes = Boxes(masks_to_boxes(result.pred_masks) if boxes is None else boxes)
-    result.scores = scores * mask_quality(mask_logits) if rescore else scores
+    result.scores = scores * quality[place]
     result.pred_classes = classes
     return result
 
@@ -95,7 +114,8 @@ def panoptic_segments(scores: Tensor, classes: Tensor, mask_logits: Tensor, *, t
 
     scores, classes (n,), mask_logits (n, H, W) of the kept queries. A segment is dropped where it wins less than
     ``overlap_threshold`` of its own mask; all segments of a stuff class become one. Returns an int32 map (H, W), 0 where
-    nothing is, and a list of {id, isthing, category_id}, ids from 1.
+    nothing is, and a list of {id, isthing, category_id, score}, ids from 1; the score is the query's, the highest of
+    those that became one.
     """
     segments = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=mask_logits.device)
     if len(scores) == 0:
@@ -106,7 +126,7 @@ def panoptic_segments(scores: Tensor, classes: Tensor, mask_logits: Tensor, *, t
     won = torch.bincount(owner.flatten(), minlength=len(scores)).tolist()
     own = inside.flatten(1).sum(dim=1).tolist()
     info, stuff_ids = [], {}
-    for query, category in enumerate(classes.tolist()):
+    for query, (category, score) in enumerate(zip(classes.tolist(), scores.tolist())):
         if won[query] == 0 or own[query] == 0 or won[query] / own[query] < overlap_threshold:
             continue
         segment = (owner == query) & inside[query]
@@ -114,9 +134,11 @@ def panoptic_segments(scores: Tensor, classes: Tensor, mask_logits: Tensor, *, t
             continue
         is_thing = category in thing_classes
         if not is_thing and category in stuff_ids:
-            segments[segment] = stuff_ids[category]
+            merged = info[stuff_ids[category] - 1]
+            merged["score"] = max(merged["score"], score)
+            segments[segment] = merged["id"]
             continue
-        info.append({"id": len(info) + 1, "isthing": is_thing, "category_id": category})
+        info.append({"id": len(info) + 1, "isthing": is_thing, "category_id": category, "score": score})
         segments[segment] = len(info)
         if not is_thing:
             stuff_ids[category] = len(info)

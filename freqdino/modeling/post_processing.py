@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .class_scores import SigmoidScores, SoftmaxScores
-from .inference import Geometry, best_pairs, instances_from_masks, panoptic_segments, semantic_map
+from .inference import Geometry, as_it_is, best_pairs, instances_from_masks, panoptic_segments, semantic_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,8 @@ class PostProcessing:
 
     ``thing_classes``: contiguous ids of the classes that have instances. ``resize_before_semantic`` resizes the masks to
     the output before they are summed into the semantic map; otherwise the sum is resized. ``rescore_by_mask`` multiplies
-    instance scores by the quality of their mask.
+    instance scores by the quality of their mask. ``segment_scores`` gives each panoptic segment its ``score``, which the
+    published format of segments leaves out.
     """
 
     scores: SoftmaxScores | SigmoidScores
@@ -30,6 +31,7 @@ class PostProcessing:
     max_instances: int
     resize_before_semantic: bool
     rescore_by_mask: bool = True
+    segment_scores: bool = False
 
     def __call__(self, logits: Tensor, masks: Tensor, geometry: Geometry, boxes: Tensor | None = None) -> dict:
         """logits (Q, K), masks (Q, h, w) logits, boxes (Q, 4) cxcywh over the padded input or None.
@@ -43,7 +45,7 @@ class PostProcessing:
     def _results(self, logits, masks, geometry, boxes):
         if self.semantic and self.resize_before_semantic:
             masks = geometry.resize(masks)
-            resize = _as_it_is
+            resize = as_it_is
         else:
             resize = geometry.resize
         results = {}
@@ -52,16 +54,18 @@ class PostProcessing:
         if self.instance:
             scores, classes, queries = best_pairs(
                 self.scores.instance(logits), self.max_instances, self.thing_classes if self.panoptic else None)
-            # Resizing is the costly part: only the masks that are shown, each once.
-            shown, place = queries.unique(return_inverse=True)
             results["instances"] = instances_from_masks(
-                scores, classes, resize(masks[shown])[place], rescore=self.rescore_by_mask,
+                scores, classes, masks, queries=queries, resize=resize, rescore=self.rescore_by_mask,
                 boxes=None if boxes is None else geometry.boxes_in_output(boxes[queries].float()))
         if self.panoptic:
             scores, classes, keep = self.scores.panoptic(logits, self.object_mask_threshold)
-            results["panoptic_seg"] = panoptic_segments(
+            segments, info = panoptic_segments(
                 scores[keep], classes[keep], resize(masks[keep]), thing_classes=self.thing_classes,
                 overlap_threshold=self.overlap_threshold)
+            if not self.segment_scores:
+                for segment in info:
+                    del segment["score"]
+            results["panoptic_seg"] = segments, info
         return results
 
     def _semantic(self, logits, masks, geometry):
@@ -69,7 +73,3 @@ class PostProcessing:
         if self.resize_before_semantic:
             return semantic_map(scores, masks)
         return geometry.to_output(semantic_map(scores, geometry.to_padded(masks)))
-
-
-def _as_it_is(masks):
-    return masks

@@ -119,6 +119,13 @@ def test_things_stay_apart_and_stuff_of_a_class_becomes_one():
     assert segments_of([0.9] * 4, [5, 6, 5, 6], masks) == ([1, 2, 1, 2], [(1, False, 5), (2, False, 6)])
 
 
+def test_score_of_a_segment_is_that_of_its_surest_query():
+    _, info = panoptic_segments(torch.tensor([0.5, 0.25, 0.75]), torch.tensor([5, 0, 5]),
+                                columns((0, 1), (1, 2), (2, 3)), thing_classes={0}, overlap_threshold=0.8)
+    assert info == [{"id": 1, "isthing": False, "category_id": 5, "score": 0.75},
+                    {"id": 2, "isthing": True, "category_id": 0, "score": 0.25}]
+
+
 def test_pixels_of_no_mask_are_empty():
     # The only query wins every pixel, but only its own mask is its segment.
     assert segments_of([0.9], [0], columns((1, 3))) == ([0, 1, 1, 0], [(1, True, 0)])

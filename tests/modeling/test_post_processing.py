@@ -1,4 +1,6 @@
 """From padded mask logits to results of the size asked for: geometry by a slow bilinear rule, which results when."""
+import math
+
 import pytest
 import torch
 
@@ -106,6 +108,16 @@ def test_all_three_results_and_their_sizes():
     segments, info = result["panoptic_seg"]
     assert segments.shape == (60, 20)
     assert {(segment["category_id"], segment["isthing"]) for segment in info} <= {(0, True), (2, False)}
+
+
+def test_segments_have_their_scores_where_asked_for():
+    # With logits (9, 0, 0, 0) the class takes exp(9) / (exp(9) + 3) of the query.
+    logits, masks = torch.tensor([[9.0, 0, 0, 0], [0, 0, 0, 9.0]]), torch.full((2, 4, 4), 5.0)
+    geometry = Geometry(padded=(16, 16), image=(16, 16), output=(16, 16))
+    for asked in (False, True):
+        result = post_processing(panoptic=True, segment_scores=asked)(logits, masks, geometry)
+        score = {"score": pytest.approx(math.exp(9) / (math.exp(9) + 3))} if asked else {}
+        assert result["panoptic_seg"][1] == [{"id": 1, "isthing": True, "category_id": 0, **score}]
 
 
 @pytest.mark.parametrize("semantic", [False, True])

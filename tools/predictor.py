@@ -1,0 +1,79 @@
+"""A trained model as the tools use it: whole pictures in, results out, with the names of its classes.
+
+Shape key: H, W: height and width of the picture.
+"""
+import dataclasses
+import logging
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import transforms as T
+
+from freqdino.checkpoint import load_trained_model
+from freqdino.data import register_custom_datasets
+from freqdino.data.augmentation import inference_recipe
+from freqdino.data.image_reading import IMAGE_FORMATS
+from freqdino.modeling.meta_architecture import MaskClassificationModel
+
+logger = logging.getLogger("freqdino.tools")
+
+
+class Predictor:
+    """The model of ``cfg`` with MODEL.WEIGHTS, which has to fit entirely; its panoptic segments have scores.
+
+    Raises:
+        ConfigError, CheckpointError: MODEL.WEIGHTS is empty or does not fit.
+        ValueError: an unknown INPUT.FORMAT.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        if cfg.INPUT.FORMAT not in IMAGE_FORMATS:
+            raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; known are {', '.join(IMAGE_FORMATS)}")
+        self._channels_reversed = cfg.INPUT.FORMAT == "BGR"
+        self._augmentations = T.AugmentationList(inference_recipe(cfg))
+        self._model = load_trained_model(cfg)
+        if isinstance(self._model, MaskClassificationModel):
+            self._model.post_processing = dataclasses.replace(self._model.post_processing, segment_scores=True)
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> dict:
+        """The model's results, of the picture's size, for a picture in RGB, uint8 (H, W, 3)."""
+        height, width = image.shape[:2]
+        augmented = T.AugInput(image[:, :, ::-1] if self._channels_reversed else image)
+        self._augmentations(augmented)
+        pixels = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        return self._model([{"image": pixels, "height": height, "width": width}])[0]
+
+
+def class_metadata(cfg: CfgNode, dataset: str | None = None) -> Metadata:
+    """Metadata of ``dataset``, else of the first of DATASETS.TEST and DATASETS.TRAIN that is known on this machine.
+
+    Where none is, empty metadata, with a warning. Where the training set is not known, the model too takes the classes
+    from the one that is: DATASETS.TRAIN of ``cfg`` is set to it.
+
+    Raises:
+        OSError, ValueError: ``dataset`` is own data that cannot be read.
+    """
+    if dataset is not None:
+        register_custom_datasets([dataset])
+    known, problems = [], []
+    for name in dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)):
+        try:
+            register_custom_datasets([name])
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+            continue
+        if name in DatasetCatalog:
+            known.append(name)
+        else:
+            problems.append(f"{name} is not registered")
+    if known and cfg.DATASETS.TRAIN and cfg.DATASETS.TRAIN[0] not in known:
+        cfg.DATASETS.TRAIN = (known[0],)
+    names = [dataset, *known] if dataset is not None else known
+    if names:
+        return MetadataCatalog.get(names[0])
+    logger.warning("No data set that the configuration names is here, so classes are shown by number, and those of a "
+                   "panoptic model all count as things: %s", "; ".join(problems) or "DATASETS.TEST and TRAIN are empty")
+    return Metadata()
