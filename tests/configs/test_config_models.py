@@ -3,6 +3,7 @@
 Models are made on the device "meta", so that no weight is allocated or initialised. The parameter counts are those of
 the published projects; the manifests (state dict key -> shape and dtype) are looked for as in `test_configs.py`.
 """
+import contextlib
 import functools
 import json
 import math
@@ -14,9 +15,9 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch.overrides import TorchFunctionMode
 
-from configs.test_configs import WITH_MODULES, WITH_TRANSFORMERS
+from configs.test_configs import WITH_BACKBONES, WITH_MODULES, WITH_TRANSFORMERS
 from configs.test_detector_configs import PARAMETERS as DETECTORS
-from configs.test_semantic_configs import HEAD_PARAMETERS, MIT_WIDTHS, mit_parameters
+from configs.test_semantic_configs import HEAD_PARAMETERS, MIT_WIDTHS, fdam_parameters, mit_parameters
 from freqdino.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,11 +100,38 @@ def transformer_parameters(width, heads, fdam):
     """12 blocks, the position embedding of 32 × 32 patches, the patches' projection, the neck."""
     block = 12 * width ** 2 + 15 * width        # qkv, proj, MLP with biases; two normalisations, two LayerScales
     if fdam:
-        gates = 2 * width + 2 * (width + 1) * heads + 2
-        scale = 4 * (width // 16) * 14 * 8 + (width + 64) * (width // 16) + 2
-        block += gates + 2 * scale
+        block += fdam_parameters(width, heads)
     neck = 3 * (4 * width ** 2 + width) + 2 * width
     return 12 * block + 32 * 32 * width + 16 * 16 * 3 * width + width + neck
+
+
+def swin_cost(width, depths, cost):
+    """``cost(width, heads)`` of each block; heads have 32 channels."""
+    return sum(blocks * cost(width << stage, (width << stage) // 32) for stage, blocks in enumerate(depths))
+
+
+def swin_fdconv_cost(width, heads):
+    """qkv, proj and the MLP of a block."""
+    return sum(fdconv_cost(*channels, 1) for channels in (
+        (width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)))
+
+
+def convnext_parameters(widths, depths, fdconv):
+    """Four stages: patches and their normalisation; blocks of a 7 × 7 convolution by channel, LayerNorm, MLP, scale."""
+    total, channels, patch, norm = 0, 3, 4, widths[0]
+    for width, blocks in zip(widths, depths):
+        block = 50 * width + 2 * width + (8 * width ** 2 + 5 * width) + width
+        if fdconv:
+            block += fdconv_cost(width, 4 * width, 1) + fdconv_cost(4 * width, width, 1)
+        total += channels * width * patch ** 2 + width + 2 * norm + blocks * block
+        channels, patch, norm = width, 2, width
+    return total
+
+
+def with_backbone(plain, parameters, widths):
+    """Of the model that the R50 leaf ``plain`` becomes with a backbone of these ``parameters`` and map widths."""
+    inputs = 256 * sum(width - channels for width, channels in zip(widths, R50_CHANNELS))
+    return PARAMETERS[plain] - R50_BACKBONE + inputs + parameters
 
 
 R50_BACKBONE = 23_454_912                       # its convolutions; frozen normalisations have buffers alone
@@ -117,8 +145,20 @@ for leaf in WITH_MODULES.keys() - PARAMETERS.keys():
     PARAMETERS[leaf] = PARAMETERS[WITH_MODULES[leaf]] + added
 for leaf, (plain, deit) in WITH_TRANSFORMERS.items():
     width, heads = {"deit_t": (192, 3), "deit_s": (384, 6), "deit3_b": (768, 12)}[deit.removesuffix("_fdam")]
-    head = PARAMETERS[plain] - R50_BACKBONE + 256 * sum(width - channels for channels in R50_CHANNELS)
-    PARAMETERS[leaf] = head + transformer_parameters(width, heads, fdam=deit.endswith("_fdam"))
+    parameters = transformer_parameters(width, heads, fdam=deit.endswith("_fdam"))
+    PARAMETERS[leaf] = with_backbone(plain, parameters, 4 * (width,))
+SWIN_COSTS = {"swin_t_fdam": swin_cost(96, (2, 2, 6, 2), fdam_parameters),
+              "swin_b_fdam": swin_cost(128, (2, 2, 18, 2), fdam_parameters),
+              "swin_t_fdconv": swin_cost(96, (2, 2, 6, 2), swin_fdconv_cost)}
+CONVNEXT_T = {"widths": (96, 192, 384, 768), "depths": (3, 3, 9, 3)}
+for leaf, (plain, _) in WITH_BACKBONES.items():
+    if "swin" in leaf:
+        PARAMETERS[leaf] = PARAMETERS[plain] + SWIN_COSTS[Path(leaf).stem.removeprefix("mask2former_")]
+    elif "convnext_t" in leaf:
+        parameters = convnext_parameters(**CONVNEXT_T, fdconv="fdconv" in leaf)
+        PARAMETERS[leaf] = with_backbone(plain, parameters, CONVNEXT_T["widths"])
+    else:
+        PARAMETERS[leaf] = with_backbone(plain, mit_parameters(MIT_WIDTHS, fdam="fdam" in leaf), MIT_WIDTHS)
 
 PARAMETERS.update(DETECTORS)
 R50_NORMS = 53_120                              # scales and shifts, where normalisations are trained
@@ -176,7 +216,9 @@ class EmptyWeights(TorchFunctionMode):
 def summary(leaf, options=()):
     """The number of parameters of a leaf's model, and its state dict as {key: (shape, dtype)}."""
     cfg = load_config(str(CONFIGS / leaf), options)
-    with EmptyWeights():
+    # timm's networks are tried on an image when they are made, which FDConv does not do on the device "meta".
+    tried = cfg.MODEL.BACKBONE.NAME == "build_timm_backbone" and cfg.MODEL.BACKBONE.FDCONV.ENABLED
+    with contextlib.nullcontext() if tried else EmptyWeights():
         model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     count = sum(parameter.numel() for parameter in model.parameters())
     return count, {key: (list(value.shape), str(value.dtype).removeprefix("torch."))

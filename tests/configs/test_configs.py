@@ -110,7 +110,7 @@ WITH_MODULES = {
     for suffix in (*MODULES, "freqfusion_fdconv_fdam")
     if f"{plain}_{suffix}.yaml" not in PUBLISHED
 }
-# ... and transformers in R50's place, plain or with FDAM in their blocks.
+# ... transformers in R50's place, plain or with FDAM in their blocks ...
 FDAM_VIT = {"MODEL.BACKBONE.NAME": "build_fdam_vit_backbone", "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0}
 DEIT_S = {"MODEL.WEIGHTS": "deit_small_patch16_224.pth", "MODEL.VIT.DROP_PATH_RATE": 0.1}
 TRANSFORMERS = {
@@ -129,6 +129,26 @@ WITH_TRANSFORMERS = {
                           "coco/instance/maskdino": "r50_3s"}.items()
        for deit in ("deit_s_fdam", "deit3_b_fdam")},
 }
+# ... and the other backbones, leaf -> (plain leaf, differences): Swin with modules, ConvNeXt and MiT in R50's place.
+FDAM_IN_BLOCKS = {"MODEL.BACKBONE.FDAM.ENABLED": True, "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0}
+FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True}
+CONVNEXT_T = {"MODEL.WEIGHTS": "convnext_tiny.fb_in1k.safetensors", "MODEL.BACKBONE.NAME": "build_timm_backbone",
+              "MODEL.TIMM.DROP_PATH_RATE": 0.4}
+MIT_B0 = {"MODEL.WEIGHTS": "mit_b0.pth", "MODEL.BACKBONE.NAME": "build_mit_backbone"}
+WITH_BACKBONES = {
+    **{f"ade20k/semantic/mask2former_{backbone}.yaml": (f"ade20k/semantic/mask2former_{plain}.yaml", differences)
+       for backbone, (plain, differences) in {
+           "swin_t_fdam": ("swin_t", FDAM_IN_BLOCKS),
+           "swin_b_fdam": ("swin_b", FDAM_IN_BLOCKS),
+           "swin_t_fdconv": ("swin_t", FDCONV),
+           "convnext_t": ("r50", CONVNEXT_T),
+           "convnext_t_fdconv": ("r50", {**CONVNEXT_T, **FDCONV}),
+           "mit_b0": ("r50", MIT_B0),
+           "mit_b0_fdam": ("r50", {**MIT_B0, **FDAM_IN_BLOCKS}),
+       }.items()},
+    "coco/instance/maskdino_convnext_t_12ep_fdconv.yaml":
+        ("coco/instance/maskdino_r50_12ep.yaml", {**SHORT_SCHEDULE, **CONVNEXT_T, **FDCONV}),
+}
 for leaf, plain in WITH_MODULES.items():
     PUBLISHED[leaf] = PUBLISHED[plain]
     switches = {key: True for module, key in MODULES.items() if module in leaf}
@@ -136,6 +156,9 @@ for leaf, plain in WITH_MODULES.items():
 for leaf, (plain, deit) in WITH_TRANSFORMERS.items():
     PUBLISHED[leaf] = PUBLISHED[plain]
     DIFFERENCES[leaf] = TRANSFORMERS[deit]
+for leaf, (plain, differences) in WITH_BACKBONES.items():
+    PUBLISHED[leaf] = PUBLISHED[plain]
+    DIFFERENCES[leaf] = differences
 
 CLASSES = {
     "coco/instance": 80, "coco/panoptic": 80 + 53,
@@ -247,8 +270,9 @@ def test_facts_worked_out_by_hand(leaf):
         "MaskDINO" if mask_dino else "MaskFormerFreqAware" if guided else "MaskFormer")
     assert values["MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED"] == ("freqfusion" in name)
     assert values["MODEL.BACKBONE.FDCONV.ENABLED"] == ("fdconv" in name)
-    # A transformer has FDAM in its blocks, by the name of its builder; a ResNet's model in its deformable encoder.
-    assert values["MODEL.SEM_SEG_HEAD.FDAM.ENABLED"] == ("fdam" in name and "deit" not in name)
+    # A transformer has FDAM in its blocks, DeiT by the name of its builder; a ResNet's model in its deformable encoder.
+    assert values["MODEL.SEM_SEG_HEAD.FDAM.ENABLED"] == ("fdam" in name and "r50" in name)
+    assert values["MODEL.BACKBONE.FDAM.ENABLED"] == ("fdam" in name and ("swin" in name or "mit" in name))
     assert (values["MODEL.BACKBONE.NAME"] == "build_fdam_vit_backbone") == ("fdam" in name and "deit" in name)
     assert values["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == CLASSES[f"{dataset}/{task}"]
     assert all(name.startswith(dataset) for key in ("TRAIN", "TEST") for name in values[f"DATASETS.{key}"])

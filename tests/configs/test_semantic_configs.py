@@ -6,7 +6,7 @@ the numbers FDAM's (arXiv 2507.12006) and FDConv's (arXiv 2503.18783). `test_con
 """
 import pytest
 from configs import test_configs
-from configs.test_configs import CONFIGS, TRANSFORMERS, defaults, flatten, resolved
+from configs.test_configs import CONFIGS, FDAM_IN_BLOCKS, MIT_B0, TRANSFORMERS, defaults, flatten, resolved
 
 # Second line of the leaf where a number is published.
 SAID = {
@@ -21,7 +21,6 @@ SAID = {
 LEAVES = {name: f"ade20k/semantic/{name}.yaml" for name in SAID}
 
 SHORT_EDGES = [int(scale / 10 * 512) for scale in range(5, 21)]
-MIT = {"MODEL.WEIGHTS": "mit_b0.pth", "MODEL.BACKBONE.NAME": "build_mit_backbone"}
 R50 = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/torchvision/R-50.pkl", "MODEL.RESNETS.NORM": "SyncBN"}
 EVERY_LEAF = {
     "DATASETS.TRAIN": ["ade20k_sem_seg_train"], "DATASETS.TEST": ["ade20k_sem_seg_val"],
@@ -47,8 +46,8 @@ BACKBONES = {
     "deit3_b_fdam": TRANSFORMERS["deit3_b_fdam"],
     "r50": R50,
     "r50_fdconv": {**R50, "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"},
-    "mit_b0": MIT,
-    "mit_b0_fdam": {**MIT, "MODEL.BACKBONE.FDAM.ENABLED": True, "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0},
+    "mit_b0": MIT_B0,
+    "mit_b0_fdam": {**MIT_B0, **FDAM_IN_BLOCKS},
 }
 ADAMW = {"SOLVER.WEIGHT_DECAY": 0.01, "SOLVER.POLY_LR_POWER": 1.0, "SOLVER.WARMUP_ITERS": 1500,
          "SOLVER.WARMUP_FACTOR": 1e-6}
@@ -80,6 +79,12 @@ def segformer_parameters(widths, classes=150, channels=256):
     return projections + conv(4 * channels, channels, 1) + (channels + 1) * classes
 
 
+def fdam_parameters(width, heads):
+    """A block's gates and its two frequency scalings."""
+    scale = 4 * (width // 16) * 14 * 8 + (width + 64) * (width // 16) + 2
+    return 2 * width + 2 * (width + 1) * heads + 2 + 2 * scale
+
+
 def mit_parameters(widths, fdam):
     """Four stages of two blocks: overlapping patches, attention with reduced keys, MLP with a 3 × 3 convolution."""
     total, channels = 0, 3
@@ -89,9 +94,7 @@ def mit_parameters(widths, fdam):
         if reduction > 1:
             block += width ** 2 * reduction ** 2 + width + norm
         if fdam:
-            gates = 2 * width + 2 * (width + 1) * heads + 2
-            scale = 4 * (width // 16) * 14 * 8 + (width + 64) * (width // 16) + 2
-            block += gates + 2 * scale
+            block += fdam_parameters(width, heads)
         total += channels * width * kernel ** 2 + width + norm + 2 * block + norm
         channels = width
     return total
