@@ -17,9 +17,9 @@ Formats, recognised by the names in the file unless --format says which:
                             files call it is not known here; --rename 'neck\\.other\\.' neck.freqfusions. helps
     mmsegmentation          FDAM's DeiT-III-B with UPerNet; UPerNet and SegFormer heads in general
 
-A file is written only if every entry has a place (but for those named as left), every name of the model (of its backbone,
-for a backbone's weights) is filled, and the configuration agrees with how the weights were trained. Otherwise the exit
-status is 1 and the message names what differs. Files that would run code when read are refused.
+A file is written only if every entry has a place (but for those named as left), every name of the model (for a
+backbone's weights, of its backbone) is filled, and the configuration agrees with how the weights were trained. If not,
+the exit status is 1 and the message names what differs. Files that would run code when read are refused.
 """
 import argparse
 import pickle
@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, so that freqdino need not be installed
@@ -114,7 +115,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.target}{partial}")
 
 
-def refuse_unfit(args: argparse.Namespace, checkpoint: dict, conversion: Conversion, format_name: str, cfg) -> None:
+def refuse_unfit(args: argparse.Namespace, checkpoint: dict, conversion: Conversion, format_name: str,
+                 cfg: CfgNode) -> None:
     """Raise ConversionError, with all there is to say, unless the conversion may be written."""
     family = FAMILIES[format_name]
     problems = [] if args.partial else list(report.misfits(conversion, family))
@@ -123,7 +125,8 @@ def refuse_unfit(args: argparse.Namespace, checkpoint: dict, conversion: Convers
     if not conversion.written:
         problems.append("nothing in the file fits the model")
     unmet = unmet_requirements(family, list(checkpoint["model"]), cfg)
-    problems += [f"the weights need {option} {needed}, the configuration has {found}" for option, needed, found in unmet]
+    problems += [f"the weights need {option} {needed}, the configuration has {found}"
+                 for option, needed, found in unmet]
     if unmet:
         problems.append("add: " + " ".join(f'{option} "{needed}"' for option, needed, _ in unmet))
     recipe = foreign_recipe(checkpoint, family)

@@ -23,7 +23,7 @@ class ConversionError(ValueError):
 
 
 class Unplaced(NamedTuple):
-    """An entry without a place in the model. meant: the name that it would have there, its own where no rule knows it."""
+    """An entry without a place in the model. meant: the name that it would have there, or its own if no rule has it."""
     tensor: Tensor
     meant: str
     why: str
@@ -43,7 +43,7 @@ class Conversion:
 
 
 def rename_entries(tensors: Mapping[str, Tensor], renames: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    """``tensors`` with the first of ``renames`` (regular expression, replacement) that is found in a name applied to it.
+    """``tensors`` with the first of ``renames`` (regular expression, replacement) that is found in a name applied.
 
     Raises ConversionError for a rename that no name has or that is no regular expression, and if two names become one.
     """
@@ -132,7 +132,7 @@ def _hold_against_model(conversion: Conversion, model: nn.Module, whole_model: b
 
 
 def _other_normalisations(names: Set[str], targets: Set[str]) -> Iterator[tuple[str, str]]:
-    """Layers (names with a dot behind them), and why, that have running statistics among ``names`` or ``targets`` alone.
+    """Layers (names with a dot behind them) that have running statistics on one side alone, and why they are no match.
 
     Their weight and bias are there on both sides and of one shape, and yet mean different things.
     """

@@ -1,7 +1,7 @@
 """Checkpoints under the names that the model has or its loading understands: they pass through.
 
-Published Mask2Former, Mask DINO and FreqFusion's Mask2Former in both key styles, Detectron2's own models, Microsoft's Swin,
-SegFormer's MiT, and where the backbone is one of timm's or a plain transformer, timm's checkpoints.
+Published Mask2Former, Mask DINO and FreqFusion's Mask2Former in both key styles, Detectron2's own models, Microsoft's
+Swin, SegFormer's MiT, and where the backbone is one of timm's or a plain transformer, timm's checkpoints.
 """
 from weight_conversion.rules import Family, Rule
 

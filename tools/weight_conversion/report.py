@@ -46,7 +46,7 @@ def misfits(conversion: Conversion, family: Family) -> Iterator[str]:
 
 
 def nearest(name: str, shape: tuple[int, ...], candidates: Mapping[str, tuple[int, ...]]) -> str:
-    """The candidate of this shape with the most similar name, or one of another shape whose name is much alike, or ""."""
+    """The most similar name of this shape, or one of another shape that is much alike; "" where there is neither."""
     of_shape = [candidate for candidate, its_shape in candidates.items() if its_shape == shape]
     found = (difflib.get_close_matches(name, of_shape, n=1, cutoff=SIMILAR)
              or difflib.get_close_matches(name, candidates, n=1, cutoff=ALIKE))

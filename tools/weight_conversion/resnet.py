@@ -1,4 +1,4 @@
-"""torchvision's ResNet, whose names timm and OpenMMLab share -> Detectron2's. FDConv keeps its own inside a convolution."""
+"""torchvision's ResNet, whose names timm and OpenMMLab share -> Detectron2's; FDConv's stay as they are in a layer."""
 from weight_conversion.rules import RGB_INPUT, Family, Requirement, Rule
 
 

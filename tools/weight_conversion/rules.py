@@ -49,11 +49,10 @@ class Family:
 
     title: who publishes what. markers: regular expressions, each the start of some entry's name in every checkpoint of
     the family. rules: the first that matches an entry names it. left: start of a name (regular expression) -> why such
-    entries are of no use here. requirements: what the configuration must say. hints: part of a name of the model's
-    (regular expression) -> what to look at if that does not fit. foreign_recipes: what the text of a training
-    configuration in the file must not say (regular expression) -> why. whole_model: the checkpoint has to fill the whole
-    model; False: the backbone, its names without ``backbone.``; None: what it holds of the model. note: what the report
-    adds.
+    entries are of no use here. requirements: what the configuration must say. hints: part of a name (regular
+    expression) -> what to look at if that does not fit. foreign_recipes: what the text of a training configuration in
+    the file must not say (regular expression) -> why. whole_model: the checkpoint has to fill the whole model; False:
+    the backbone, its names without ``backbone.``; None: what it holds of the model. note: what the report adds.
     """
 
     title: str

@@ -31,7 +31,8 @@ TORCHVISION = Family(
         Rule(r"features\.0\.0\.(\w+)", r"patch_embed.proj.\1"),
         Rule(r"features\.0\.2\.(\w+)", r"patch_embed.norm.\1"),
         # features: patches, stage, merging, stage, merging, stage, merging, stage
-        Rule(r"features\.(?P<at>[246])\.(?P<rest>(?:reduction|norm)\..+)", stage(r"downsample.\g<rest>", first=2, step=2)),
+        Rule(r"features\.(?P<at>[246])\.(?P<rest>(?:reduction|norm)\..+)",
+             stage(r"downsample.\g<rest>", first=2, step=2)),
         Rule(r"features\.(?P<at>[1357])\.(?P<rest>\d+\.(?:norm1|norm2|attn)\..+)",
              stage(r"blocks.\g<rest>", first=1, step=2)),
         Rule(r"features\.(?P<at>[1357])\.(?P<block>\d+)\.mlp\.0\.(?P<rest>\w+)",
