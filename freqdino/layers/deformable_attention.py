@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.ms_deform_attn import ms_deform_attn
+from .linear import Linear
 from .transformer import feed_forward
 
 
@@ -33,10 +34,10 @@ class MSDeformAttn(nn.Module):
         self.num_levels = num_levels
         self.num_points = num_points
         self.invert = invert
-        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self._initialise()
 
     def _initialise(self):
@@ -68,10 +69,10 @@ class MSDeformAttn(nn.Module):
         weights = self.attention_weights(query).float().unflatten(-1, (heads[0], -1)).softmax(-1).unflatten(-1, heads[1:])
         reference = reference.float()[:, :, None, None, None]
         if reference.shape[-1] == 2:
-            sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
-            locations = reference + offsets / sizes[:, None]
+            pixels = offsets.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])[:, None]
+            locations = torch.addcmul(reference, offsets, pixels)
         else:
-            locations = reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / self.num_points))
+            locations = torch.addcmul(reference[..., :2], offsets, reference[..., 2:] * (0.5 / self.num_points))
         attended = ms_deform_attn(value, spatial_shapes, locations, weights)
         if self.invert is not None:
             attended = self.invert(value.flatten(2), attended, query)
@@ -93,8 +94,8 @@ class DeformableEncoderLayer(nn.Module):
         self.self_attn = MSDeformAttn(dim=dim, num_heads=num_heads, num_levels=num_levels, invert=invert)
         self.freq_scale_1 = freq_scale_1
         self.norm1 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.linear1 = Linear(dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, dim)
         self.freq_scale_2 = freq_scale_2
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = dropout

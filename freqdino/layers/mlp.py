@@ -3,6 +3,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from .linear import Linear, linear
+
 
 class MLP(nn.Module):
     """``num_layers`` linear layers, ReLU after each but the last; (..., input_dim) -> (..., output_dim).
@@ -15,9 +17,9 @@ class MLP(nn.Module):
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = layer(x).relu()
+            x = linear(x, layer.weight, layer.bias, relu=True)
         return self.layers[-1](x)

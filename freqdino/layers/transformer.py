@@ -6,8 +6,12 @@ Each sub-layer adds to its input; the LayerNorm stands after the sum, or before 
 """
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..ops.weighted_gather import chunk_elements
+from .linear import Linear, linear
 
 
 class MultiheadAttention(nn.MultiheadAttention):
@@ -28,17 +32,17 @@ class MultiheadAttention(nn.MultiheadAttention):
         """
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if query is key:
-            q, k = F.linear(query, weight[:-self.embed_dim], bias[:-self.embed_dim]).chunk(2, dim=-1)
+            q, k = linear(query, weight[:-self.embed_dim], bias[:-self.embed_dim]).chunk(2, dim=-1)
         else:
-            q = F.linear(query, weight[:self.embed_dim], bias[:self.embed_dim])
-            k = F.linear(key, weight[self.embed_dim:-self.embed_dim], bias[self.embed_dim:-self.embed_dim])
-        v = F.linear(value, weight[-self.embed_dim:], bias[-self.embed_dim:])
+            q = linear(query, weight[:self.embed_dim], bias[:self.embed_dim])
+            k = linear(key, weight[self.embed_dim:-self.embed_dim], bias[self.embed_dim:-self.embed_dim])
+        v = linear(value, weight[-self.embed_dim:], bias[-self.embed_dim:])
         q, k, v = (t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))
         mask = None
         if blocked is not None:
             mask = ~(blocked[:, None] if blocked.dim() == 3 else blocked)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        return linear(attended.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
 
 
 def xavier_uniform_matrices_(module: nn.Module) -> None:
@@ -94,8 +98,13 @@ class CrossAttentionLayer(ResidualSublayer):
 
 
 def feed_forward(x: Tensor, linear1: nn.Linear, linear2: nn.Linear, dropout: float = 0.0) -> Tensor:
-    """linear2(relu(linear1(x))) with dropout after each activation; (..., C) -> (..., C)."""
-    hidden = linear1(x).relu()
+    """linear2(relu(linear1(x))) with dropout after each activation; (..., Q, C) -> (..., Q, C)."""
+    if not torch.is_grad_enabled():
+        # Nobody keeps the hidden activations, so on the CPU they need not leave the cache.
+        pieces = x.split(max(1, chunk_elements(x.device) // linear1.out_features), dim=-2)
+        if len(pieces) > 1:
+            return torch.cat([feed_forward(piece, linear1, linear2, dropout) for piece in pieces], dim=-2)
+    hidden = linear(x, linear1.weight, linear1.bias, relu=True)
     if not dropout:
         return linear2(hidden)
     return F.dropout(linear2(F.dropout(hidden, dropout)), dropout)
@@ -106,8 +115,8 @@ class FeedForwardLayer(ResidualSublayer):
 
     def __init__(self, dim: int, hidden_dim: int, *, pre_norm: bool = False):
         super().__init__(dim, pre_norm=pre_norm)
-        self.linear1 = nn.Linear(dim, hidden_dim)
-        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.linear1 = Linear(dim, hidden_dim)
+        self.linear2 = Linear(hidden_dim, dim)
         xavier_uniform_matrices_(self)
 
     def forward(self, x: Tensor) -> Tensor:

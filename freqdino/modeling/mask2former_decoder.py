@@ -8,6 +8,7 @@ from detectron2.layers import Conv2d
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
+from ..layers.linear import Linear
 from ..layers.mlp import MLP
 from ..layers.position_encoding import sine_position_map
 from ..layers.transformer import CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
@@ -41,7 +42,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         needs_projection = enforce_input_proj or in_channels != hidden_dim
         self.input_proj = nn.ModuleList(
             _input_projection(in_channels, hidden_dim) if needs_projection else nn.Identity() for _ in range(NUM_LEVELS))
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
     def forward(self, levels: list[Tensor], mask_features: Tensor, targets=None) -> dict:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..layers.boxes import inverse_sigmoid
 from ..layers.deformable_attention import MSDeformAttn
+from ..layers.linear import Linear
 from ..layers.mlp import MLP
 from ..layers.position_encoding import sine_box_embedding
 from ..layers.transformer import MultiheadAttention, feed_forward, xavier_uniform_matrices_
@@ -31,8 +32,8 @@ class MaskDINODecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.self_attn = MultiheadAttention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.linear1 = Linear(dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, dim)
         self.norm3 = nn.LayerNorm(dim)
         for part in (self.self_attn, self.linear1, self.linear2):
             xavier_uniform_matrices_(part)
@@ -88,13 +89,13 @@ class MaskDINODecoder(nn.Module):
         self.input_proj = nn.ModuleList(
             nn.Conv2d(in_channels, hidden_dim, 1) if needs_projection else nn.Identity() for _ in range(num_levels))
         if two_stage:
-            self.enc_output = nn.Linear(hidden_dim, hidden_dim)
+            self.enc_output = Linear(hidden_dim, hidden_dim)
             self.enc_output_norm = nn.LayerNorm(hidden_dim)
         if learn_content or not two_stage:
             self.query_feat = nn.Embedding(num_queries, hidden_dim)
         if not two_stage:
             self.query_embed = nn.Embedding(num_queries, 4)
-        self.class_embed = nn.Linear(hidden_dim, num_class_logits)
+        self.class_embed = Linear(hidden_dim, num_class_logits)
         self.label_enc = nn.Embedding(num_classes, hidden_dim)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
         self.decoder_norm = nn.LayerNorm(hidden_dim)
