@@ -38,16 +38,9 @@ from freqdino.checkpoint_files import local_path, read_checkpoint  # noqa: E402
 from freqdino.config import load_config  # noqa: E402
 from freqdino.data import register_custom_datasets  # noqa: E402
 from weight_conversion import report  # noqa: E402
-from weight_conversion.conversion import (  # noqa: E402
-    Conversion,
-    ConversionError,
-    applicable_requirements,
-    convert,
-    foreign_recipe,
-    rename_entries,
-    unmet_requirements,
-)
+from weight_conversion.conversion import Conversion, ConversionError, convert, rename_entries  # noqa: E402
 from weight_conversion.families import FAMILIES, recognise  # noqa: E402
+from weight_conversion.requirements import applicable_requirements, foreign_recipe, unmet_requirements  # noqa: E402
 
 SUFFIXES = (".pth", ".pkl")
 # What a wrong configuration or file raises; registries raise KeyError for an unknown name.
@@ -111,16 +104,18 @@ def run(args: argparse.Namespace) -> None:
         print("dry run: nothing written")
     else:
         write(args.target, conversion, format_name)
-        partial = bool(conversion.holes) * ", which loads with MODEL.WEIGHTS_PARTIAL True"
-        print(f"wrote {args.target}{partial}")
+        print(f"wrote {args.target}" + (", to be loaded with MODEL.WEIGHTS_PARTIAL True" if conversion.holes else ""))
 
 
 def refuse_unfit(args: argparse.Namespace, checkpoint: dict, conversion: Conversion, format_name: str,
                  cfg: CfgNode) -> None:
     """Raise ConversionError, with all there is to say, unless the conversion may be written."""
     family = FAMILIES[format_name]
-    problems = [] if args.partial else list(report.misfits(conversion, family))
-    if problems:
+    problems = list(report.misfits(conversion, family))
+    if problems and args.partial:
+        print("\n".join(problems))
+        problems.clear()
+    elif problems:
         problems.append("the configuration must be that of the weights; --partial writes what fits")
     if not conversion.written:
         problems.append("nothing in the file fits the model")

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from freqdino.checkpoint import COMPUTED, fit_checkpoint
-from freqdino.config import lookup
-from weight_conversion.rules import NETWORK, Family, Requirement
+from weight_conversion.rules import NETWORK, Family
 
 STATISTICS = "running_mean"
 
@@ -123,7 +121,7 @@ def _hold_against_model(conversion: Conversion, model: nn.Module, whole_model: b
                              f"the model has no {target}"))
     for target in fit.mismatched:
         unplace(target, f"{target} has shape {tuple(targets[target].shape)}")
-    holes = set(fit.missing)
+    holes = {*fit.missing, *fit.mismatched}
     for layer, why in _other_normalisations({*fit.matching, *fit.unexpected}, targets.keys()):
         for target in [target for target in fit.matching if target.startswith(layer)]:
             unplace(target, why)
@@ -144,31 +142,3 @@ def _other_normalisations(names: Set[str], targets: Set[str]) -> Iterator[tuple[
         if f"{layer}weight" in names and f"{layer}weight" in targets:
             have, lack = ("the model", "the file") if layer in ours else ("the file", "the model")
             yield layer, f"{layer[:-1]} has running statistics in {have} and none in {lack}: another normalisation"
-
-
-def unmet_requirements(family: Family, names: Sequence[str], cfg: CfgNode) -> list[tuple[str, object, object]]:
-    """(option, what the weights need, what the configuration says) for each that disagrees."""
-    return [(requirement.option, requirement.value, lookup(cfg, requirement.option))
-            for requirement in applicable_requirements(family, names, cfg)
-            if _plain(lookup(cfg, requirement.option)) != _plain(requirement.value)]
-
-
-def applicable_requirements(family: Family, names: Sequence[str], cfg: CfgNode) -> list[Requirement]:
-    """Those that hold for a checkpoint with entries of these names in a model of this configuration."""
-    return [requirement for requirement in family.requirements
-            if requirement.backbone in ("", cfg.MODEL.BACKBONE.NAME)
-            and any(re.match(requirement.where, name) for name in names)]
-
-
-def _plain(value: object) -> object:
-    """Tuples as lists, all the way down: configurations have either."""
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def foreign_recipe(checkpoint: Mapping[str, object], family: Family) -> str | None:
-    """Why the training configuration that OpenMMLab keeps in a checkpoint's ``meta`` is none of the family's, if so."""
-    meta = checkpoint.get("meta")
-    if not isinstance(meta, Mapping):
-        return None
-    text = " ".join(str(meta[key]) for key in ("config", "cfg") if key in meta)
-    return next((why for pattern, why in family.foreign_recipes.items() if re.search(pattern, text)), None)

@@ -30,27 +30,31 @@ def summary(conversion: Conversion, family: Family) -> Iterator[str]:
 
 def misfits(conversion: Conversion, family: Family) -> Iterator[str]:
     """The first of those that could not be placed and of those that nothing fills; nothing where all fits."""
-    sources = {entry.meant: tuple(entry.tensor.shape) for entry in conversion.unplaced.values()}
-    holes = {name: tuple(tensor.shape) for name, tensor in conversion.holes.items()}
+    # By the names that they would have in the model, as those can be compared: (name, shape).
+    sources = {entry.meant: (name, tuple(entry.tensor.shape)) for name, entry in conversion.unplaced.items()}
+    holes = {name: (name, tuple(tensor.shape)) for name, tensor in conversion.holes.items()}
     if sources:
         yield f"{len(sources)} entries of the file have no place in the model:"
-        for name, entry in list(conversion.unplaced.items())[:LISTED]:
-            yield f"  {name} {sources[entry.meant]}: {entry.why}{nearest(entry.meant, sources[entry.meant], holes)}"
+        for meant, (name, shape) in list(sources.items())[:LISTED]:
+            yield f"  {name} {shape}: {conversion.unplaced[name].why}{nearest(meant, shape, holes)}"
     if holes:
         yield f"{len(holes)} names of the model are filled by nothing:"
-        for name, shape in list(holes.items())[:LISTED]:
+        for name, shape in list(holes.values())[:LISTED]:
             yield f"  {name} {shape}{nearest(name, shape, sources)}"
     for pattern, hint in family.hints.items():
         if any(re.search(pattern, name) for name in (*holes, *sources, *conversion.unplaced)):
             yield f"hint: {hint}"
 
 
-def nearest(name: str, shape: tuple[int, ...], candidates: Mapping[str, tuple[int, ...]]) -> str:
-    """The most similar name of this shape, or one of another shape that is much alike; "" where there is neither."""
-    of_shape = [candidate for candidate, its_shape in candidates.items() if its_shape == shape]
+def nearest(name: str, shape: tuple[int, ...], candidates: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+    """The candidate most like ``name`` of this shape, or else one of another shape that is much alike, or "".
+
+    candidates: what to compare with -> the name to show and its shape.
+    """
+    of_shape = [candidate for candidate, (_, its_shape) in candidates.items() if its_shape == shape]
     found = (difflib.get_close_matches(name, of_shape, n=1, cutoff=SIMILAR)
              or difflib.get_close_matches(name, candidates, n=1, cutoff=ALIKE))
-    return f"; nearest: {found[0]} {candidates[found[0]]}" if found else ""
+    return "; nearest: {} {}".format(*candidates[found[0]]) if found else ""
 
 
 def count(tensors: Iterable[Tensor]) -> str:
