@@ -2,7 +2,7 @@
 """Gives the weights of other projects' checkpoints the names of a model here; writes a file for MODEL.WEIGHTS.
 
     python tools/convert_weights.py resnet101.pth R-101.pkl --config-file configs/coco/instance/mask2former_r101.yaml
-    python tools/convert_weights.py mask_rcnn_fdconv.pth converted.pth --config-file \
+    python tools/convert_weights.py mask_rcnn_fdconv.pth converted.pth --config-file \\
         configs/coco/instance/mask_rcnn_r50_fdconv.yaml --dry-run
 
 Formats, recognised by the names in the file unless --format says which:

@@ -3,7 +3,6 @@ from torch import nn
 
 from freqdino.checkpoint import fit_checkpoint
 from weight_conversion import mmdetection, mmsegmentation, native, resnet, swin
-from weight_conversion.rules import Family
 
 FAMILIES = {
     "native": native.FAMILY,
