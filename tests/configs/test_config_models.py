@@ -276,6 +276,16 @@ def test_published_decoder_names_mean_the_switch(leaf):
     assert summary(leaf, options) == summary(leaf)
 
 
+def test_readme_gives_the_parameters_that_a_module_adds():
+    section = (CONFIGS / "README.md").read_text().split("## What they cost")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if ".yaml) |" in line]
+    assert {row.split()[1] for row in rows} == {"FreqFusion", "FDConv", "FDAM"}
+    for row in rows:
+        leaf = row.split("](")[1].split(")")[0]
+        plain = leaf.replace(f"_{row.split()[1].lower()}", "")
+        assert plain != leaf and f"| +{PARAMETERS[leaf] - PARAMETERS[plain]:,} |" in row
+
+
 def test_readme_gives_the_number_of_parameters():
     readme = (CONFIGS / "README.md").read_text()
     rows = {line.split("](")[1].split(")")[0]: line for line in readme.splitlines() if line.startswith("| [")}

@@ -123,9 +123,9 @@ def test_time_and_memory(capsys):
     assert float(lines[-1][6].replace(",", "")) > 0 and lines[0][6] == "-"
 
 
-def parameters(leaf):
+def parameters(leaf, *options):
     """Of a leaf's model, and what it says of its frequency modules; nothing is allocated."""
-    cfg = load_config(str(ROOT / "configs" / f"{leaf}.yaml"), ["MODEL.DEVICE", "meta", *NO_AMP])
+    cfg = load_config(str(ROOT / "configs" / f"{leaf}.yaml"), ["MODEL.DEVICE", "meta", *NO_AMP, *options])
     with torch.device("meta"):
         model = build(cfg)
     costs = frequency_parameters(model)
@@ -133,18 +133,29 @@ def parameters(leaf):
 
 
 @pytest.mark.parametrize("leaf, suffix, costs, text", [
-    ("coco/instance/mask2former_r50", "_freqfusion", {"FreqFusion": 313_302}, "(published +313,302)"),
-    ("coco/instance/mask2former_r50", "_fdconv", {"FDConv": 3_647_120}, "(published +3.647 M)"),
-    ("coco/instance/maskdino_r50_12ep", "_fdam", {"FDAM in the encoder": 175_236}, "(published +0.175 M)"),
+    ("coco/instance/mask2former_r50", "_freqfusion", {"FreqFusion": 313_302}, "FreqFusion +313,302 (published +313,302)"),
+    ("coco/detection/faster_rcnn_r50", "_freqfusion", {"FreqFusion in the pyramid": 313_302},
+     "FreqFusion in the pyramid +313,302 (published +0.3 M)"),
+    ("coco/instance/mask2former_r50", "_fdconv", {"FDConv": 3_647_120}, "FDConv +3,647,120 (published +3.6 M)"),
+    ("coco/instance/maskdino_r50_12ep", "_fdam", {"FDAM in the encoder": 175_236}, "FDAM in the encoder +175,236"),
     ("coco/instance/maskdino_r50_12ep", "_freqfusion", {"FreqFusion": 313_302}, "FreqFusion +313,302"),
-    ("ade20k/semantic/mask2former_deit_s", "_fdam", {"AttInv": 64_680, "FreqScale": 516_144}, "(published +0.1 M), F"),
+    ("ade20k/semantic/mask2former_deit_s", "_fdam", {"AttInv": 64_680, "FreqScale": 516_144},
+     "AttInv +64,680 (published +0.1 M), FreqScale +516,144 (published +0.5 M)"),
 ])
 def test_costs_of_the_modules_are_the_difference_from_the_plain_model(leaf, suffix, costs, text):
     plain, plain_costs, plain_text = parameters(leaf)
     total, found, description = parameters(leaf + suffix)
     assert plain_costs == {} and plain_text == ""
     assert found == costs and total - plain == sum(costs.values())
-    assert text in description
+    assert description == text
+
+
+def test_no_published_cost_of_another_width():
+    for leaf, width in (("coco/detection/faster_rcnn_r50_freqfusion", ("MODEL.FPN.OUT_CHANNELS", 128)),
+                        ("coco/instance/mask2former_r50_freqfusion", ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 128))):
+        _, costs, description = parameters(leaf, *width)
+        (kind, count), = costs.items()
+        assert count < 313_302 and description == f"{kind} +{count:,}"
 
 
 def test_detectors_find_objects_for_their_later_stages():

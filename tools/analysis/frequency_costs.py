@@ -1,8 +1,9 @@
-"""What the frequency modules of a model cost in parameters, and what their papers say that they cost.
+"""What the frequency modules of a model cost in parameters, and what their authors say that they cost.
 
-Counted at the modules themselves, so that no plain twin of the model is needed. Published: FreqFusion's three units in
-Mask2Former and those of a feature pyramid (TPAMI 2024, arXiv 2408.12879), FDConv in R50 (CVPR 2025, arXiv 2503.18783),
-FDAM in Mask DINO's encoder and in DeiT-S (ICCV 2025, arXiv 2507.12006).
+Counted at the modules themselves, so that no plain twin of the model is needed. Published: FreqFusion in a feature
+pyramid (TPAMI 2024, arXiv 2408.12879, table of Panoptic FPN) and its three units in its authors' Mask2Former; FDConv in
+R50 (CVPR 2025, arXiv 2503.18783); FDAM in DeiT-S (ICCV 2025, arXiv 2507.12006). FDAM's authors give no cost of it in
+Mask DINO.
 """
 from collections import Counter
 from collections.abc import Collection
@@ -16,6 +17,7 @@ from freqdino.frequency.dynamic_weight import MODULATION, DynamicWeight
 
 ENCODER_FDAM, PYRAMID_FREQFUSION = "FDAM in the encoder", "FreqFusion in the pyramid"
 DEIT_S_WIDTH = 384
+FUSED_WIDTH = 256               # of the published models with FreqFusion
 
 
 def frequency_parameters(model: nn.Module) -> dict[str, int]:
@@ -41,12 +43,14 @@ def parameters_of(module: nn.Module, starts: Collection[str] = ("",)) -> int:
 
 
 def published_costs(cfg: CfgNode) -> dict[str, str]:
-    """Kind of module -> the papers' figure for such a model, where they have one."""
-    costs = {ENCODER_FDAM: "0.175 M", PYRAMID_FREQFUSION: "0.3 M"}
-    if cfg.MODEL.META_ARCHITECTURE.startswith("MaskFormer"):
+    """Kind of module -> the authors' figure for such a model, where they have one."""
+    costs = {}
+    if cfg.MODEL.FPN.OUT_CHANNELS == FUSED_WIDTH:
+        costs[PYRAMID_FREQFUSION] = "0.3 M"
+    if cfg.MODEL.META_ARCHITECTURE.startswith("MaskFormer") and cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM == FUSED_WIDTH:
         costs["FreqFusion"] = "313,302"
     if "resnet" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.RESNETS.DEPTH == 50:
-        costs["FDConv"] = "3.647 M"
+        costs["FDConv"] = "3.6 M"
     if "vit" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.VIT.EMBED_DIM == DEIT_S_WIDTH:
         costs |= {"AttInv": "0.1 M", "FreqScale": "0.5 M"}
     return costs
