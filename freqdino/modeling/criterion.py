@@ -4,6 +4,7 @@ Source: Mask2Former (arXiv 2112.01527), section 3.3 and 4.1; DETR (arXiv 2005.12
 B: batch, Q: queries, K: class logits, (H, W): size of the predicted masks, N: matched pairs, P: points.
 """
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import torch
 from detectron2.utils import comm
@@ -13,9 +14,9 @@ from ..layers.boxes import cxcywh_to_xyxy, generalized_box_iou
 from .losses import cross_entropy_loss, focal_loss, mask_bce_loss, mask_dice_loss
 from .matcher import HungarianMatcher
 from .point_sampling import sample_each, uncertain_points
+from .prediction import Match, matched_masks
 from .targets import ImageTargets
 
-Match = list[tuple[Tensor, Tensor]]
 CLASS_LOSSES = ("cross_entropy", "focal")
 
 
@@ -58,11 +59,9 @@ class SetCriterion(nn.Module):
 
     def matched_losses(self, outputs: Mapping, targets, num_objects: Tensor) -> dict[str, Tensor]:
         """The ``matching_terms`` of every supervised prediction, each matched anew."""
-        losses = {}
-        for suffix, prediction in self.supervised(outputs).items():
-            match = self.matcher(prediction, targets)
-            losses |= self.losses_of(prediction, targets, match, num_objects, suffix, self.matching_terms)
-        return losses
+        matched = {suffix: (prediction, self.matcher(prediction, targets))
+                   for suffix, prediction in self.supervised(outputs).items()}
+        return self.losses_of(matched, targets, num_objects, self.matching_terms)
 
     def supervised(self, outputs: Mapping) -> dict[str, Mapping]:
         """Suffix of the loss names -> prediction."""
@@ -70,17 +69,24 @@ class SetCriterion(nn.Module):
             return {"": outputs}
         return {"": outputs, **{f"_{i}": auxiliary for i, auxiliary in enumerate(outputs["aux_outputs"])}}
 
-    def losses_of(self, prediction: Mapping, targets, match: Match, num_objects: Tensor, suffix: str,
+    def losses_of(self, matched: Mapping[str, tuple[Mapping, Match]], targets, num_objects: Tensor,
                   terms) -> dict[str, Tensor]:
-        """The weighted losses of one prediction under a given match, only those in ``terms``."""
+        """The weighted losses of predictions under given matches, only those in ``terms``; ``matched``: suffix of their
+        names -> (prediction, match).
+        """
+        losses = {}
         # A half-precision sum over points or queries loses the small terms.
-        with torch.autocast(prediction["pred_logits"].device.type, enabled=False):
-            losses = {"ce": self._class_loss(prediction["pred_logits"], targets, match, num_objects)}
-            if "mask" in terms or "dice" in terms:
-                losses |= self._mask_losses(prediction["pred_masks"], targets, match, num_objects)
-            if "bbox" in terms or "giou" in terms:
-                losses |= self._box_losses(prediction["pred_boxes"], targets, match, num_objects)
-        return {f"loss_{term}{suffix}": self.weights[term] * loss for term, loss in losses.items() if term in terms}
+        with torch.autocast(num_objects.device.type, enabled=False):
+            learns_masks = "mask" in terms or "dice" in terms
+            masks = matched_masks(list(matched.values())) if learns_masks else repeat(None)
+            for (suffix, (prediction, match)), logits in zip(matched.items(), masks):
+                found = {"ce": self._class_loss(prediction["pred_logits"], targets, match, num_objects)}
+                if learns_masks:
+                    found |= self._mask_losses(logits.float(), targets, match, num_objects)
+                if "bbox" in terms or "giou" in terms:
+                    found |= self._box_losses(prediction["pred_boxes"], targets, match, num_objects)
+                losses |= {f"loss_{term}{suffix}": self.weights[term] * loss for term, loss in found.items() if term in terms}
+        return losses
 
     def _class_loss(self, logits, targets, match, num_objects):
         classes = torch.full(logits.shape[:2], self.num_classes, device=logits.device)
@@ -90,9 +96,8 @@ class SetCriterion(nn.Module):
             return focal_loss(logits.flatten(0, 1), classes.flatten()) / num_objects
         return cross_entropy_loss(logits.flatten(0, 1), classes.flatten(), self.empty_weight)
 
-    def _mask_losses(self, masks, targets, match, num_objects):
-        """Cross-entropy and dice of the matched masks at points chosen by uncertainty."""
-        logits = _matched(masks, match)
+    def _mask_losses(self, logits, targets, match, num_objects):
+        """Cross-entropy and dice of the matched masks (N, H, W) at points chosen by uncertainty."""
         if len(logits) == 0:
             nothing = logits.sum()      # keeps every parameter in the graph, as distributed training wants
             return {"mask": nothing, "dice": nothing}
@@ -105,7 +110,7 @@ class SetCriterion(nn.Module):
 
     def _box_losses(self, boxes, targets, match, num_objects):
         """L1 distance and generalised IoU of the matched boxes."""
-        boxes = _matched(boxes, match)
+        boxes = torch.cat([image[queries] for image, (queries, _) in zip(boxes, match)]).float()
         truth = torch.cat([target.boxes[objects] for target, (_, objects) in zip(targets, match)])
         overlap = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
         return {"bbox": (boxes - truth).abs().sum() / num_objects, "giou": (1 - overlap).sum() / num_objects}
@@ -117,8 +122,3 @@ class SetCriterion(nn.Module):
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
         return (count / comm.get_world_size()).clamp(min=1)
-
-
-def _matched(values: Tensor, match: Match) -> Tensor:
-    """The matched queries' values (B, Q, ...) -> (N, ...), image by image, in float32."""
-    return torch.cat([image[queries] for image, (queries, _) in zip(values, match)]).float()

@@ -62,11 +62,8 @@ class MaskDINOCriterion(SetCriterion):
             zero = outputs["pred_logits"].new_zeros((), dtype=torch.float32)
             return {f"loss_{term}{suffix}": zero for suffix in suffixes for term in self.denoising_terms}
         predictions, noised = outputs["denoising"]
-        losses = {}
-        for suffix, i in suffixes.items():
-            losses |= self.losses_of(predictions[i], targets, noised.matches, num_objects * noised.groups, suffix,
-                                     self.denoising_terms)
-        return losses
+        matched = {suffix: (predictions[i], noised.matches) for suffix, i in suffixes.items()}
+        return self.losses_of(matched, targets, num_objects * noised.groups, self.denoising_terms)
 
     def _box_losses(self, boxes, targets, match, num_objects):
         if self.box_classes is not None:

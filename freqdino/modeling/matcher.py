@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..layers.boxes import cxcywh_to_xyxy, generalized_box_iou
 from .losses import mask_bce_cost, mask_dice_cost
-from .point_sampling import sample_all
+from .prediction import masks_at_points
 from .targets import ImageTargets
 
 
@@ -65,7 +65,7 @@ class HungarianMatcher:
                 costs["class"] = self.class_cost(logits[index], target.labels)
             if "mask" in self.weights or "dice" in self.weights:
                 points = torch.rand(self.num_points, 2, device=logits.device)
-                masks = sample_all(prediction["pred_masks"][index].float(), points)
+                masks = masks_at_points(prediction, index, points)
                 truth = target.sample_all(points)
                 costs["mask"] = mask_bce_cost(masks, truth)
                 costs["dice"] = mask_dice_cost(masks, truth)

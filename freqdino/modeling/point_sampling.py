@@ -7,15 +7,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.ms_deform_attn import ms_deform_attn
+from ..ops.weighted_gather import chunks
+
 
 def sample_each(masks: Tensor, points: Tensor) -> Tensor:
     """Each mask (N, H, W) at its own points (N, P, 2) -> (N, P): bilinear, zero outside."""
-    return F.grid_sample(masks[:, None], 2 * points[:, :, None] - 1, align_corners=False)[:, 0, :, 0]
+    return F.grid_sample(masks[:, None], _grid(points)[:, :, None], align_corners=False)[:, 0, :, 0]
 
 
 def sample_all(masks: Tensor, points: Tensor) -> Tensor:
     """All masks (N, H, W) at the same points (P, 2) -> (N, P): bilinear, zero outside."""
-    return F.grid_sample(masks[None], 2 * points[None, :, None] - 1, align_corners=False)[0, :, :, 0]
+    return F.grid_sample(masks[None], _grid(points)[None, :, None], align_corners=False)[0, :, :, 0]
+
+
+def sample_channels(features: Tensor, points: Tensor) -> Tensor:
+    """A map of many channels (C, H, W) at points (P, 2) -> (P, C), in the same way but a pixel's channels at a time."""
+    pixels = features.flatten(1).T.contiguous()
+    locations = points[None, :, None, None, None]
+    return ms_deform_attn(pixels[None, :, None], [features.shape[1:]], locations, torch.ones_like(locations[..., 0]))[0]
+
+
+def _grid(points):
+    """Points as grid_sample counts them: the mask's corners are (-1, -1) and (1, 1)."""
+    return points.mul(2).sub_(1)
 
 
 @torch.no_grad()
@@ -26,8 +41,11 @@ def uncertain_points(logits: Tensor, *, num_points: int, oversample_ratio: float
     """
     num_candidates = int(num_points * oversample_ratio)
     num_important = int(num_points * importance_ratio)
-    candidates = torch.rand(len(logits), num_candidates, 2, device=logits.device)
-    certainty = sample_each(logits, candidates).abs()
-    chosen = certainty.topk(num_important, dim=1, largest=False, sorted=False).indices
-    important = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    return torch.cat((important, torch.rand(len(logits), num_points - num_important, 2, device=logits.device)), dim=1)
+    points = logits.new_empty(len(logits), num_points, 2)
+    for chunk in chunks(len(logits), 2 * num_candidates, logits.device):
+        candidates = torch.rand(len(logits[chunk]), num_candidates, 2, device=logits.device)
+        certainty = sample_each(logits[chunk], candidates).abs_()
+        chosen = certainty.topk(num_important, dim=1, largest=False, sorted=False).indices
+        torch.gather(candidates, 1, chosen[..., None].expand(-1, -1, 2), out=points[chunk, :num_important])
+    points[:, num_important:].uniform_()
+    return points

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from freqdino.modeling.inference import best_pairs, instances_from_masks, mask_quality, panoptic_segments, semantic_map
+from freqdino.ops import weighted_gather
 
 
 def logit(p):
@@ -71,6 +72,17 @@ def test_instances_with_predicted_boxes_and_plain_scores():
     result = instances_from_masks(scores, classes, masks, boxes=boxes, rescore=False)
     assert torch.equal(result.pred_boxes.tensor, boxes)
     assert torch.equal(result.scores, scores)
+
+
+def test_instances_that_share_a_mask_and_are_enlarged(monkeypatch):
+    monkeypatch.setitem(weighted_gather.CHUNK_ELEMENTS, "cpu", 1)      # one mask at a time
+    scores, classes, masks = instance_arguments()
+    queries = torch.tensor([1, 0, 0])
+    result = instances_from_masks(torch.ones(3), torch.arange(3), masks, queries=queries,
+                                  resize=lambda few: few.repeat_interleave(2, dim=1))
+    assert result.image_size == (8, 5)
+    assert torch.equal(result.pred_masks, (masks[queries] > 0).repeat_interleave(2, dim=1))
+    assert result.scores.tolist() == pytest.approx([0.0, 0.8, 0.8], abs=1e-5)
 
 
 def test_no_instances():
