@@ -58,7 +58,8 @@ def gathered_dot(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     for chunk in chunks(len(index), index.shape[1] * rows.shape[1], rows.device):
         # Bags of one row: embedding_bag fetches ahead, index_select does not.
         gathered = F.embedding_bag(index[chunk].reshape(-1, 1), table, mode="sum")
-        dots[chunk] = gathered.view(*index[chunk].shape, rows.shape[1]).mul_(rows[chunk, None]).sum(-1)
+        # One row of products: with the factors exchanged bmm takes a path that is five times slower.
+        dots[chunk] = (rows[chunk, None] @ gathered.view(*index[chunk].shape, rows.shape[1]).mT).squeeze(1)
     return dots
 
 
