@@ -41,12 +41,10 @@ from drawing import (OUTPUT_KEYS, Drawing, choose_task, draw_ground_truth, draw_
 from freqdino.config import load_config  # noqa: E402
 from freqdino.data import register_custom_datasets  # noqa: E402
 from freqdino.data.image_reading import check_image_size, read_image  # noqa: E402
-from predictor import Predictor, class_metadata  # noqa: E402
+from predictor import USER_ERRORS, Predictor, class_metadata, message_of  # noqa: E402
 from videos import VIDEO_CODECS, VideoReader, VideoWriter  # noqa: E402
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-# What a wrong configuration, checkpoint or file raises; registries raise KeyError for an unknown name.
-USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -280,8 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
             return int(draw_images(args) > 0)
         draw_video(args)
     except USER_ERRORS as error:
-        message = error.args[0] if type(error) is KeyError and error.args else error
-        print(f"demo.py: {message}", file=sys.stderr)
+        print(f"demo.py: {message_of(error)}", file=sys.stderr)
         return 1
     return 0
 

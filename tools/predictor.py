@@ -17,7 +17,14 @@ from freqdino.data.augmentation import inference_recipe
 from freqdino.data.image_reading import IMAGE_FORMATS
 from freqdino.modeling.meta_architecture import MaskClassificationModel
 
+# What a wrong configuration, checkpoint, data set or file raises; registries raise KeyError for an unknown name.
+USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
 logger = logging.getLogger("freqdino.tools")
+
+
+def message_of(error: Exception) -> str:
+    """An error's message; that of a KeyError without the quotes that Python puts round it."""
+    return str(error.args[0]) if type(error) is KeyError and error.args else str(error)
 
 
 class Predictor:
@@ -41,10 +48,16 @@ class Predictor:
     def __call__(self, image: np.ndarray) -> dict:
         """The model's results, of the picture's size, for a picture in RGB, uint8 (H, W, 3)."""
         height, width = image.shape[:2]
+        return self._model([{"image": self._model_input(image), "height": height, "width": width}])[0]
+
+    def input_size(self, image: np.ndarray) -> tuple[int, int]:
+        """(height, width) at which the model sees a picture."""
+        return tuple(self._model_input(image).shape[1:])
+
+    def _model_input(self, image):
         augmented = T.AugInput(image[:, :, ::-1] if self._channels_reversed else image)
         self._augmentations(augmented)
-        pixels = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-        return self._model([{"image": pixels, "height": height, "width": width}])[0]
+        return torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
 
 
 def class_metadata(cfg: CfgNode, dataset: str | None = None) -> Metadata:

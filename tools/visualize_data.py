@@ -23,7 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from demo import USER_ERRORS, output_paths  # noqa: E402  (ROOT has to be on the path first)
+from demo import output_paths  # noqa: E402  (ROOT has to be on the path first)
 from drawing import Drawing, draw_ground_truth, draw_targets, side_by_side  # noqa: E402
 from freqdino.config import load_config  # noqa: E402
 from freqdino.data import build_mapper, register_custom_datasets  # noqa: E402
@@ -32,6 +32,7 @@ from freqdino.data.mapper import SegmentationMapper  # noqa: E402
 from freqdino.data.registering import check_dataset_files  # noqa: E402
 from freqdino.data.target_readers import (BoxReader, InstanceReader, PanopticReader, SemanticReader,  # noqa: E402
                                           SeparatedReader)
+from predictor import USER_ERRORS, message_of  # noqa: E402
 
 # What each reader reads of a record, as tasks of `draw_ground_truth`, in the order of drawing.
 TASKS = {InstanceReader: ("instance",), BoxReader: ("box",), PanopticReader: ("panoptic",), SemanticReader: ("semantic",),
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(run(args) > 0)
     except USER_ERRORS as error:
-        print(f"visualize_data.py: {error}", file=sys.stderr)
+        print(f"visualize_data.py: {message_of(error)}", file=sys.stderr)
         return 1
 
 

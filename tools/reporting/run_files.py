@@ -1,0 +1,160 @@
+"""What a run of train_net.py left in its folder: configuration, curves and the checkpoint that was evaluated."""
+import ast
+import json
+import math
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from freqdino.config import add_freqdino_config, merge_config_file, read_yaml
+from summarize_run import COLUMNS
+
+ROOT = Path(__file__).resolve().parents[2]
+# Losses of the last layer; those of the other layers, of denoising and of the encoder have names made from theirs.
+AUXILIARY_LOSS = re.compile(r"_(\d+|dn|interm)(_|$)")
+FILE, OPTIONS, RUN = "configuration file", "command line", "the run"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key whose value is not the base's; ``set_by`` is FILE, OPTIONS or RUN."""
+
+    key: str
+    base: object
+    value: object
+    set_by: str
+
+
+def find_config(run: Path) -> Path:
+    """The run's config.yaml. FileNotFoundError where there is none."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: {run} is no OUTPUT_DIR of train_net.py")
+    return path
+
+
+def find_checkpoint(run: Path, cfg: CfgNode) -> Path:
+    """The final checkpoint, or the last one written: the averaged weights where MODEL_EMA.ENABLED evaluates those.
+
+    Raises:
+        FileNotFoundError: there is none; the message says how to name one.
+    """
+    names = ["model_final_ema.pth"] if cfg.MODEL_EMA.ENABLED else []
+    names.append("model_final.pth")
+    if (run / "last_checkpoint").is_file():
+        names.append((run / "last_checkpoint").read_text().strip())
+    for name in names:
+        if (run / name).is_file():
+            return run / name
+    raise FileNotFoundError(f"{run} holds no checkpoint ({', '.join(names)}); --weights names one elsewhere")
+
+
+def command_line(run: Path) -> dict:
+    """The arguments of the run's last start, from log.txt; empty where they are not to be found."""
+    log = run / "log.txt"
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    for line in reversed(lines):
+        _, found, text = line.partition("Command line arguments: ")
+        if found:
+            call = ast.parse(text, mode="eval").body
+            return {argument.arg: ast.literal_eval(argument.value) for argument in call.keywords}
+    return {}
+
+
+def configuration_differences(run: Path) -> tuple[str, list[Difference]]:
+    """How the run's configuration differs from its base, and what the base is.
+
+    The base are the _BASE_ files of the configuration file that the run was started with; Detectron2's defaults where
+    it has none, or where log.txt does not name a file that is still there.
+    """
+    arguments = command_line(run)
+    name = arguments.get("config_file", "")
+    paths = [path for path in (Path(name), ROOT / name) if name and path.is_file()]
+    base, file_values = defaults(), None
+    if not paths:
+        description = (f"the defaults: the configuration file {name} is not there any more" if name else
+                       "the defaults: log.txt does not name the configuration file")
+    else:
+        bases = read_yaml(str(paths[0])).get("_BASE_", [])
+        bases = [bases] if isinstance(bases, str) else bases
+        for path in bases:
+            merge_config_file(base, os.path.join(paths[0].parent, os.path.expanduser(path)))
+        of_file = defaults()
+        merge_config_file(of_file, str(paths[0]))
+        file_values = flatten(of_file)
+        description = f"{', '.join(bases) or 'the defaults'}, on which {name} is built"
+    of_run = defaults()
+    merge_config_file(of_run, str(find_config(run)))
+    options, base_values = set(arguments.get("opts", [])[::2]), flatten(base)
+    differences = []
+    for key, value in flatten(of_run).items():
+        if value != base_values[key]:
+            from_file = file_values is not None and value == file_values[key]
+            differences.append(Difference(key, base_values[key], value,
+                                          OPTIONS if key in options else FILE if from_file else RUN))
+    return description, differences
+
+
+def defaults() -> CfgNode:
+    cfg = get_cfg()
+    add_freqdino_config(cfg)
+    return cfg
+
+
+def flatten(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    """Dotted key -> value; tuples become lists, which YAML does not tell apart."""
+    values = {}
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            values.update(flatten(value, f"{prefix}{key}."))
+        else:
+            values[prefix + key] = as_lists(value)
+    return values
+
+
+def as_lists(value: object) -> object:
+    return [as_lists(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def read_curves(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Title of a chart -> name of a line -> (iteration, value) in the order of iterations, from metrics.json.
+
+    Of an iteration that was done again after --resume the later values count. Empty where nothing was trained.
+
+    Raises:
+        ValueError: metrics.json is damaged.
+    """
+    path = run / "metrics.json"
+    if not path.is_file():
+        return {}
+    lines = defaultdict(lambda: defaultdict(dict))
+    for number, text in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            row = json.loads(text)
+            iteration = row["iteration"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: expected a JSON object with \"iteration\" ({error})") from error
+        for key, value in row.items():
+            place = chart_of(key)
+            if place and value is not None and math.isfinite(value):
+                chart, name = place
+                lines[chart][name][iteration] = value
+    return {chart: {name: sorted(points.items()) for name, points in lines[chart].items()}
+            for chart in ("Total loss", "Losses of the last layer", "Evaluation") if chart in lines}
+
+
+def chart_of(key: str) -> tuple[str, str] | None:
+    """(title of a chart, name of a line) for a key of metrics.json; None for what is not drawn."""
+    if key == "total_loss":
+        return "Total loss", key
+    if key.startswith("loss_"):
+        return None if AUXILIARY_LOSS.search(key) else ("Losses of the last layer", key)
+    for heading, task, metric in COLUMNS:
+        dataset, found, rest = key.rpartition(f"{task}/{metric}")
+        if found and not rest:
+            return "Evaluation", f"{heading} {dataset.rstrip('/')}".strip()
+    return None
