@@ -135,6 +135,7 @@ def vit_keys():
         "INIT_VALUES": 1e-4,                # where LayerScale starts; weights without LayerScale set it to 1
         "DROP_PATH_RATE": 0.0,
         "OUT_INDICES": [3, 5, 7, 11],       # the blocks of res2, res3, res4, res5
+        "NECK_NORM": "LN",                  # LN | BN | SyncBN | GN, between the neck's two convolutions of res2
         "USE_CHECKPOINT": False,
     }
 

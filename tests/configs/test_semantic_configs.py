@@ -43,7 +43,7 @@ HEADS = {"upernet": {"MODEL.SEM_SEG_HEAD.NAME": "UPerNetHead", "MODEL.SEM_SEG_HE
 BACKBONES = {
     "deit_s": TRANSFORMERS["deit_s"],
     "deit_s_fdam": TRANSFORMERS["deit_s_fdam"],
-    "deit3_b_fdam": TRANSFORMERS["deit3_b_fdam"],
+    "deit3_b_fdam": {**TRANSFORMERS["deit3_b_fdam"], "MODEL.VIT.NECK_NORM": "SyncBN"},
     "r50": R50,
     "r50_fdconv": {**R50, "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"},
     "mit_b0": MIT_B0,

@@ -31,6 +31,7 @@ SMALL = {
     "MODEL.VIT.DEPTH": 4,
     "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3],
     "MODEL.VIT.DROP_PATH_RATE": 0.0,
+    "MODEL.VIT.NECK_NORM": "LN",
     "MODEL.MIT.DROP_PATH_RATE": 0.0,
     "MODEL.TIMM.NAME": "test_convnext",     # ConvNeXt of 24 to 64 channels
     "MODEL.TIMM.DROP_PATH_RATE": 0.0,

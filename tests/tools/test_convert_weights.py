@@ -25,6 +25,7 @@ from tools.small_conversions import (
     Converter,
     words,
 )
+from torch import nn
 from torchvision.models import resnet18
 from torchvision.models.swin_transformer import SwinTransformer
 
@@ -190,14 +191,15 @@ def test_mmsegmentations_upernet(conversion, image):
     assert_segmentor_computes(model, source, image)
 
 
+@pytest.mark.parametrize(("neck_norm", "pyramid_norm"), [("LN", MapLayerNorm), ("SyncBN", nn.BatchNorm2d)])
 @pytest.mark.parametrize("place", ["neck.upsample_{}x", "backbone.fpn"])
-def test_fdams_transformer_with_upernet(conversion, place, image):
-    source = randomised(Segmentor(transformer=True, pyramid_norm=MapLayerNorm))
+def test_fdams_transformer_with_upernet(conversion, place, neck_norm, pyramid_norm, image):
+    source = randomised(Segmentor(transformer=True, pyramid_norm=pyramid_norm))
     state = source.state_dict()
     if place == "backbone.fpn":                 # where BEiT's code has it
         state = {name.replace("neck.upsample_4x", "backbone.fpn1").replace("neck.upsample_2x", "backbone.fpn2"): tensor
                  for name, tensor in state.items()}
-    model, _ = conversion.load({"state_dict": state}, UPERNET_TRANSFORMER)
+    model, _ = conversion.load({"state_dict": state}, {**UPERNET_TRANSFORMER, "MODEL.VIT.NECK_NORM": neck_norm})
     assert_segmentor_computes(model, source, image)
 
 

@@ -45,7 +45,7 @@ def test_batch_normalisation_is_not_put_into_layer_normalisation(conversion):
     assert "4 entries of the file have no place in the model:" in message
     assert "neck.upsample_4x.1.weight (32,): backbone.neck.res2.1 has running statistics in the file" in message
     assert "2 names of the model are filled by nothing:\n    backbone.neck.res2.1.weight (32,)" in message
-    assert "hint: UPerNet's pyramid has batch normalisation" in message
+    assert "hint: MODEL.VIT.NECK_NORM: UPerNet's pyramid has batch normalisation" in message
 
     status, report, _ = conversion.run({"state_dict": state}, UPERNET_TRANSFORMER, "--partial")
     written = torch.load(conversion.target)["model"]

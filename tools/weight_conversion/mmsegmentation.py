@@ -2,8 +2,8 @@
 
 FDAM's transformer keeps its names, and so do the parts of OpenMMLab's heads. The pyramid that UPerNet reads from a
 plain transformer is Feature2Pyramid in OpenMMLab's neck, or lies in the backbone as in BEiT's code. Between its
-transposed convolutions it has batch normalisation, where the model here has layer normalisation
-(`freqdino.modeling.backbones.vit`): neither can stand for the other.
+transposed convolutions it has batch normalisation: MODEL.VIT.NECK_NORM has to say so, as layer normalisation, the default
+(`freqdino.modeling.backbones.vit`), cannot stand for it.
 """
 from weight_conversion.openmmlab import FOREIGN_RECIPES, LEFT
 from weight_conversion.resnet import resnet_requirements, resnet_rules
@@ -26,7 +26,7 @@ SEGMENTORS = Family(
         r"conv_seg\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         r"backbone\.pos_embed": "MODEL.VIT.IMG_SIZE: the side of the images that the embedding is laid out for, 16 "
                                 "times the root of its tokens",
-        r"backbone\.neck\.res2\.1\.": "UPerNet's pyramid has batch normalisation there, the model layer normalisation",
+        r"backbone\.neck\.res2\.1\.": "MODEL.VIT.NECK_NORM: UPerNet's pyramid has batch normalisation (BN or SyncBN)",
         r"backbone\.stem\.\d": "stems of three convolutions (ResNetV1c) have no place in the basic stem",
         r"freq_scale_|dy_freq": "MODEL.BACKBONE.FDAM.ENABLED",
     },

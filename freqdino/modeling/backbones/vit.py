@@ -15,6 +15,7 @@ from ...frequency.fdam_vit import VisionTransformer
 from .token_block import to_fdlinear
 
 PATCH_SIZE = 16
+NECK_NORMS = ("LN", "BN", "SyncBN", "GN")
 STAGE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
@@ -23,16 +24,17 @@ class ViTBackbone(VisionTransformer, Backbone):
 
     ``out_indices`` names four blocks, shallow to deep, the last block among them: one for each level, as published for
     UPerNet; all their maps have stride 16. The neck resizes them by transposed convolutions (two with a normalisation
-    and GELU between them for res2, one for res3), leaves res4 as it is, and takes maxima of 2 × 2 for res5. Between the
-    convolutions stands LayerNorm (ViTDet's choice) and not BEiT's SyncBatchNorm, as segmentation trains with few images
-    a GPU.
+    and GELU between them for res2, one for res3), leaves res4 as it is, and takes maxima of 2 × 2 for res5. ``neck_norm``:
+    the normalisation, LN (ViTDet's choice: segmentation trains with few images a GPU), or BN, SyncBN (BEiT's) or GN.
 
     Keys: the transformer's (``patch_embed``, ``pos_embed``, ``blocks.<i>``), ``neck.res2``, ``neck.res3``. Raises
-    ValueError for other ``out_indices`` and where the transformer does.
+    ValueError for other ``out_indices`` or another ``neck_norm``, and where the transformer does.
     """
 
     def __init__(self, *, img_size: int, in_chans: int, embed_dim: int, depth: int, num_heads: int, init_values: float,
-                 drop_path_rate: float, out_indices: Sequence[int], activation_checkpointing: bool):
+                 drop_path_rate: float, out_indices: Sequence[int], neck_norm: str, activation_checkpointing: bool):
+        if neck_norm not in NECK_NORMS:
+            raise ValueError(f"neck_norm must be one of {', '.join(NECK_NORMS)}, got {neck_norm!r}")
         if list(out_indices) != sorted(set(out_indices)) or len(out_indices) != 4 or out_indices[-1] != depth - 1:
             raise ValueError(f"out_indices must name four blocks in ascending order, the last of them {depth - 1} "
                              f"(depth {depth}), got {tuple(out_indices)}")
@@ -42,7 +44,7 @@ class ViTBackbone(VisionTransformer, Backbone):
             activation_checkpointing=activation_checkpointing)
         self.embed_dim = embed_dim
         self.neck = nn.ModuleDict({
-            "res2": nn.Sequential(doubled(embed_dim), get_norm("LN", embed_dim), nn.GELU(), doubled(embed_dim)),
+            "res2": nn.Sequential(doubled(embed_dim), get_norm(neck_norm, embed_dim), nn.GELU(), doubled(embed_dim)),
             "res3": doubled(embed_dim),
             "res4": nn.Identity(),
             "res5": nn.MaxPool2d(kernel_size=2, ceil_mode=True),

@@ -25,6 +25,7 @@ def build_vit_backbone(cfg, input_shape):
             init_values=options.INIT_VALUES,
             drop_path_rate=options.DROP_PATH_RATE,
             out_indices=options.OUT_INDICES,
+            neck_norm=options.NECK_NORM,
             activation_checkpointing=options.USE_CHECKPOINT,
         )
     if fdconv.ENABLED:

@@ -10,7 +10,7 @@ from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fd
 
 KINDS = pytest.mark.parametrize("kind", [ViTBackbone, FDAMViTBackbone])
 ARGUMENTS = {"img_size": 64, "in_chans": 3, "embed_dim": 32, "depth": 4, "num_heads": 2, "init_values": 0.5,
-             "drop_path_rate": 0.0, "out_indices": (0, 1, 2, 3), "activation_checkpointing": False}
+             "drop_path_rate": 0.0, "out_indices": (0, 1, 2, 3), "neck_norm": "LN", "activation_checkpointing": False}
 
 
 def backbone(kind=ViTBackbone, **arguments):
@@ -34,6 +34,13 @@ def test_shapes_are_announced():
     assert model.output_shape() == {name: ShapeSpec(channels=32, stride=stride)
                                     for name, stride in (("res2", 4), ("res3", 8), ("res4", 16), ("res5", 32))}
     assert model.size_divisibility == 32
+
+
+def test_normalisation_of_the_neck():
+    assert type(backbone(neck_norm="SyncBN").neck["res2"][1]).__name__ in ("SyncBatchNorm", "NaiveSyncBatchNorm")
+    assert isinstance(backbone(neck_norm="BN").neck["res2"][1], torch.nn.BatchNorm2d)
+    with pytest.raises(ValueError, match="neck_norm must be one of LN, BN, SyncBN, GN, got 'ln'"):
+        backbone(neck_norm="ln")
 
 
 def test_fdam_is_a_kind_of_it():
