@@ -138,13 +138,10 @@ MIT_B0 = {"MODEL.WEIGHTS": "mit_b0.pth", "MODEL.BACKBONE.NAME": "build_mit_backb
 WITH_BACKBONES = {
     **{f"ade20k/semantic/mask2former_{backbone}.yaml": (f"ade20k/semantic/mask2former_{plain}.yaml", differences)
        for backbone, (plain, differences) in {
-           "swin_t_fdam": ("swin_t", FDAM_IN_BLOCKS),
-           "swin_b_fdam": ("swin_b", FDAM_IN_BLOCKS),
+           "swin_t_fdam": ("swin_t", FDAM_IN_BLOCKS), "swin_b_fdam": ("swin_b", FDAM_IN_BLOCKS),
            "swin_t_fdconv": ("swin_t", FDCONV),
-           "convnext_t": ("r50", CONVNEXT_T),
-           "convnext_t_fdconv": ("r50", {**CONVNEXT_T, **FDCONV}),
-           "mit_b0": ("r50", MIT_B0),
-           "mit_b0_fdam": ("r50", {**MIT_B0, **FDAM_IN_BLOCKS}),
+           "convnext_t": ("r50", CONVNEXT_T), "convnext_t_fdconv": ("r50", {**CONVNEXT_T, **FDCONV}),
+           "mit_b0": ("r50", MIT_B0), "mit_b0_fdam": ("r50", {**MIT_B0, **FDAM_IN_BLOCKS}),
        }.items()},
     "coco/instance/maskdino_convnext_t_12ep_fdconv.yaml":
         ("coco/instance/maskdino_r50_12ep.yaml", {**SHORT_SCHEDULE, **CONVNEXT_T, **FDCONV}),
@@ -154,11 +151,9 @@ for leaf, plain in WITH_MODULES.items():
     switches = {key: True for module, key in MODULES.items() if module in leaf}
     DIFFERENCES[leaf] = {**DIFFERENCES.get(plain, {}), **switches}
 for leaf, (plain, deit) in WITH_TRANSFORMERS.items():
-    PUBLISHED[leaf] = PUBLISHED[plain]
-    DIFFERENCES[leaf] = TRANSFORMERS[deit]
+    PUBLISHED[leaf], DIFFERENCES[leaf] = PUBLISHED[plain], TRANSFORMERS[deit]
 for leaf, (plain, differences) in WITH_BACKBONES.items():
-    PUBLISHED[leaf] = PUBLISHED[plain]
-    DIFFERENCES[leaf] = differences
+    PUBLISHED[leaf], DIFFERENCES[leaf] = PUBLISHED[plain], differences
 
 CLASSES = {
     "coco/instance": 80, "coco/panoptic": 80 + 53,
