@@ -34,7 +34,7 @@ def test_table_over_the_seeds(root, capsys):
     ablation.main(["--seeds", "1", "3", "--jobs", "2"])
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "mask2former, seeds 1 3, 600 iterations",
+        "mask2former, seeds 1 3, 400 iterations",
         "",
         "| variant | mask AP | PQ |",
         "|---|---:|---:|",
