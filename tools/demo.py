@@ -183,9 +183,10 @@ class Artist:
         output = self.predictor(image)
         seconds = time.perf_counter() - start
         task = choose_task(output, settings.task)
-        if task == "panoptic" and settings.threshold and any("score" not in part for part in output["panoptic_seg"][1]):
-            log_first_n(logging.WARNING, "The model gives some segments no score: --confidence-threshold does not apply "
-                        "to them.", name="freqdino")
+        segments = output["panoptic_seg"][1] if task == "panoptic" else []
+        if settings.threshold and any("score" not in segment for segment in segments):
+            log_first_n(logging.WARNING, "The model gives some segments no score: --confidence-threshold does not "
+                        "apply to them.", name="freqdino")
         drawing = Drawing(image, self.metadata, scale=settings.scale)
         count = draw_prediction(drawing, output, task, threshold=settings.threshold)
         pictures = [drawing.image]

@@ -26,6 +26,7 @@ from analysis.tables import number, parts_of  # noqa: E402
 from drawing import (GROUND_TRUTH_KEYS, OUTPUT_KEYS, Drawing, draw_ground_truth, draw_prediction,  # noqa: E402
                      side_by_side)
 from freqdino.config import load_config  # noqa: E402
+from freqdino.data import register_custom_datasets  # noqa: E402
 from freqdino.data.image_reading import read_image  # noqa: E402
 from predictor import USER_ERRORS, Predictor, class_metadata, message_of  # noqa: E402
 from reporting.charts import line_chart  # noqa: E402
@@ -73,6 +74,7 @@ def test_records(cfg: CfgNode, limit: int) -> list[dict]:
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: there are no images to show")
     name = cfg.DATASETS.TEST[0]
+    register_custom_datasets([name])
     if name not in DatasetCatalog:
         raise ValueError(f"DATASETS.TEST: {name} is not registered")
     records = DatasetCatalog.get(name)[:limit]
@@ -129,7 +131,8 @@ def cost_section(cfg: CfgNode, image_size: tuple[int, int]) -> str:
 
 
 def cost_table(analysis: Analysis) -> str:
-    rows = [[part, *(number(figures.get(part)) for figures in analysis.figures.values())] for part in parts_of(analysis)]
+    rows = [[part, *(number(figures.get(part)) for figures in analysis.figures.values())]
+            for part in parts_of(analysis)]
     return table(["part", *analysis.figures], rows)
 
 

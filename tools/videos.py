@@ -55,6 +55,8 @@ class VideoReader:
 class VideoWriter:
     """A video file that takes the size of its first frame; a context manager. No frame, no file.
 
+    The codecs have even sides only: of an odd one the last row or column is doubled.
+
     Raises:
         ValueError: the suffix is not one of VIDEO_CODECS.
     """
@@ -73,6 +75,7 @@ class VideoWriter:
 
     def write(self, frame: np.ndarray) -> None:
         """Append a frame, RGB uint8 (H, W, 3). Raises OSError if the file cannot be written."""
+        frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
         if self._writer is None:
             codec = cv2.VideoWriter_fourcc(*VIDEO_CODECS[self._path.suffix.lower()])
             self._writer = cv2.VideoWriter(str(self._path), codec, self._frame_rate, frame.shape[1::-1])

@@ -35,8 +35,8 @@ from freqdino.data.target_readers import (BoxReader, InstanceReader, PanopticRea
 from predictor import USER_ERRORS, message_of  # noqa: E402
 
 # What each reader reads of a record, as tasks of `draw_ground_truth`, in the order of drawing.
-TASKS = {InstanceReader: ("instance",), BoxReader: ("box",), PanopticReader: ("panoptic",), SemanticReader: ("semantic",),
-         SeparatedReader: ("semantic", "instance")}
+TASKS = {InstanceReader: ("instance",), BoxReader: ("box",), PanopticReader: ("panoptic",),
+         SemanticReader: ("semantic",), SeparatedReader: ("semantic", "instance")}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -93,8 +93,9 @@ def draw(record: dict, mapper: SegmentationMapper, cfg: CfgNode, scale: float) -
         right.draw_label_map(sample["sem_seg"].numpy())
     if reader is not SemanticReader:    # whose objects are the regions of the map
         draw_targets(right, sample["instances"], "stuff" if reader is PanopticReader else "thing")
-    return side_by_side([left.image, right.image]), (
-        f"{sample['width']}x{sample['height']} -> {pixels.shape[1]}x{pixels.shape[0]}, {len(sample['instances'])} targets")
+    line = (f"{sample['width']}x{sample['height']} -> {pixels.shape[1]}x{pixels.shape[0]}, "
+            f"{len(sample['instances'])} targets")
+    return side_by_side([left.image, right.image]), line
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,8 +17,8 @@ class PostProcessing:
 
     ``thing_classes``: contiguous ids of the classes that have instances. ``resize_before_semantic`` resizes the masks to
     the output before they are summed into the semantic map; otherwise the sum is resized. ``rescore_by_mask`` multiplies
-    instance scores by the quality of their mask. ``segment_scores`` gives each panoptic segment its ``score``, which the
-    published format of segments leaves out.
+    instance scores by the quality of their mask. ``segment_scores`` gives each panoptic segment its
+    ``score``, which the published format of segments leaves out.
     """
 
     scores: SoftmaxScores | SigmoidScores

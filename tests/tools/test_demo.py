@@ -22,6 +22,7 @@ from freqdino.segment_colors import id_to_rgb
 
 demo = load_script("tools/demo.py")
 from predictor import class_metadata  # noqa: E402  (the line before sets the path)
+from videos import VideoWriter  # noqa: E402
 
 CLASSES = ["cat", "sky"]
 
@@ -266,6 +267,15 @@ def test_video(project, capsys, output):
     for frame in frames:
         assert frame.shape == (30, 40, 3)
         assert np.ptp(frame[20:, 2:15], axis=-1).mean() > 50 > np.ptp(frame[20:, 28:38], axis=-1).mean()
+
+
+def test_odd_sides_of_a_video_are_filled_up(tmp_path):
+    frame = np.full((31, 41, 3), (200, 0, 0), np.uint8)
+    with VideoWriter(tmp_path / "odd.mp4", 12.5) as writer:
+        writer.write(frame)
+    rate, frames = read_clip(tmp_path / "odd.mp4")
+    assert rate == 12.5 and len(frames) == 1 and frames[0].shape == (32, 42, 3)
+    assert np.abs(frames[0] - [200, 0, 0]).max() <= 8
 
 
 class Camera:

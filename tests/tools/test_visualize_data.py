@@ -41,7 +41,7 @@ def data(tmp_path):
         {"images": images, "annotations": segments, "categories": categories}))
     (tmp_path / "classes.txt").write_text("cat\n")
     (tmp_path / "config.yaml").write_text(
-        "INPUT: {IMAGE_SIZE: 80, MIN_SCALE: 1.0, MAX_SCALE: 1.0, MIN_SIZE_TRAIN: [40], FORMAT: RGB, COLOR_AUG_SSD: False}\n"
+        "INPUT: {IMAGE_SIZE: 80, MIN_SCALE: 1.0, MAX_SCALE: 1.0, MIN_SIZE_TRAIN: [40], FORMAT: RGB}\n"
         "DATALOADER: {NUM_WORKERS: 0}\nMODEL: {DEVICE: cpu}\n")
     name = names(tmp_path)["separated"]
     DatasetCatalog.register(name, lambda: [

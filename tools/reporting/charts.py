@@ -10,7 +10,9 @@ MOST_TICKS = 6
 
 
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x_label: str) -> str:
-    """A figure of lines over common axes, which begin at 0 or below, with a legend; every point shows its numbers under the mouse.
+    """A figure of lines over common axes, which begin at 0 or below, with a legend.
+
+    Every point shows its numbers under the mouse.
 
     Args:
         series: name -> (x, y) points in the order of x, at least one point in all.
@@ -20,8 +22,9 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, title: st
     y_axis = Axis([0, *(y for _, y in points)], HEIGHT - BOTTOM, TOP)
     parts = []
     for tick in y_axis.ticks:
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_axis(tick):.1f}" y2="{y_axis(tick):.1f}"/>'
-                     f'<text x="{LEFT - 6}" y="{y_axis(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        y = y_axis(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                     f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for tick in x_axis.ticks:
         parts.append(f'<text x="{x_axis(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')

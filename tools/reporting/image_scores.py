@@ -33,11 +33,11 @@ def score_panoptic(output: dict, record: dict, metadata: Metadata) -> float:
     things = set(metadata.thing_dataset_id_to_contiguous_id.values())
     truth = [{"isthing": segment["category_id"] in things, **segment} for segment in record["segments_info"]]
     # Some data sets count the classes of things and of stuff apart: both kinds have a class 0.
-    truth, found = ([{**segment, "category_id": (bool(segment["isthing"]), segment["category_id"])} for segment in listed]
-                    for listed in (truth, segments))
+    truth, found = ([{**segment, "category_id": (bool(segment["isthing"]), segment["category_id"])}
+                     for segment in listed] for listed in (truth, segments))
     categories = sorted({segment["category_id"] for segment in (*truth, *found)})
-    statistics = match_segments(read_segment_ids(record["pan_seg_file_name"]), ids.cpu().numpy().astype(np.int64), truth,
-                                found, categories)
+    statistics = match_segments(read_segment_ids(record["pan_seg_file_name"]), ids.cpu().numpy().astype(np.int64),
+                                truth, found, categories)
     return average_quality(statistics, [isthing for isthing, _ in categories])["All"][0]
 
 
