@@ -181,6 +181,8 @@ class Artist:
         settings = self.settings
         start = time.perf_counter()
         output = self.predictor(image)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         task = choose_task(output, settings.task)
         segments = output["panoptic_seg"][1] if task == "panoptic" else []

@@ -17,8 +17,8 @@ report = load_script("tools/report.py")
 from reporting.charts import Axis, line_chart  # noqa: E402  (the line before sets the path)
 from reporting.image_scores import score_image  # noqa: E402
 from reporting.page import metrics_tables, page, table  # noqa: E402
-from reporting.run_files import (FILE, OPTIONS, RUN, Difference, configuration_differences,  # noqa: E402
-                                 find_checkpoint, read_curves)
+from reporting.run_files import (FILE, OPTIONS, RUN, Difference, command_line,  # noqa: E402
+                                 configuration_differences, find_checkpoint, read_curves)
 
 HEIGHT, WIDTH = 20, 40
 LEFT = np.tile(np.arange(WIDTH) < WIDTH // 2, (HEIGHT, 1))
@@ -80,6 +80,12 @@ def test_without_the_configuration_file_the_base_are_the_defaults(tmp_path, log,
     base, differences = configuration_differences(run)
     assert base.startswith("the defaults") and reason in base
     assert {(item.key, item.set_by) for item in differences} == {("SOLVER.MAX_ITER", RUN), ("MODEL.DEVICE", RUN)}
+
+
+@pytest.mark.parametrize("text", ["Namespace(config_file=", "Namespace(config_file=open('x'))", "'words'"])
+def test_arguments_of_another_program(tmp_path, text):
+    (tmp_path / "log.txt").write_text(f"Command line arguments: {text}\n")
+    assert command_line(tmp_path) == {}
 
 
 def test_curves(tmp_path):

@@ -60,8 +60,11 @@ def command_line(run: Path) -> dict:
     for line in reversed(lines):
         _, found, text = line.partition("Command line arguments: ")
         if found:
-            call = ast.parse(text, mode="eval").body
-            return {argument.arg: ast.literal_eval(argument.value) for argument in call.keywords}
+            try:
+                call = ast.parse(text, mode="eval").body
+                return {argument.arg: ast.literal_eval(argument.value) for argument in call.keywords}
+            except (SyntaxError, ValueError, AttributeError):   # another program's arguments
+                return {}
     return {}
 
 
