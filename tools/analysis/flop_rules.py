@@ -18,6 +18,9 @@ from freqdino.ops.carafe import CarafeFunction
 from freqdino.ops.ms_deform_attn import CORNERS, MSDeformAttnFunction
 
 aten = torch.ops.aten
+PRODUCTS = [aten.mm, aten.bmm, aten.mv, aten.dot]
+if torch.backends.mkldnn.is_available():
+    PRODUCTS.append(torch.ops.mkldnn._linear_pointwise)     # the linear layers of `freqdino.layers.linear`
 
 # Input elements that one output element reads, by the number with which grid_sampler names its interpolation.
 GRID_SAMPLER_READS = {0: 4, 1: 0, 2: 16}
@@ -120,7 +123,7 @@ def roi_align(x: Tensor, rois: Tensor, scale: float, height: int, width: int, sa
 
 RULES = {
     aten.convolution: Rule(convolution, True),
-    **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot), Rule(product, True)),
+    **dict.fromkeys(PRODUCTS, Rule(product, True)),
     **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), Rule(product_and_sum, True)),
     **dict.fromkeys((aten._embedding_bag, aten._embedding_bag_forward_only), Rule(weighted_rows, True)),
     aten._fft_c2c: Rule(complex_fft, True),
