@@ -81,7 +81,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             queries = self.transformer_self_attention_layers[i](queries, query_position)
             queries = self.transformer_ffn_layers[i](queries)
         *auxiliary, last = predictions
-        return {"pred_logits": last["pred_logits"], "pred_masks": last["pred_masks"], "aux_outputs": auxiliary}
+        last.update(pred_masks=last["pred_masks"], aux_outputs=auxiliary)
+        return last
 
     def _heads(self, queries):
         """Class logits (B, Q, K + 1) and mask embeddings (B, Q, M) of queries (B, Q, C)."""

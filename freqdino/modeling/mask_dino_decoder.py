@@ -16,7 +16,7 @@ from ..layers.mlp import MLP
 from ..layers.position_encoding import sine_box_embedding
 from ..layers.transformer import MultiheadAttention, feed_forward, xavier_uniform_matrices_
 from .denoising import NoisedQueries, noised_queries
-from .prediction import DeferredMasksPrediction
+from .prediction import DeferredMasksPrediction, mask_logits
 from .query_selection import BOX_INITIALISATIONS, box_logits_from_masks, take_tokens, token_proposals
 from .targets import ImageTargets
 
@@ -152,8 +152,8 @@ class MaskDINODecoder(nn.Module):
             # Without denoising queries the label embedding has no part in the result; distributed training wants one.
             last["pred_logits"] = last["pred_logits"] + 0 * self.label_enc.weight.sum()
         denoising = None if noised is None else ([known for known, _ in predictions], noised)
-        return {"pred_logits": last["pred_logits"], "pred_masks": last["pred_masks"], "pred_boxes": last["pred_boxes"],
-                "aux_outputs": auxiliary, "interm_outputs": proposals, "denoising": denoising}
+        last.update(pred_masks=last["pred_masks"], aux_outputs=auxiliary, interm_outputs=proposals, denoising=denoising)
+        return last
 
     def _select(self, memory, spatial_shapes, mask_features):
         """The tokens with the best class score: content (B, Q, C) or None where it is learned, box logits (B, Q, 4),
@@ -168,7 +168,9 @@ class MaskDINODecoder(nn.Module):
         prediction = self._predict(encoded, boxes.sigmoid(), mask_features)
         boxes = boxes.detach()
         if self.box_initialisation != "no":
-            boxes = box_logits_from_masks(prediction["pred_masks"].detach(), self.box_initialisation)
+            with torch.no_grad():
+                masks = mask_logits(prediction.mask_embedding, prediction.mask_features)
+            boxes = box_logits_from_masks(masks, self.box_initialisation)
         return None if self.learn_content else encoded.detach(), boxes, prediction
 
     def _with_noised(self, noised: NoisedQueries, content, boxes):

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.ms_deform_attn import ms_deform_attn
-from ..ops.weighted_gather import chunks
+from ..ops.weighted_gather import chunks, weighted_gather
 
 
 def sample_each(masks: Tensor, points: Tensor) -> Tensor:
@@ -22,10 +21,19 @@ def sample_all(masks: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_channels(features: Tensor, points: Tensor) -> Tensor:
-    """A map of many channels (C, H, W) at points (P, 2) -> (P, C), in the same way but a pixel's channels at a time."""
-    pixels = features.flatten(1).T.contiguous()
-    locations = points[None, :, None, None, None]
-    return ms_deform_attn(pixels[None, :, None], [features.shape[1:]], locations, torch.ones_like(locations[..., 0]))[0]
+    """A map of many channels (C, H, W) at points (P, 2) -> (P, C): as `sample_all`, but a pixel's channels at a time."""
+    height, width = features.shape[1:]
+    last = points.new_tensor([width - 1, height - 1])
+    place = points * (last + 1) - 0.5
+    upper_left = place.floor()
+    pixels, weights = [], []
+    for offset in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        corner = upper_left + points.new_tensor(offset)
+        inside = corner.clamp(min=0).minimum(last)
+        column, row = inside.long().unbind(dim=1)
+        pixels.append(row * width + column)
+        weights.append((1 - (place - corner).abs()).prod(dim=1) * (corner == inside).all(dim=1))
+    return weighted_gather(features.flatten(1).T.contiguous(), torch.stack(pixels, dim=1), torch.stack(weights, dim=1))
 
 
 def _grid(points):

@@ -22,7 +22,8 @@ def mask_logits(mask_embedding: Tensor, mask_features: Tensor) -> Tensor:
 class DeferredMasksPrediction(dict):
     """A prediction without ``pred_masks``; the first look at that key computes and keeps it.
 
-    Few ask for all of them: evaluation reads those of the last prediction only, training a few queries and points.
+    Few ask for all of them: evaluation reads those of the last prediction only, training a few queries and points, for
+    which `matched_masks` and `masks_at_points` go back to the factors in any case.
     """
 
     def __init__(self, entries: dict, *, mask_embedding: Tensor, mask_features: Tensor):
@@ -40,13 +41,14 @@ class DeferredMasksPrediction(dict):
 def matched_masks(matched: Sequence[tuple[Mapping, Match]]) -> list[Tensor]:
     """For each pair of a prediction and its match the masks (N, H, W) of the matched queries, image by image.
 
-    Masks that have not been computed are computed for these queries only, and for all predictions at once: reading the
-    mask features, and adding to their gradient, costs more than a few dot products. Such predictions share the features.
+    Deferred masks are computed for these queries only, and for all predictions at once: reading the mask features, and
+    adding to their gradient, costs more than a few dot products. Such predictions share the features.
     """
-    deferred = [(prediction, match) for prediction, match in matched if not has_masks(prediction)]
+    deferred = [pair for pair in matched if isinstance(pair[0], DeferredMasksPrediction)]
     computed = iter(_compute_masks(deferred) if deferred else ())
-    return [torch.cat([masks[queries] for masks, (queries, _) in zip(prediction["pred_masks"], match)])
-            if has_masks(prediction) else next(computed) for prediction, match in matched]
+    return [next(computed) if isinstance(prediction, DeferredMasksPrediction)
+            else torch.cat([masks[queries] for masks, (queries, _) in zip(prediction["pred_masks"], match)])
+            for prediction, match in matched]
 
 
 def _compute_masks(deferred):
@@ -66,12 +68,7 @@ def masks_at_points(prediction: Mapping, image: int, points: Tensor) -> Tensor:
 
     A mask is linear in the mask features, so that these may be sampled in its place.
     """
-    if has_masks(prediction):
+    if not isinstance(prediction, DeferredMasksPrediction):
         return sample_all(prediction["pred_masks"][image].float(), points)
     features = sample_channels(prediction.mask_features[image].float(), points)
     return linear(prediction.mask_embedding[image].float(), features, None)
-
-
-def has_masks(prediction: Mapping) -> bool:
-    """Whether ``pred_masks`` can be read without computing it."""
-    return "pred_masks" in prediction or not isinstance(prediction, DeferredMasksPrediction)

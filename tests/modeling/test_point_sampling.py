@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from freqdino.modeling.point_sampling import sample_all, sample_each, uncertain_points
+from freqdino.modeling.point_sampling import sample_all, sample_channels, sample_each, uncertain_points
 
 
 def centre(row, column, height, width):
@@ -27,6 +27,12 @@ def test_each_mask_has_its_own_points():
     masks, points = torch.randn(3, 5, 7), torch.rand(3, 4, 2)
     expected = torch.stack([sample_all(mask[None], own)[0] for mask, own in zip(masks, points)])
     assert torch.allclose(sample_each(masks, points), expected, atol=1e-6)
+
+
+def test_channels_at_once_equal_masks_one_by_one():
+    features, points = torch.randn(6, 5, 7), torch.rand(50, 2) * 1.6 - 0.3     # also half and wholly outside
+    assert torch.allclose(sample_channels(features, points).T, sample_all(features, points), atol=1e-5)
+    assert sample_channels(features, points[:0]).shape == (0, 6)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0)])

@@ -39,14 +39,13 @@ def test_masks_of_matched_queries():
         assert torch.allclose(a, b, atol=1e-4)
 
 
-def test_masks_that_are_there_are_taken():
-    (deferred, looked_at), features = predictions(2)
-    looked_at["pred_masks"] = torch.randn(BATCH, QUERIES, *SIZE)
-    plain = {"pred_masks": torch.randn(BATCH, QUERIES, *SIZE)}
+def test_masks_of_plain_predictions_are_taken_as_they_are():
+    (deferred,), _ = predictions(1)
+    plain = [{"pred_masks": torch.randn(BATCH, QUERIES, *SIZE)} for _ in range(2)]
     pairs = match([1], [2, 3], [0])
-    found = matched_masks([(looked_at, pairs), (deferred, pairs), (plain, pairs)])
+    found = matched_masks([(plain[0], pairs), (deferred, pairs), (plain[1], pairs)])
     assert torch.allclose(found[1], by_definition(deferred, pairs), atol=1e-5)
-    for masks, prediction in ((found[0], looked_at), (found[2], plain)):
+    for masks, prediction in ((found[0], plain[0]), (found[2], plain[1])):
         known = prediction["pred_masks"]
         assert torch.equal(masks, torch.stack((known[0, 1], known[1, 2], known[1, 3], known[2, 0])))
 
