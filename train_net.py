@@ -20,6 +20,7 @@ import weakref
 from collections import OrderedDict
 
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.engine import (AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model,
                                default_argument_parser, default_setup, launch)
 from detectron2.engine.hooks import EvalHook
@@ -43,6 +44,7 @@ USER_ERRORS = (ValueError, OSError, KeyError, ImportError, FloatingPointError)
 FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO", "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
 # What Detectron2's own models predict, where it is not instances alone.
 DETECTRON2_TASKS = {"PanopticFPN": ("semantic", "instance", "panoptic"), "SemanticSegmentor": ("semantic",)}
+CLASS_TABLES = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
 logger = logging.getLogger("freqdino.train_net")
 
 
@@ -53,6 +55,12 @@ def predicted_tasks(cfg):
         return DETECTRON2_TASKS.get(cfg.MODEL.META_ARCHITECTURE, ("instance",))
     test = lookup(cfg, f"{section}.TEST")
     return tuple(task for task in ("semantic", "instance", "panoptic") if test[f"{task.upper()}_ON"])
+
+
+def class_tables(cfg):
+    """What a checkpoint says about its classes: the tables of the first training set's metadata, names and ids."""
+    return {key: value for name in cfg.DATASETS.TRAIN[:1]
+            for key, value in MetadataCatalog.get(name).as_dict().items() if key in CLASS_TABLES}
 
 
 def predicts_masks(cfg):
@@ -80,7 +88,7 @@ class Trainer(DefaultTrainer):
             self._trainer = SimpleTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL,
-                                               trainer=weakref.proxy(self))
+                                               remarks={"classes": class_tables(cfg)}, trainer=weakref.proxy(self))
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 

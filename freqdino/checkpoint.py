@@ -139,11 +139,16 @@ class StrictCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with loading that says what does not fit.
 
     partial: load what fits and warn about the rest. whole_model: a backbone alone does not do; ``partial`` is ignored.
+    remarks: further entries of every file that is saved, name → what Python's own types can express.
     """
 
-    def __init__(self, model, save_dir="", *, partial=False, whole_model=False, **checkpointables):
+    def __init__(self, model, save_dir="", *, partial=False, whole_model=False, remarks=None, **checkpointables):
         super().__init__(model, save_dir, **checkpointables)
-        self.partial, self.whole_model = partial, whole_model
+        self.partial, self.whole_model, self.remarks = partial, whole_model, dict(remarks or {})
+
+    def save(self, name, **entries):
+        """Write the model, the checkpointables, the remarks and ``entries`` to ``save_dir``/<name>.pth."""
+        super().save(name, **self.remarks, **entries)
 
     def load(self, path, checkpointables=None):
         """Fill the model from ``path`` ("" leaves it as it is) and restore ``checkpointables`` (None: all of them).

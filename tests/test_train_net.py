@@ -94,6 +94,8 @@ def test_training_leaves_what_detectron2_users_expect(trained, squares):
         assert (trained / name).is_file(), name
     assert list(trained.glob("events.out.tfevents*"))
     assert (trained / "last_checkpoint").read_text() == "model_final.pth"
+    classes = torch.load(trained / "model_final.pth", weights_only=True)["classes"]
+    assert classes == {"thing_classes": ["bright", "dark"], "thing_dataset_id_to_contiguous_id": {1: 0, 2: 1}}
     log = (trained / "log.txt").read_text()
     assert "Running on cpu in 1 process(es)" in log and "eta: " in log and "loss_mask_0: " in log
     assert log.count("Start inference on") == 2         # after iteration 2 and at the end

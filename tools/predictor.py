@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 
 from freqdino.checkpoint import load_trained_model
+from freqdino.checkpoint_files import local_path, read_checkpoint
 from freqdino.data import register_custom_datasets
 from freqdino.data.augmentation import inference_recipe
 from freqdino.data.image_reading import IMAGE_FORMATS
@@ -63,8 +64,9 @@ class Predictor:
 def class_metadata(cfg: CfgNode, dataset: str | None = None) -> Metadata:
     """Metadata of ``dataset``, else of the first of DATASETS.TEST and DATASETS.TRAIN that is known on this machine.
 
-    Where none is, empty metadata, with a warning. Where the training set is not known, the model too takes the classes
-    from the one that is: DATASETS.TRAIN of ``cfg`` is set to it.
+    Where none is, the classes that train_net.py noted in MODEL.WEIGHTS; where it did not, empty metadata, with a
+    warning. Where the training set is not known, the model too takes the classes from what is: DATASETS.TRAIN of
+    ``cfg`` is set to it.
 
     Raises:
         OSError, ValueError: ``dataset`` is own data that cannot be read.
@@ -82,6 +84,11 @@ def class_metadata(cfg: CfgNode, dataset: str | None = None) -> Metadata:
             known.append(name)
         else:
             problems.append(f"{name} is not registered")
+    classes = None if known or not cfg.MODEL.WEIGHTS else read_checkpoint(local_path(cfg.MODEL.WEIGHTS)).get("classes")
+    if classes:
+        known = [f"classes of {cfg.MODEL.WEIGHTS}"]
+        MetadataCatalog.get(known[0]).set(**classes)
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (known[0],), ()
     if known and cfg.DATASETS.TRAIN and cfg.DATASETS.TRAIN[0] not in known:
         cfg.DATASETS.TRAIN = (known[0],)
     names = [dataset, *known] if dataset is not None else known

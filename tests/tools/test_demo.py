@@ -18,6 +18,7 @@ from scripts import ROOT, load_script
 from torch import nn
 
 from freqdino.config import load_config
+from freqdino.registration.class_tables import thing_classes
 from freqdino.segment_colors import id_to_rgb
 
 demo = load_script("tools/demo.py")
@@ -237,6 +238,17 @@ def test_classes_of_the_test_set_where_the_training_set_is_not_here():
     cfg = load_config(opts=["DATASETS.TRAIN", "('gone.json@images',)", "DATASETS.TEST", "('freqdino_scenes_val',)"])
     assert class_metadata(cfg).name == "freqdino_scenes_val"
     assert cfg.DATASETS.TRAIN == ("freqdino_scenes_val",)   # whose table tells the model things from stuff
+
+
+def test_classes_noted_in_the_checkpoint(tmp_path):
+    tables = {"thing_classes": ["cat"], "stuff_classes": ["cat", "sky"], "thing_dataset_id_to_contiguous_id": {7: 0},
+              "stuff_dataset_id_to_contiguous_id": {9: 1}}
+    torch.save({"model": {}, "classes": tables}, tmp_path / "model.pth")
+    cfg = load_config(opts=["DATASETS.TRAIN", "('gone.json@images',)", "DATASETS.TEST", "()", "MODEL.WEIGHTS",
+                            str(tmp_path / "model.pth")])
+    metadata = class_metadata(cfg)
+    assert metadata.stuff_classes == ["cat", "sky"] and metadata.thing_classes == ["cat"]
+    assert thing_classes(cfg) == {0}        # the model tells things from stuff
 
 
 def write_clip(path, frames=4):
