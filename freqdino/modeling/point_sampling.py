@@ -55,5 +55,5 @@ def uncertain_points(logits: Tensor, *, num_points: int, oversample_ratio: float
         certainty = sample_each(logits[chunk], candidates).abs_()
         chosen = certainty.topk(num_important, dim=1, largest=False, sorted=False).indices
         torch.gather(candidates, 1, chosen[..., None].expand(-1, -1, 2), out=points[chunk, :num_important])
-    points[:, num_important:].uniform_()
+    points[:, num_important:] = torch.rand(len(logits), num_points - num_important, 2, device=logits.device)
     return points
