@@ -20,8 +20,8 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
     """x (..., I) times weight (O, I), plus bias (O,), through a ReLU where ``relu`` is set -> (..., O).
 
-    Float32 on the CPU goes to oneDNN and is differentiable once; everything else is torch's, also no tokens, and the error
-    where the channels differ.
+    Float32 on the CPU goes to oneDNN and is differentiable once; everything else is torch's, also no tokens, and the
+    error where the channels differ.
     """
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if (all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)

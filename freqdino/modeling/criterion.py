@@ -85,7 +85,8 @@ class SetCriterion(nn.Module):
                     found |= self._mask_losses(logits.float(), targets, match, num_objects)
                 if "bbox" in terms or "giou" in terms:
                     found |= self._box_losses(prediction["pred_boxes"], targets, match, num_objects)
-                losses |= {f"loss_{term}{suffix}": self.weights[term] * loss for term, loss in found.items() if term in terms}
+                losses |= {f"loss_{term}{suffix}": self.weights[term] * loss
+                           for term, loss in found.items() if term in terms}
         return losses
 
     def _class_loss(self, logits, targets, match, num_objects):

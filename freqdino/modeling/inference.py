@@ -84,13 +84,13 @@ def instances_from_masks(scores: Tensor, classes: Tensor, mask_logits: Tensor, *
                          resize: Callable[[Tensor], Tensor] = as_it_is) -> Instances:
     """Detectron2 instances of size (H, W): pred_masks bool (n, H, W), pred_boxes, scores, pred_classes.
 
-    ``queries`` (n,) tells which of the masks (Q, h, w) an instance has, None that there is one for each; ``resize`` turns
-    masks (q, h, w) into (q, H, W). ``boxes`` (n, 4) xyxy; without them the boxes are those of the masks. ``rescore``
-    multiplies by `mask_quality`.
+    ``queries`` (n,) tells which of the masks (Q, h, w) an instance has, None that there is one for each; ``resize``
+    turns masks (q, h, w) into (q, H, W). ``boxes`` (n, 4) xyxy; without them the boxes are those of the masks.
+    ``rescore`` multiplies by `mask_quality`.
     """
     size = tuple(resize(mask_logits[:0]).shape[-2:])
-    # Resizing is the costly part, and its result the largest of all: only the masks that are shown, each once, and only as
-    # many at a time as a cache holds.
+    # Resizing is the costly part, and its result the largest of all: only the masks that are shown, each once, and only
+    # as many at a time as a cache holds.
     queries = torch.arange(len(scores), device=scores.device) if queries is None else queries
     shown, place = queries.unique(return_inverse=True)
     masks = mask_logits.new_empty(len(shown), *size, dtype=torch.bool)

@@ -18,7 +18,8 @@ def used(output):
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize(("shape", "outputs"), [((7, 5), 3), ((2, 7, 5), 11), ((5,), 3), ((2, 1, 3, 5), 1), ((0, 5), 3)])
+@pytest.mark.parametrize(("shape", "outputs"),
+                         [((7, 5), 3), ((2, 7, 5), 11), ((5,), 3), ((2, 1, 3, 5), 1), ((0, 5), 3)])
 def test_value_and_gradients_are_those_of_the_sum(shape, outputs, with_bias, relu):
     x = torch.randn(shape, requires_grad=True)
     weight = torch.randn(outputs, 5, requires_grad=True)

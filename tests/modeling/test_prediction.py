@@ -33,7 +33,7 @@ def test_masks_of_matched_queries():
         assert "pred_masks" not in prediction
         assert torch.allclose(masks, by_definition(prediction, pairs), atol=1e-5)
     sources = (features, first.mask_embedding, second.mask_embedding)
-    expected = sum(by_definition(prediction, pairs).square().sum() for prediction, pairs in zip((first, second), matches))
+    expected = sum(by_definition(*pair).square().sum() for pair in zip((first, second), matches))
     for a, b in zip(torch.autograd.grad(sum(masks.square().sum() for masks in found), sources),
                     torch.autograd.grad(expected, sources), strict=True):
         assert torch.allclose(a, b, atol=1e-4)
