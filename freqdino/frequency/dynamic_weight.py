@@ -6,7 +6,6 @@ Shape key: B: batch, Co, Ci: output and input channels, G: groups of the convolu
 R = Co·kh, K = (Ci/G)·kw: the weight matrix, p: param_ratio.
 """
 import copy
-import math
 from collections.abc import Callable
 
 import torch
@@ -15,10 +14,12 @@ from torch import Tensor, nn
 from freqdino.frequency.fourier_weight import (
     at_least_float32,
     frequency_groups,
+    grouped_matrices,
     matrix_to_weight,
     spectrum_to_matrix,
     weight_to_spectrum,
 )
+from freqdino.frequency.gated_product import gated, gated_product
 from freqdino.frequency.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal
 
 MODULATION = ("KSM_Global", "KSM_Local", "FBM")
@@ -54,7 +55,7 @@ class DynamicWeight(nn.Module):
             depthwise=groups == in_channels == out_channels, reduction=reduction,
             temp=kernel_temp if temp is None else temp, kernel_temp=kernel_temp, att_multi=att_multi,
             act=ksm_global_act, kernel_act=ksm_kernel_act or ksm_global_act).to(self.weight)
-        self.KSM_Local = KSMLocal(in_channels, out_channels, positions=height * width, groups=groups,
+        self.KSM_Local = KSMLocal(in_channels, out_channels, kernel_size=(height, width), groups=groups,
                                   act=ksm_local_act).to(self.weight)
         if convert_param:
             self.dft_weight = nn.Parameter(self.to_coefficients(self.weight.detach()))
@@ -78,53 +79,61 @@ class DynamicWeight(nn.Module):
         matrix = spectrum_to_matrix(self.coefficients().sum(0, keepdim=True) * self.scale, self.matrix_columns)
         return matrix_to_weight(matrix, self.conv_shape).reshape(self.plain_shape).to(self.dft_weight.dtype)
 
-    def image_weights(self, pooled: Tensor, factors: KernelFactors, complete: bool = True) -> Tensor:
-        """(B, Co, Ci/G, kh, kw), input channels last in memory, along which the factors are multiplied fastest.
+    def image_matrices(self, factors: KernelFactors) -> Tensor:
+        """Twice the weight matrices of the images (B, R, K) under the factors on groups of coefficients.
 
-        Unless ``complete``, the channel and filter factors are left to the caller. pooled: (B, Ci).
+        Twice, for KSM_Local gives half of its factors: there are few gains to double.
         """
         coefficients = self.coefficients()
-        gains = self.group_gains((factors.kernel * self.amplitude).to(coefficients.dtype)).unsqueeze(-1)
-        spectrum = coefficients[0] * gains[:, 0]
-        for share in range(1, self.param_ratio):
-            spectrum = torch.addcmul(spectrum, coefficients[share], gains[:, share])
-        weight = matrix_to_weight(spectrum_to_matrix(spectrum, self.matrix_columns), self.conv_shape)
-        out_channels, group_channels, height, width = self.conv_shape
-        weight = self.KSM_Local(pooled).unflatten(2, (height, width)) * weight.permute(0, 1, 3, 4, 2)
-        # The small factors meet first: each product with the weight is a pass through memory.
-        small = []
-        if factors.spatial is not None:
-            small.append(factors.spatial.view(-1, 1, height, width, 1))
-        if complete and factors.filter is not None:
-            small.append(factors.filter.view(-1, out_channels, 1, 1, 1))
-        if small:
-            weight = weight * math.prod(small)
-        if complete:
-            channel = factors.channel.view(len(weight), -1, 1, 1, 1, group_channels)
-            weight = (weight.unflatten(1, (channel.shape[1], -1)) * channel).flatten(1, 2)
-        return weight.permute(0, 1, 4, 2, 3)
+        gains = (factors.kernel * (2 * self.amplitude)).to(coefficients.dtype)
+        return grouped_matrices(coefficients, gains.unflatten(1, (self.param_ratio, -1)), self.group_map,
+                                self.matrix_columns)
 
-    def group_gains(self, kernel: Tensor) -> Tensor:
-        """Each coefficient's factor, that of its group: (B, p·kernel_num) → (B, p, R, K//2 + 1)."""
-        rows = len(kernel) * self.param_ratio
-        index = self.group_map.flatten()
-        if rows > 1:
-            starts = torch.arange(0, kernel.numel(), kernel.numel() // rows, dtype=index.dtype, device=index.device)
-            index = (starts[:, None] + index).flatten()
-        # Gathered from a vector: in more dimensions the gradient of index_select is many times slower on a CPU.
-        return kernel.flatten().index_select(0, index).view(-1, self.param_ratio, *self.group_map.shape)
+    def input_factors(self, factors: KernelFactors) -> Tensor:
+        """The factors on channels and kernel positions: (B, G, kh, Ci/G, kw)."""
+        _, group_channels, height, width = self.conv_shape
+        by_channel = factors.channel.view(len(factors.channel), -1, 1, group_channels, 1)
+        if factors.spatial is None:
+            return by_channel
+        return by_channel * factors.spatial.view(-1, 1, height, 1, width)
+
+    def image_weights(self, pooled: Tensor, factors: KernelFactors) -> Tensor:
+        """The weight of each image: (B, Co, Ci/G, kh, kw). pooled: (B, Ci)."""
+        left, right = self.KSM_Local(pooled)
+        matrices = self.image_matrices(factors).view(*left.shape[:3], -1)
+        matrices = gated(*(each.flatten(0, 1) for each in (matrices, left, right))).view_as(matrices)
+        inputs = self.input_factors(factors)
+        weight = matrices.unflatten(2, (-1, self.conv_shape[2])) * inputs.flatten(3)[:, :, None]
+        if factors.filter is not None:
+            weight = weight * factors.filter.view(*weight.shape[:3], 1, 1)
+        return matrix_to_weight(weight.flatten(1, 3), self.conv_shape)
+
+    def product(self, columns: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
+        """The images' weights times columns (B, G, kh·(Ci/G)·kw, L): (B, Co, L), without bias. pooled: (B, Ci).
+
+        The weights are never formed: the factors on single channels, positions and filters go to the columns and to the
+        result, the others are applied block by block.
+        """
+        left, right = self.KSM_Local(pooled)
+        inputs = self.input_factors(factors).flatten(2).unsqueeze(3)
+        columns = columns * inputs.to(columns.dtype)
+        matrices = self.image_matrices(factors).view(*left.shape[:3], -1)
+        y = gated_product(*(each.flatten(0, 1) for each in (matrices, left, right, columns)))
+        y = y.unflatten(0, (len(pooled), -1)).flatten(1, 2)
+        return y if factors.filter is None else y * factors.filter.unsqueeze(2).to(y.dtype)
 
     def forward_images(self, x: Tensor, pooled: Tensor, respond: Callable[[Tensor, Tensor, KernelFactors], Tensor]
                        ) -> Tensor:
         """The layer's output for x (B, …), each image under its own weight. pooled: (B, Ci), the mean of x.
 
         ``respond`` gives the output for some of the images from their parts of x, of ``pooled`` and of the factors.
-        On a CPU the images go one by one: weights, spectra and maps of one fit the caches where those of all do not.
+        On a CPU without gradients the images go one by one: weights and maps of one fit the caches where those of all do
+        not, and only one weight is held at a time.
         """
         with torch.autocast(x.device.type, enabled=False):
             pooled = pooled.to(self.KSM_Local.conv.weight.dtype)
             factors = self.KSM_Global(pooled[..., None, None])
-        step = 1 if x.device.type == "cpu" else len(x)
+        step = 1 if x.device.type == "cpu" and not torch.is_grad_enabled() else len(x)
         images = [slice(start, start + step) for start in range(0, len(x), step)]
         outputs = [respond(x[some], pooled[some], factors.of_images(some)) for some in images]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -159,3 +168,9 @@ class DynamicWeight(nn.Module):
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """The type in which matrix products with x are computed: autocast's where that is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.band_modulation import FrequencyBandModulation
-from freqdino.frequency.dynamic_weight import DynamicWeight
+from freqdino.frequency.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fourier_weight import at_least_float32
 from freqdino.frequency.kernel_modulation import KernelFactors
 
@@ -22,6 +22,8 @@ SERVED_KERNEL_SIZES = (1, 3)
 BAND_OPTIONS = ("k_list", "lowfreq_att", "act", "spatial_group", "spatial_kernel")
 # Keys of the published fbm_cfg that have one value in every published configuration, the only one served.
 FIXED_BAND_OPTIONS = {"fs_feat": "feat", "spatial": "conv", "init": "zero", "global_selection": False}
+# The convolution is a matrix product where the map has so many times fewer pixels than the weight has rows.
+SMALL_MAP = 4
 
 
 class FDConv(DynamicWeight, nn.Conv2d):
@@ -114,31 +116,41 @@ class FDConv(DynamicWeight, nn.Conv2d):
 
     def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """x: (B, Ci, H, W), pooled: (B, Ci) → (B, Co, H', W'), before norm and activation."""
-        # Channel and filter factors go where there are fewer elements to multiply: the same function up to rounding.
-        features = (self.in_channels + self.out_channels) * x.shape[2] * x.shape[3]
-        on_weight = math.prod(self.conv_shape) <= features
-        with torch.autocast(x.device.type, enabled=False):
-            weight = self.image_weights(pooled, factors, complete=on_weight)
         if self.FBM is not None:
             x = self.FBM(x)
-        if on_weight:
-            return self.convolve(x, weight, self.bias)
-        y = self.convolve(x * factors.channel[..., None, None].to(x.dtype), weight, None)
-        if factors.filter is not None:
-            y = y * factors.filter[..., None, None].to(y.dtype)
+        if SMALL_MAP * math.prod(x.shape[2:]) <= self.out_channels // self.groups:
+            return self.multiply(x, pooled, factors)
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.image_weights(pooled, factors)
+        return self.convolve(x, weight)
+
+    def multiply(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
+        """The convolutions as matrix products, for maps so small that the weights are what costs time and memory."""
+        dtype = product_type(x)
+        batch, (height, width) = len(x), self.kernel_size
+        if any(self._reversed_padding_repeated_twice):
+            x = F.pad(x, self._reversed_padding_repeated_twice,
+                      mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        size = [(full - dilation * (kernel - 1) - 1) // stride + 1 for full, kernel, stride, dilation
+                in zip(x.shape[2:], self.kernel_size, self.stride, self.dilation)]
+        columns = F.unfold(x.to(dtype), self.kernel_size, self.dilation, 0, self.stride)
+        columns = columns.view(batch, self.groups, -1, height, width, columns.shape[-1]).transpose(2, 3)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self.product(columns.flatten(2, 4), pooled, factors)
+        y = y.unflatten(2, size)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """Each image of x (B, Ci, H, W) with its weight (B, Co, Ci/G, kh, kw): one convolution of B·G groups."""
         # A channels-last weight would make the output channels-last, whatever x is.
         weight = weight.to(self.KSM_Local.conv.weight.dtype).contiguous()
         if len(x) == 1:
-            return self._conv_forward(x, weight[0], bias)
+            return self._conv_forward(x, weight[0], self.bias)
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
         batch = len(x)
-        y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), None if bias is None else bias.repeat(batch),
+        y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), None if self.bias is None else self.bias.repeat(batch),
                      self.stride, padding, self.dilation, batch * self.groups)
         return y[0].unflatten(0, (batch, -1))
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdino.frequency.argument_checks import check_counts, check_type
-from freqdino.frequency.dynamic_weight import DynamicWeight
+from freqdino.frequency.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fourier_weight import at_least_float32
 from freqdino.frequency.kernel_modulation import KernelFactors
 
@@ -67,7 +67,7 @@ class FDLinear(DynamicWeight, nn.Linear):
 
     def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """x: (B, N, Ci), pooled: (B, Ci) → (B, N, Co)."""
+        columns = x.mT.to(product_type(x)).unsqueeze(1)
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.image_weights(pooled, factors)[..., 0, 0].to(self.KSM_Local.conv.weight.dtype)
-        y = x @ weight.transpose(1, 2)
+            y = self.product(columns, pooled, factors).mT
         return y if self.bias is None else y + self.bias.to(y.dtype)

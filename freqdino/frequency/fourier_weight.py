@@ -9,6 +9,8 @@ column = i·kw + kx; its real FFT has R × (K//2 + 1) coefficients.
 """
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 
 def frequency_groups(rows: int, columns: int, kernel_num: int) -> Tensor:
@@ -55,3 +57,58 @@ def matrix_to_weight(matrix: Tensor, shape: tuple[int, int, int, int]) -> Tensor
 def at_least_float32(tensor: Tensor) -> torch.dtype:
     """The type to transform in: the FFT has no bfloat16, and on many processors no float16."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def grouped_matrices(coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
+    """The matrices (B, R, K) whose coefficients are Σ_s coefficients[s] · gains[:, s, group_map].
+
+    coefficients: (p, R, K//2 + 1, 2), sets to be summed. gains: (B, p, n), a factor for each of n groups.
+    group_map: int32 (R, K//2 + 1), the group of each coefficient.
+    """
+    return GroupedMatrices.apply(coefficients, gains, group_map, columns)
+
+
+class GroupedMatrices(Function):
+    """`grouped_matrices`, image by image: neither a spectrum nor its gradient is kept."""
+
+    @staticmethod
+    def forward(ctx, coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
+        ctx.save_for_backward(coefficients, gains, group_map)
+        coefficients = torch.view_as_complex(coefficients)
+        matrices = gains.new_empty(len(gains), coefficients.shape[1], columns)
+        for image, image_gains in enumerate(gains):
+            spectrum = coefficients[0] * spread(image_gains[0], group_map)
+            for share, share_gains in zip(coefficients[1:], image_gains[1:]):
+                spectrum.addcmul_(share, spread(share_gains, group_map))
+            # A transform along rows leaves them innermost in memory, where one along columns takes twice as long.
+            matrices[image] = torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2).contiguous(), n=columns)
+        return matrices
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, matrices_grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        coefficients, gains, group_map = ctx.saved_tensors
+        # Rows innermost, as the transform of a gradient has them: everything that meets it is laid out so.
+        group_map = group_map.T.contiguous()
+        index = group_map.flatten().long()
+        # A column stands for its mirror image too, but for the first and, where K is even, the last.
+        mirrored = slice(1, (matrices_grad.shape[2] + 1) // 2)
+        conjugate = torch.view_as_complex(coefficients).mT.conj().resolve_conj().contiguous()
+        conjugate[:, mirrored] *= 2
+        total = torch.zeros_like(conjugate) if ctx.needs_input_grad[0] else None
+        gains_grad = torch.zeros_like(gains)
+        for image, matrix_grad in enumerate(matrices_grad):
+            gradient = torch.fft.fft(torch.fft.rfft(matrix_grad, norm="forward"), dim=-2, norm="forward").mT
+            for share in range(len(coefficients)):
+                gains_grad[image, share].scatter_add_(0, index, (conjugate[share] * gradient).real.flatten())
+                if total is not None:
+                    total[share].addcmul_(gradient, spread(gains[image, share], group_map))
+        if total is not None:
+            total[:, mirrored] *= 2
+            total = torch.view_as_real(total.mT.contiguous())
+        return total, gains_grad, None, None
+
+
+def spread(gains: Tensor, group_map: Tensor) -> Tensor:
+    """Each coefficient's factor, that of its group (n): group_map's shape, complex as the coefficients to multiply."""
+    return torch.complex(gains, torch.zeros_like(gains)).index_select(0, group_map.flatten()).view(group_map.shape)

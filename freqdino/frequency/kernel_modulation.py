@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.frequency.fourier_weight import at_least_float32
 from freqdino.frequency.star_relu import StarReLU
 
 # Standard deviation of the weights of a head that starts neutral: not zero, so that gradients pass it from the first
@@ -115,29 +116,37 @@ class KSMGlobal(nn.Module):
 
 
 class KSMLocal(nn.Module):
-    """Pooled features (B, Ci) → one factor for each element of the weight: (B, Co, k², Ci/G).
+    """Pooled features (B, Ci) → half the factor of each element of the weight, as σ(U V) with U and V of low rank.
 
-    A one-dimensional convolution runs along the (layer-normalised) channels; its Co·k² outputs at channel i are the
-    factors of the weight's elements that read channel i. Its kernel grows with log2(Ci), as in ECA-Net. With G groups
-    an output reads, as in the weight, the channels of its own group only.
+    A one-dimensional convolution of ``width`` taps runs along the (layer-normalised) channels; its Co·k² outputs at
+    channel i are the logits of the weight's elements that read channel i. The width grows with log2(Ci), as in ECA-Net.
+    With G groups an output reads, as in the weight, the channels of its own group only. Laid out as the weight matrix
+    (rows (o, ky), columns (i, kx)) the logits are the product of U, the convolution's weights, and V, its windows, once
+    for each kx. ``act``: sigmoid, a factor of 2σ(z), or tanh, 1 + tanh(z) = 2σ(2z).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, positions: int, groups: int, act: str):
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: tuple[int, int], groups: int, act: str):
         super().__init__()
         check_choice("ksm_local_act", act, ("sigmoid", "tanh"))
-        self.act, self.groups, self.positions = act, groups, positions
+        self.act, self.groups, self.kernel_size = act, groups, kernel_size
         width = round(math.log2(in_channels) / 2 + 0.5) // 2 * 2 + 1
         self.norm = nn.LayerNorm(in_channels)
-        self.conv = nn.Conv1d(1, out_channels * positions, width, padding=width // 2, bias=False)
+        self.conv = nn.Conv1d(1, out_channels * math.prod(kernel_size), width, padding=width // 2, bias=False)
         self.make_neutral()
 
     def make_neutral(self):
         nn.init.normal_(self.conv.weight, std=NEAR_ZERO)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        width, = self.conv.kernel_size
-        windows = F.pad(self.norm(pooled), (width // 2, width // 2)).unfold(1, width, 1)  # (B, Ci, width)
-        windows = windows.unflatten(1, (self.groups, -1))
-        filters = self.conv.weight.view(self.groups, -1, width)
-        logits = filters @ windows.transpose(2, 3)  # (B, G, Co/G · k², Ci/G)
-        return gate(logits, self.act).unflatten(2, (-1, self.positions)).flatten(1, 2)
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """U (B, G, R/G, kw·width) and V (B, G, kw·width, K), in float32 at least. R = Co·kh, K = (Ci/G)·kw."""
+        dtype = at_least_float32(pooled)
+        taps, (_, kernel_width) = self.conv.kernel_size[0], self.kernel_size
+        windows = F.pad(self.norm(pooled), (taps // 2, taps // 2)).unfold(1, taps, 1).to(dtype)  # (B, Ci, width)
+        windows = windows.unflatten(1, (self.groups, -1)).transpose(2, 3)
+        # Row (kx', tap), column (i, kx): the window of i where kx' = kx, else 0.
+        same_position = torch.eye(kernel_width, dtype=dtype, device=windows.device)[:, None, None, :]
+        right = (windows[:, :, None, :, :, None] * same_position).flatten(4, 5).flatten(2, 3)
+        left = self.conv.weight.to(dtype).view(self.groups, -1, kernel_width * taps)
+        if self.act == "tanh":
+            left = 2 * left
+        return left.expand(len(pooled), -1, -1, -1), right

@@ -62,7 +62,7 @@ def test_equals_its_definition(arguments, size):
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_images_at_once_equal_images_one_by_one(padding_mode):
-    """On a GPU all images go at once, on a CPU one by one: respond() itself takes both."""
+    """On a CPU without gradients images go one by one, elsewhere all at once: respond() itself takes both."""
     layer = randomised(FDConv(18, 36, 3, padding=1, padding_mode=padding_mode, groups=2, kernel_num=3).double().eval())
     for size in ((2, 3), (20, 21)):
         x = torch.randn(3, 18, *size, dtype=torch.float64)
@@ -95,7 +95,9 @@ def test_convolution_groups_read_their_own_channels(groups):
     x = torch.randn(1, 18, 6, 5, dtype=torch.float64)
     pooled = x.mean((2, 3))
     factors = layer.KSM_Global(pooled[..., None, None])
-    weight = layer.image_weights(pooled, factors, complete=False)[0]
+    factors = factors._replace(channel=torch.ones_like(factors.channel),
+                               filter=None if factors.filter is None else torch.ones_like(factors.filter))
+    weight = layer.image_weights(pooled, factors)[0]
     # The local factor of output o and input i is that of the dense convolution, i counted over all channels.
     width = layer.KSM_Local.conv.kernel_size[0]
     logits = F.conv1d(layer.KSM_Local.norm(pooled)[:, None], layer.KSM_Local.conv.weight, padding=width // 2)[0]
@@ -104,7 +106,7 @@ def test_convolution_groups_read_their_own_channels(groups):
     ones = factors._replace(spatial=torch.ones_like(factors.spatial))
     with torch.no_grad():
         layer.KSM_Local.conv.weight.zero_()
-        without_local = layer.image_weights(pooled, ones, complete=False)[0]
+        without_local = layer.image_weights(pooled, ones)[0]
     for o in range(layer.out_channels):
         first = o // outputs * per_group
         expected = local[o, :, first:first + per_group].t().reshape(per_group, 3, 3)

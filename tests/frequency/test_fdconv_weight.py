@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from freqdino.frequency.fdconv import FDConv
-from freqdino.frequency.fourier_weight import frequency_groups
+from freqdino.frequency.fourier_weight import frequency_groups, grouped_matrices
 
 
 @pytest.mark.parametrize("rows, columns, kernel_num", [(6, 8, 4), (5, 7, 3), (9, 3, 18), (1, 1, 1), (4, 5, 5)])
@@ -50,3 +50,27 @@ def test_static_weight_inverts_the_conversion(arguments):
     weight = torch.randn_like(layer.static_weight())
     layer.load_state_dict({"weight": weight, "bias": layer.bias})
     assert torch.allclose(layer.static_weight(), weight, atol=1e-13)
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+@pytest.mark.parametrize("rows, columns", [(6, 8), (5, 7), (3, 1), (2, 2)])
+def test_grouped_matrices_and_their_gradients(rows, columns, shares):
+    """Against the sum written out, under autograd's own rules."""
+    group_map = frequency_groups(rows, columns, 3).int()
+    coefficients = torch.randn(shares, *group_map.shape, 2, dtype=torch.float64, requires_grad=True)
+    gains = torch.randn(4, shares, 3, dtype=torch.float64, requires_grad=True)
+    spectrum = (coefficients * gains[:, :, group_map.long()].unsqueeze(-1)).sum(1)
+    expected = torch.fft.irfft2(torch.view_as_complex(spectrum), s=(rows, columns))
+    matrices = grouped_matrices(coefficients, gains, group_map, columns)
+    assert torch.allclose(matrices, expected, atol=1e-12)
+    cotangent = torch.randn_like(expected)
+    for got, wanted in zip(torch.autograd.grad(matrices, (coefficients, gains), cotangent),
+                           torch.autograd.grad(expected, (coefficients, gains), cotangent)):
+        assert torch.allclose(got, wanted, atol=1e-12)
+
+
+def test_a_frozen_weight_gets_no_gradient_but_its_gains_do():
+    group_map = frequency_groups(4, 6, 2).int()
+    gains = torch.ones(1, 1, 2, requires_grad=True)
+    grouped_matrices(torch.randn(1, 4, 4, 2), gains, group_map, 6).square().sum().backward()
+    assert (gains.grad > 0).all()

@@ -1,0 +1,62 @@
+"""Gated products against the formula written out, in one block and in many."""
+import doctest
+
+import pytest
+import torch
+
+from freqdino.frequency import gated_product as gated_product_module
+from freqdino.frequency.gated_product import blocks, gated, gated_product
+
+
+def factors(count, outputs, run, columns, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((count, outputs * run, columns), (count, outputs * run, 3), (count, 3, columns), (count, run * columns, 5))
+    return [torch.randn(shape, generator=generator, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("block", [1, 40, 60, 10**6])
+@pytest.mark.parametrize("sizes", [(2, 7, 3, 4), (5, 2, 1, 4), (1, 1, 1, 1)])
+def test_equals_the_formula_with_its_gradients(monkeypatch, sizes, block):
+    monkeypatch.setattr(gated_product_module, "BLOCK", block)
+    matrix, left, right, x = factors(*sizes)
+    gated_matrix = matrix * (left @ right).sigmoid()
+    expected = gated_matrix.reshape(len(x), -1, x.shape[1]) @ x
+    for result, expected, inputs in ((gated(matrix, left, right), gated_matrix, (matrix, left, right)),
+                                     (gated_product(matrix, left, right, x), expected, (matrix, left, right, x))):
+        assert torch.allclose(result, expected, atol=1e-12)
+        cotangent = torch.randn_like(result)
+        for got, wanted in zip(torch.autograd.grad(result, inputs, cotangent, retain_graph=True),
+                               torch.autograd.grad(expected, inputs, cotangent, retain_graph=True)):
+            assert torch.allclose(got, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_gradcheck(monkeypatch, block):
+    monkeypatch.setattr(gated_product_module, "BLOCK", block)
+    inputs = factors(2, 3, 2, 4)
+    assert torch.autograd.gradcheck(gated_product, inputs)
+    assert torch.autograd.gradcheck(gated, inputs[:3])
+
+
+def test_the_product_has_the_type_of_x():
+    matrix, left, right, x = factors(2, 4, 3, 5, torch.float32)
+    expected = gated_product(matrix, left, right, x)
+    y = gated_product(matrix, left, right, x.bfloat16())
+    assert y.dtype == torch.bfloat16 and torch.allclose(y.float(), expected, atol=0.05 * expected.detach().abs().max())
+    gradients = torch.autograd.grad(y.float().sum(), (matrix, left, right, x))
+    assert all(gradient.dtype == torch.float32 and gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("run", [1, 3])
+@pytest.mark.parametrize("block", [1, 7, 50, 120, 10**6])
+def test_blocks_cover_every_row_once(monkeypatch, block, run):
+    monkeypatch.setattr(gated_product_module, "BLOCK", block)
+    matrix, by_output = torch.zeros(4, 6, 8), torch.zeros(4, 6 // run)
+    for n, rows, outputs in blocks(matrix, run):
+        matrix[n, rows] += 1
+        by_output[n, outputs] += 1
+    assert (matrix == 1).all() and (by_output == 1).all()
+
+
+def test_doctests():
+    assert doctest.testmod(gated_product_module).failed == 0
