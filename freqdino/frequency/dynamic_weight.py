@@ -127,8 +127,8 @@ class DynamicWeight(nn.Module):
         """The layer's output for x (B, …), each image under its own weight. pooled: (B, Ci), the mean of x.
 
         ``respond`` gives the output for some of the images from their parts of x, of ``pooled`` and of the factors.
-        On a CPU without gradients the images go one by one: weights and maps of one fit the caches where those of all do
-        not, and only one weight is held at a time.
+        On a CPU without gradients the images go one by one: weights and maps of one fit the caches where those of all
+        do not, and only one weight is held at a time.
         """
         with torch.autocast(x.device.type, enabled=False):
             pooled = pooled.to(self.KSM_Local.conv.weight.dtype)

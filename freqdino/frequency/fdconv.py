@@ -150,8 +150,9 @@ class FDConv(DynamicWeight, nn.Conv2d):
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
         batch = len(x)
-        y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), None if self.bias is None else self.bias.repeat(batch),
-                     self.stride, padding, self.dilation, batch * self.groups)
+        bias = None if self.bias is None else self.bias.repeat(batch)
+        y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), bias, self.stride, padding, self.dilation,
+                     batch * self.groups)
         return y[0].unflatten(0, (batch, -1))
 
 

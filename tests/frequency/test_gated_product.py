@@ -10,7 +10,8 @@ from freqdino.frequency.gated_product import blocks, gated, gated_product
 
 def factors(count, outputs, run, columns, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
-    shapes = ((count, outputs * run, columns), (count, outputs * run, 3), (count, 3, columns), (count, run * columns, 5))
+    rows = outputs * run
+    shapes = ((count, rows, columns), (count, rows, 3), (count, 3, columns), (count, run * columns, 5))
     return [torch.randn(shape, generator=generator, dtype=dtype, requires_grad=True) for shape in shapes]
 
 
