@@ -5,10 +5,10 @@
     train_net.py --config-file FILE --eval-only MODEL.WEIGHTS CHECKPOINT               evaluates
 
 OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the
-last evaluation in inference/results.json. With MODEL_EMA.ENABLED True an average of the weights over training is what is
-evaluated, and lies in model_final_ema.pth; with TEST.AUG.ENABLED True the last evaluation is done again with several
-sizes and mirror images, in inference_TTA. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes there.
-Errors in what the user gives end in a message on stderr and exit status 1; their traceback is in log.txt.
+last evaluation in inference/results.json. With MODEL_EMA.ENABLED True an average of the weights over training is what
+is evaluated, and lies in model_final_ema.pth; with TEST.AUG.ENABLED True the last evaluation is done again with
+several sizes and mirror images, in inference_TTA. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes
+there. Errors in what the user gives end in a message on stderr and exit status 1; their traceback is in log.txt.
 """
 import json
 import logging
@@ -41,10 +41,12 @@ from freqdino.weight_averaging import WeightAveraging
 
 # What a wrong configuration, data set or checkpoint raises. Registries raise KeyError for an unknown name.
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError, FloatingPointError)
-FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO", "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
+FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO",
+                   "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
 # What Detectron2's own models predict, where it is not instances alone.
 DETECTRON2_TASKS = {"PanopticFPN": ("semantic", "instance", "panoptic"), "SemanticSegmentor": ("semantic",)}
-CLASS_TABLES = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
+CLASS_TABLES = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id",
+                "stuff_dataset_id_to_contiguous_id")
 logger = logging.getLogger("freqdino.train_net")
 
 
@@ -104,7 +106,7 @@ class Trainer(DefaultTrainer):
         return super().build_model(cfg)
 
     def build_hooks(self):
-        """Detectron2's; with MODEL_EMA.ENABLED averaged weights are evaluated, with TEST.AUG.ENABLED twice at the end."""
+        """Detectron2's; MODEL_EMA.ENABLED has averaged weights evaluated, TEST.AUG.ENABLED adds a pass at the end."""
         hooks, evaluated = super().build_hooks(), self.model
         position = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         if self.cfg.MODEL_EMA.ENABLED:
@@ -184,8 +186,8 @@ def load_checked_config(args):
     if not args.eval_only and not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty: name a data set, or your own as datasets/README.md describes")
     if cfg.TEST.AUG.ENABLED and "panoptic" in predicted_tasks(cfg):
-        raise ConfigError("TEST.AUG.ENABLED: augmented predictions merge to instances and semantic maps, not to panoptic "
-                          "ones; set PANOPTIC_ON of the model's TEST section to False")
+        raise ConfigError("TEST.AUG.ENABLED: augmented predictions merge to instances and semantic maps, not to "
+                          "panoptic ones; set PANOPTIC_ON of the model's TEST section to False")
     if not 0 <= cfg.MODEL_EMA.DECAY < 1:
         raise ConfigError(f"MODEL_EMA.DECAY must be at least 0 and below 1, got {cfg.MODEL_EMA.DECAY}")
     cfg.freeze()

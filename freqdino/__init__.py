@@ -14,5 +14,6 @@ if find_spec("detectron2") is not None:
 else:
     def add_freqdino_config(cfg):
         """Stands in for `freqdino.config.add_freqdino_config`; always raises ImportError with the remedy."""
-        raise ImportError("FreqDINO's models need detectron2, which has no release on PyPI: run `bash tools/setup_env.sh`, "
-                          "or `python tools/install_detectron2.py` with the interpreter that should get it.")
+        raise ImportError("FreqDINO's models need detectron2, which has no release on PyPI: run "
+                          "`bash tools/setup_env.sh`, or `python tools/install_detectron2.py` with the interpreter "
+                          "that should get it.")

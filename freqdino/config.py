@@ -114,14 +114,15 @@ def read_yaml(path):
     try:
         values = loader.get_single_data()
     except yaml.constructor.ConstructorError as error:
-        raise ConfigError(f"{path}: {error.problem} (line {error.problem_mark.line + 1}). Configuration files hold plain "
-                          "values; tags that construct objects or run code are refused.") from error
+        raise ConfigError(f"{path}: {error.problem} (line {error.problem_mark.line + 1}). Configuration files hold "
+                          "plain values; tags that construct objects or run code are refused.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     finally:
         loader.dispose()
     if loader.duplicates:
-        logging.getLogger(__name__).warning("%s: duplicate keys, the last value wins: %s", path, ", ".join(loader.duplicates))
+        logging.getLogger(__name__).warning("%s: duplicate keys, the last value wins: %s", path,
+                                            ", ".join(loader.duplicates))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -239,7 +240,7 @@ def _say_ignored_keys(cfg, defaults):
 
 
 def settle_device(cfg):
-    """Fall back to the CPU where CUDA is asked for and absent; mixed precision on the CPU is switched off. Both are said."""
+    """Fall back to the CPU where CUDA is asked for and absent; switch mixed precision off on the CPU. Logs both."""
     logger = logging.getLogger(__name__)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s but CUDA is not available: running on the CPU", cfg.MODEL.DEVICE)

@@ -82,7 +82,7 @@ def mask_dino_keys():
         "BOX_LOSS": True,
         "PANO_BOX_LOSS": False,
         "SEMANTIC_CE_LOSS": False,
-        "BOX_FRAME": "image",               # image (published) | padded: the frame that ground-truth boxes are divided by
+        "BOX_FRAME": "image",               # image (published) | padded: the frame that true boxes are divided by
         "DN": "seg",                        # no | standard | seg
         "DN_NOISE_SCALE": 0.4,
         "DN_NUM": 100,

@@ -62,7 +62,7 @@ def parameter_rules(cfg):
 
 
 def layer_decay_rules(cfg):
-    """SOLVER.LAYER_DECAY for a ViT: block i of D learns at decay^(D − i), what comes before the blocks at decay^(D + 1).
+    """SOLVER.LAYER_DECAY for a ViT: block i of D learns at decay^(D − i), what precedes the blocks at decay^(D + 1).
 
     Source: BEiT (arXiv 2106.08254), whose counting FDAM's recipe follows. Raises ConfigError for a decay outside
     (0, 1] and for another backbone.

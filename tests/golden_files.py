@@ -33,7 +33,7 @@ def subset(tensors, prefix):
 
 def assert_agrees(actual, expected, what, relative=1e-4):
     """Equal shapes, and max|a - b| <= relative * max|b| + 1e-6."""
-    assert tuple(actual.shape) == tuple(expected.shape), f"{what}: {tuple(actual.shape)} against {tuple(expected.shape)}"
+    assert actual.shape == expected.shape, f"{what}: {tuple(actual.shape)} against {tuple(expected.shape)}"
     if expected.numel() == 0:
         return
     actual, expected = actual.detach().double(), expected.double()

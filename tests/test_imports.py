@@ -10,6 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "freqdino"
 FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS_AND_TESTS = sorted([*ROOT.glob("*.py"), *ROOT.glob("datasets/*.py"), *ROOT.glob("tools/**/*.py"),
+                            *ROOT.glob("tests/**/*.py")])
+MAX_COLUMNS = 120
 TORCH_ONLY = ("ops", "layers", "frequency")
 
 # Part of the package -> the other parts that it may import. A part is a folder or a file at the top of the package.
@@ -144,3 +147,9 @@ def test_house_rules(path):
     lines = text.splitlines()
     assert len(lines) <= 330
     assert not lines or ast.get_docstring(tree), "a file opens with what it is"
+
+
+def test_line_lengths():
+    long_lines = [f"{path.relative_to(ROOT)}:{number} has {len(line)} columns" for path in (*FILES, *SCRIPTS_AND_TESTS)
+                  for number, line in enumerate(path.read_text().splitlines(), start=1) if len(line) > MAX_COLUMNS]
+    assert not long_lines

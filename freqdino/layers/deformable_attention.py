@@ -21,8 +21,8 @@ class MSDeformAttn(nn.Module):
     Keys: ``sampling_offsets``, ``attention_weights``, ``value_proj``, ``output_proj``; the offsets are ordered head,
     level, point, (x, y), the weights head, level, point. Raises ValueError unless ``num_heads`` divides ``dim``.
 
-    ``invert(value, attended, query)``, all (B, S, C), may change what was attended to before the output projection, where
-    the queries are the source's own tokens; a module's keys are under ``invert``.
+    ``invert(value, attended, query)``, all (B, S, C), may change what was attended to before the output projection,
+    where the queries are the source's own tokens; a module's keys are under ``invert``.
     """
 
     def __init__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int = 4,
@@ -41,7 +41,7 @@ class MSDeformAttn(nn.Module):
         self._initialise()
 
     def _initialise(self):
-        """Zero weights, so that training starts with each head looking in its own direction, farther with each point."""
+        """Zero weights, so that at first each head looks in a direction of its own, farther with each point."""
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)
@@ -56,7 +56,8 @@ class MSDeformAttn(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, query: Tensor, reference: Tensor, source: Tensor, spatial_shapes: list[tuple[int, int]]) -> Tensor:
+    def forward(self, query: Tensor, reference: Tensor, source: Tensor,
+                spatial_shapes: list[tuple[int, int]]) -> Tensor:
         """query (B, Q, C); source (B, S, C), the levels' tokens one after the other; returns (B, Q, C).
 
         reference: (B or 1, Q, 2) points, or (B or 1, Q, 4) boxes cxcywh, in [0, 1]. Offsets are measured in pixels of
@@ -66,7 +67,8 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(source).unflatten(-1, (self.num_heads, -1))
         # Places must be exact: a half-precision coordinate is off by pixels on a large map.
         offsets = self.sampling_offsets(query).float().unflatten(-1, (*heads, 2))
-        weights = self.attention_weights(query).float().unflatten(-1, (heads[0], -1)).softmax(-1).unflatten(-1, heads[1:])
+        weights = self.attention_weights(query).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        weights = weights.unflatten(-1, heads[1:])
         reference = reference.float()[:, :, None, None, None]
         if reference.shape[-1] == 2:
             pixels = offsets.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])[:, None]
@@ -122,7 +124,10 @@ def on_each_level(scale_map: Callable[[Tensor], Tensor] | None, tokens: Tensor,
 
 
 class DeformableEncoder(nn.Module):
-    """A stack of encoder layers; keys ``layers.<i>.*``. ``make_modulation()`` gives each layer its ``invert`` and so on."""
+    """A stack of encoder layers; keys ``layers.<i>.*``.
+
+    ``make_modulation()`` gives each layer its ``invert`` and so on.
+    """
 
     def __init__(self, *, num_layers: int, make_modulation: Callable[[], Mapping[str, nn.Module]] = dict,
                  **layer_arguments):
@@ -143,5 +148,7 @@ def pixel_centres(spatial_shapes: list[tuple[int, int]], device=None) -> Tensor:
     def centres(size):
         return (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size
 
-    return torch.cat([torch.stack((centres(width).expand(height, width), centres(height)[:, None].expand(height, width)),
-                                  dim=-1).flatten(0, 1) for height, width in spatial_shapes])
+    def grid(height, width):
+        return torch.stack((centres(width).expand(height, width), centres(height)[:, None].expand(height, width)), -1)
+
+    return torch.cat([grid(height, width).flatten(0, 1) for height, width in spatial_shapes])

@@ -24,10 +24,12 @@ class SetCriterion(nn.Module):
     """Weighted losses ``loss_<term>`` of the last prediction and, as ``*_0``, ``*_1``, ..., of the earlier ones where
     ``deep_supervision`` is on.
 
-    ``weights``: term -> weight for ``ce``, ``mask``, ``dice``, ``bbox``, ``giou``; a term that is absent is not computed.
-    Mask and box losses are sums over matched pairs divided by the number of objects per process. ``class_loss``:
-    ``cross_entropy``, a weighted mean over all queries in which "no object" weighs ``no_object_weight``, or ``focal``, a
-    sum divided by the number of objects. Key: ``empty_weight`` (num_classes + 1), which focal loss does not read.
+    ``weights``: term -> weight for ``ce``, ``mask``, ``dice``, ``bbox``, ``giou``; a term that is absent is not
+    computed. Mask and box losses are sums over matched pairs divided by the number of objects per process.
+    ``class_loss``: ``cross_entropy``, a weighted mean over all queries in which "no object" weighs
+    ``no_object_weight``, or ``focal``, a sum divided by the number of objects.
+
+    Key: ``empty_weight`` (num_classes + 1), which focal loss does not read.
     """
 
     def __init__(self, *, num_classes: int, matcher: HungarianMatcher, weights: Mapping[str, float], class_loss: str,
@@ -37,8 +39,8 @@ class SetCriterion(nn.Module):
         if class_loss not in CLASS_LOSSES:
             raise ValueError(f"class_loss must be one of {CLASS_LOSSES}, got {class_loss!r}")
         if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
-            raise ValueError("num_points and oversample_ratio must be at least 1 and importance_sample_ratio in 0..1, got "
-                             f"{num_points}, {oversample_ratio} and {importance_sample_ratio}")
+            raise ValueError("num_points and oversample_ratio must be at least 1 and importance_sample_ratio in 0..1, "
+                             f"got {num_points}, {oversample_ratio} and {importance_sample_ratio}")
         self.num_classes = num_classes
         self.matcher = matcher
         self.weights = dict(weights)
@@ -52,8 +54,10 @@ class SetCriterion(nn.Module):
         self.register_buffer("empty_weight", empty_weight)
 
     def forward(self, outputs: Mapping, targets: Sequence[ImageTargets]) -> dict[str, Tensor]:
-        """outputs: ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) logits, with box terms ``pred_boxes`` (B, Q, 4);
-        ``aux_outputs``: the same of the earlier predictions. Returns name -> scalar. Raises `matcher.NonFiniteCostError`.
+        """Name -> scalar. Raises `matcher.NonFiniteCostError`.
+
+        outputs: ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) logits, with box terms ``pred_boxes``
+        (B, Q, 4); ``aux_outputs``: the same of the earlier predictions.
         """
         return self.matched_losses(outputs, targets, self.count_objects(targets, outputs["pred_logits"].device))
 

@@ -1,7 +1,8 @@
 """Query denoising: noised copies of the ground truth as extra queries, whose right answer is known.
 
 Source: DN-DETR (arXiv 2203.01305), sections 4 and 5; with masks: Mask DINO (arXiv 2206.02777), section 3.4.
-B: batch, G: most objects of an image, R: groups (copies of the ground truth), D: denoising queries (R * G), Q: other queries.
+B: batch, G: most objects of an image, R: groups (copies of the ground truth), D: denoising queries (R * G),
+Q: other queries.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ class NoisedQueries:
     groups: int
 
     def blocked(self, num_queries: int) -> Tensor:
-        """Self-attention mask over D + Q queries, True = may not attend: the groups do not see each other, and the other
-        queries do not see the groups, which know the answers.
+        """Self-attention mask over D + Q queries, True = may not attend: the groups do not see each other, and the
+        other queries do not see the groups, which know the answers.
         """
         num_noised = self.labels.shape[1]
         group = torch.arange(num_noised, device=self.labels.device) // (num_noised // self.groups)
@@ -41,8 +42,8 @@ def noised_queries(targets: Sequence[ImageTargets], *, num_denoising: int, noise
                    num_classes: int) -> NoisedQueries | None:
     """As many groups as fit into ``num_denoising`` queries, at least one; None for a batch without objects.
 
-    A label is replaced by a random one with probability ``noise_scale`` / 2. A box moves by up to ``noise_scale`` / 2 of
-    its side and its sides change by up to ``noise_scale`` of themselves.
+    A label is replaced by a random one with probability ``noise_scale`` / 2. A box moves by up to ``noise_scale`` / 2
+    of its side and its sides change by up to ``noise_scale`` of themselves.
     """
     counts = [len(target.labels) for target in targets]
     most = max(counts)

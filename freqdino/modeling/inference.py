@@ -113,9 +113,9 @@ def panoptic_segments(scores: Tensor, classes: Tensor, mask_logits: Tensor, *, t
     """Give every pixel to the query with the highest score times mask probability.
 
     scores, classes (n,), mask_logits (n, H, W) of the kept queries. A segment is dropped where it wins less than
-    ``overlap_threshold`` of its own mask; all segments of a stuff class become one. Returns an int32 map (H, W), 0 where
-    nothing is, and a list of {id, isthing, category_id, score}, ids from 1; the score is the query's, the highest of
-    those that became one.
+    ``overlap_threshold`` of its own mask; all segments of a stuff class become one. Returns an int32 map (H, W), 0
+    where nothing is, and a list of {id, isthing, category_id, score}, ids from 1; the score is the query's, the highest
+    of those that became one.
     """
     segments = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=mask_logits.device)
     if len(scores) == 0:

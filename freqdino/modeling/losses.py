@@ -32,7 +32,7 @@ def mask_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """One minus the dice coefficient of point logits (N, P) and targets in [0, 1], both smoothed by 1; sum over masks."""
+    """One minus the dice coefficient of point logits (N, P) and targets in [0, 1], smoothed by 1; sum over masks."""
     probability = logits.sigmoid()
     overlap = 2 * (probability * targets).sum(dim=1) + 1
     return (1 - overlap / (probability.sum(dim=1) + targets.sum(dim=1) + 1)).sum()

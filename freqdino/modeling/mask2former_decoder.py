@@ -1,7 +1,8 @@
 """The masked-attention transformer decoder of Mask2Former.
 
 Source: Mask2Former (arXiv 2112.01527), section 3.2.
-B: batch, Q: queries, C: query width, M: mask width, K: classes, (H, W): size of the mask features, H_l, W_l: of level l.
+B: batch, Q: queries, C: query width, M: mask width, K: classes, (H, W): size of the mask features,
+(H_l, W_l): size of level l.
 """
 import torch.nn.functional as F
 from detectron2.layers import Conv2d
@@ -20,8 +21,8 @@ NUM_LEVELS = 3
 class MultiScaleMaskedTransformerDecoder(nn.Module):
     """Learned queries that read one level a layer, each only where its own last mask was positive.
 
-    ``num_layers`` layers make ``num_layers`` + 1 predictions, the first from the raw queries. ``in_channels`` other than
-    ``hidden_dim``, or ``enforce_input_proj``, put a 1x1 convolution before each level.
+    ``num_layers`` layers make ``num_layers`` + 1 predictions, the first from the raw queries. ``in_channels`` other
+    than ``hidden_dim``, or ``enforce_input_proj``, put a 1x1 convolution before each level.
     """
 
     def __init__(self, *, in_channels: int, num_classes: int, hidden_dim: int, num_queries: int, num_heads: int,
@@ -41,7 +42,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
         needs_projection = enforce_input_proj or in_channels != hidden_dim
         self.input_proj = nn.ModuleList(
-            _input_projection(in_channels, hidden_dim) if needs_projection else nn.Identity() for _ in range(NUM_LEVELS))
+            _input_projection(in_channels, hidden_dim) if needs_projection else nn.Identity()
+            for _ in range(NUM_LEVELS))
         self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
@@ -91,7 +93,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
 
 def blocked_places(mask_logits: Tensor) -> Tensor:
-    """Where a query must not look: bool, True where its mask (B, Q, N) is negative; a mask that blocks all blocks nothing."""
+    """Where a query must not look: True where its mask (B, Q, N) is negative; a mask that blocks all blocks nothing."""
     blocked = mask_logits < 0
     return blocked & ~blocked.all(dim=-1, keepdim=True)
 

@@ -22,12 +22,13 @@ class NonFiniteCostError(FloatingPointError, ValueError):
 class HungarianMatcher:
     """Pairs each object with one query (as many pairs as the fewer of both) at the least total cost.
 
-    ``weights``: term -> weight for ``class``, ``mask``, ``dice``, ``box`` (L1) and ``giou``; a term that is absent or weighs
-    0 is not computed. ``class_cost(logits (Q, K), labels (G,))`` -> (Q, G). Masks are compared at ``num_points`` uniform
-    random points, drawn anew for each image and call.
+    ``weights``: term -> weight for ``class``, ``mask``, ``dice``, ``box`` (L1) and ``giou``; a term that is absent or
+    weighs 0 is not computed. ``class_cost(logits (Q, K), labels (G,))`` -> (Q, G). Masks are compared at ``num_points``
+    uniform random points, drawn anew for each image and call.
     """
 
-    def __init__(self, *, weights: Mapping[str, float], class_cost: Callable[[Tensor, Tensor], Tensor], num_points: int):
+    def __init__(self, *, weights: Mapping[str, float], class_cost: Callable[[Tensor, Tensor], Tensor],
+                 num_points: int):
         if not any(weights.values()):
             raise ValueError(f"at least one matching weight must differ from 0, got {dict(weights)}")
         self.weights = {term: weight for term, weight in weights.items() if weight}
@@ -35,11 +36,12 @@ class HungarianMatcher:
         self.num_points = num_points
 
     @torch.no_grad()
-    def __call__(self, prediction: Mapping[str, Tensor], targets: Sequence[ImageTargets]) -> list[tuple[Tensor, Tensor]]:
-        """prediction: ``pred_logits`` (B, Q, K), and as the terms ask ``pred_masks`` (B, Q, H, W) logits and ``pred_boxes``
-        (B, Q, 4) cxcywh. Returns for each image the matched query indices and object indices, the latter rising.
+    def __call__(self, prediction: Mapping[str, Tensor],
+                 targets: Sequence[ImageTargets]) -> list[tuple[Tensor, Tensor]]:
+        """For each image the matched query indices and object indices, the latter rising.
 
-        Raises NonFiniteCostError.
+        prediction: ``pred_logits`` (B, Q, K), and as the terms ask ``pred_masks`` (B, Q, H, W) logits and
+        ``pred_boxes`` (B, Q, 4) cxcywh. Raises NonFiniteCostError.
         """
         matches = []
         for index, target in enumerate(targets):
@@ -80,5 +82,6 @@ def raise_non_finite(costs: Mapping[str, Tensor], name: str):
     """Raise NonFiniteCostError for the first term of ``costs`` that is not finite."""
     term, cost = next((term, cost) for term, cost in costs.items() if not cost.isfinite().all())
     bad = (~cost.isfinite()).sum().item()
-    raise NonFiniteCostError(f"{name}: the matching cost {term!r} is not finite for {bad} of {cost.numel()} pairs of query "
-                             "and object. The weights or the learning rate have diverged, or the image holds bad values.")
+    raise NonFiniteCostError(f"{name}: the matching cost {term!r} is not finite for {bad} of {cost.numel()} pairs of "
+                             "query and object. The weights or the learning rate have diverged, or the image holds "
+                             "bad values.")

@@ -15,9 +15,9 @@ from .inference import Geometry, as_it_is, best_pairs, instances_from_masks, pan
 class PostProcessing:
     """Which results to make, and by which rules.
 
-    ``thing_classes``: contiguous ids of the classes that have instances. ``resize_before_semantic`` resizes the masks to
-    the output before they are summed into the semantic map; otherwise the sum is resized. ``rescore_by_mask`` multiplies
-    instance scores by the quality of their mask. ``segment_scores`` gives each panoptic segment its
+    ``thing_classes``: contiguous ids of the classes that have instances. ``resize_before_semantic`` resizes the masks
+    to the output before they are summed into the semantic map; otherwise the sum is resized. ``rescore_by_mask``
+    multiplies instance scores by the quality of their mask. ``segment_scores`` gives each panoptic segment its
     ``score``, which the published format of segments leaves out.
     """
 

@@ -16,8 +16,10 @@ from .point_sampling import sample_all, sample_each
 
 @dataclass
 class ImageTargets:
-    """Objects of one image: labels (G,) int64, masks (G, H, W) bool or None where no term reads them, boxes (G, 4) cxcywh
-    in [0, 1] or None, and the name by which messages call the image.
+    """Objects of one image.
+
+    Labels (G,) int64, masks (G, H, W) bool or None where no term reads them, boxes (G, 4) cxcywh in [0, 1] or None,
+    and the name by which messages call the image.
     """
 
     labels: Tensor
@@ -54,13 +56,14 @@ def image_name(example: dict, index: int) -> str:
 
 
 def mask_tensor(instances: Instances, name: str) -> Tensor:
-    """``gt_masks`` as bool (G, H, W); raises ValueError, naming the image, for another form or size than the image's."""
+    """``gt_masks`` as bool (G, H, W); raises ValueError, naming the image, for another form or another size."""
     masks = instances.gt_masks.tensor if isinstance(instances.gt_masks, BitMasks) else instances.gt_masks
     if not isinstance(masks, Tensor):
         raise ValueError(f"{name}: gt_masks is a {type(masks).__name__}; a bool tensor (N, H, W) or BitMasks is needed")
     expected = (len(instances), *instances.image_size)
     if tuple(masks.shape) != expected:
-        raise ValueError(f"{name}: gt_masks has shape {tuple(masks.shape)}, the image and its objects ask for {expected}")
+        raise ValueError(f"{name}: gt_masks has shape {tuple(masks.shape)}, the image and its objects ask for "
+                         f"{expected}")
     return masks.bool()
 
 
@@ -76,13 +79,15 @@ def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_
     for index, example in enumerate(examples):
         name = image_name(example, index)
         if "instances" not in example:
-            raise ValueError(f"{name}: training needs 'instances' with gt_classes and gt_masks; the mapper gave {list(example)}")
+            raise ValueError(f"{name}: training needs 'instances' with gt_classes and gt_masks; the mapper gave "
+                             f"{list(example)}")
         instances = example["instances"].to(device)
         if not instances.has("gt_classes"):
             raise ValueError(f"{name}: the ground truth has no gt_classes")
         labels = instances.gt_classes.long()
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-            raise ValueError(f"{name}: a class index of {int(labels.max() if labels.min() >= 0 else labels.min())}, but "
+            wrong = int(labels.max() if labels.min() >= 0 else labels.min())
+            raise ValueError(f"{name}: a class index of {wrong}, but "
                              f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}")
         masks = padded_masks(instances, padded_size, name) if with_masks else None
         boxes = None if box_frame is None else relative_boxes(

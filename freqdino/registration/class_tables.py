@@ -27,13 +27,13 @@ def count_classes(metadata) -> int | None:
 
 
 def check_num_classes(cfg) -> None:
-    """Hold MODEL.SEM_SEG_HEAD.NUM_CLASSES against the data sets; raises ConfigError with both numbers and the option."""
+    """Hold MODEL.SEM_SEG_HEAD.NUM_CLASSES against the data sets; ConfigError has both numbers and the option."""
     configured = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         counted = count_classes(MetadataCatalog.get(name))
         if counted is not None and counted != configured:
-            raise ConfigError(f"the data set {name} has {counted} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {configured}; "
-                              f"set MODEL.SEM_SEG_HEAD.NUM_CLASSES {counted}")
+            raise ConfigError(f"the data set {name} has {counted} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
+                              f"{configured}; set MODEL.SEM_SEG_HEAD.NUM_CLASSES {counted}")
 
 
 def check_detector_classes(cfg) -> None:

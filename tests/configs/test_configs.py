@@ -47,7 +47,8 @@ PUBLISHED = {
        }.items()},
     **{f"ade20k/{task}/mask2former_r50.yaml": ("m2f", f"ade20k/{task}-segmentation/maskformer2_R50_bs16_160k.yaml")
        for task in ("instance", "panoptic")},
-    **{f"cityscapes/{task}/mask2former_r50.yaml": ("m2f", f"cityscapes/{task}-segmentation/maskformer2_R50_bs16_90k.yaml")
+    **{f"cityscapes/{task}/mask2former_r50.yaml":
+           ("m2f", f"cityscapes/{task}-segmentation/maskformer2_R50_bs16_90k.yaml")
        for task in ("instance", "panoptic", "semantic")},
     **{f"coco/{leaf}.yaml": ("maskdino", f"coco/{entry}.yaml")
        for leaf, entry in {
@@ -63,9 +64,9 @@ PUBLISHED = {
            "instance/maskdino_r50_12ep": "instance-segmentation/maskdino_R50_bs16_50ep_3s",
            "panoptic/maskdino_r50_12ep": "panoptic-segmentation/maskdino_R50_bs16_50ep_3s_dowsample1_2048",
        }.items()},
-    "ade20k/semantic/maskdino_r50.yaml": ("maskdino", "ade20k/semantic-segmentation/maskdino_R50_bs16_160k_steplr.yaml"),
-    "cityscapes/semantic/maskdino_r50.yaml":
-        ("maskdino", "cityscapes/semantic-segmentation/maskdino_R50_bs16_90k_steplr.yaml"),
+    **{f"{dataset}/semantic/maskdino_r50.yaml": ("maskdino", f"{dataset}/semantic-segmentation/{entry}.yaml")
+       for dataset, entry in {"ade20k": "maskdino_R50_bs16_160k_steplr",
+                              "cityscapes": "maskdino_R50_bs16_90k_steplr"}.items()},
     **{f"{leaf}_freqfusion.yaml": ("freqfusion", f"{entry}.yaml")
        for leaf, entry in {
            "coco/panoptic/mask2former_r50": "coco/panoptic-segmentation/maskformer2_FreqFusion_R50_bs16_50ep",
@@ -87,7 +88,7 @@ PUBLISHED = {
                "cityscapes/semantic-segmentation/swin/maskformer2_FreqAware_swin_large_IN21k_384_bs16_90k",
        }.items()},
 }
-# The 12-epoch recipes are our own: the published models under a shorter schedule, boxes in the frame the model works in.
+# The 12-epoch recipes are our own: the published models under a shorter schedule, boxes in the model's frame.
 SHORT_SCHEDULE = {"SOLVER.MAX_ITER": 88500, "SOLVER.STEPS": [81125], "MODEL.MaskDINO.BOX_FRAME": "padded"}
 # FreqFusion is a switch of either model's pixel decoder here, a decoder of another name there.
 FREQFUSION = {"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
@@ -95,8 +96,7 @@ FREQFUSION = {"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder
 DIFFERENCES = {
     **{f"coco/{task}/maskdino_r50_12ep.yaml": SHORT_SCHEDULE for task in ("instance", "panoptic")},
     **{leaf: FREQFUSION for leaf, (family, _) in PUBLISHED.items() if family == "freqfusion"},
-    # The published file names Swin-B's weights for Swin-L.
-    "coco/panoptic/mask2former_swin_l_freqfusion.yaml":
+    "coco/panoptic/mask2former_swin_l_freqfusion.yaml":     # the published file names Swin-B's weights for Swin-L
         {**FREQFUSION, "MODEL.WEIGHTS": "swin_large_patch4_window12_384_22k.pkl"},
 }
 

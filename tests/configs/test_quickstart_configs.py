@@ -1,4 +1,4 @@
-"""The quickstart's configurations: each names its command, builds, learns from a scene and gives every kind of result."""
+"""The quickstart's configurations: each names its command, builds, learns from a scene and gives every result."""
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,4 @@
-"""The small published models of the golden files: built from their resolved configuration, with their weights and images."""
+"""The small published models of the golden files: built from the resolved configurations, with weights and images."""
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model

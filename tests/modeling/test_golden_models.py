@@ -56,8 +56,10 @@ def test_results(case):
             ours, order = result["instances"].scores.sort(descending=True)
             theirs, their_order = tensors[f"{prefix}.instances.scores"].sort(descending=True)
             assert_agrees(ours, theirs, "scores")
-            assert torch.equal(result["instances"].pred_classes[order], tensors[f"{prefix}.instances.classes"][their_order])
-            assert torch.equal(result["instances"].pred_masks[order], tensors[f"{prefix}.instances.masks"][their_order] > 0)
+            assert torch.equal(result["instances"].pred_classes[order],
+                               tensors[f"{prefix}.instances.classes"][their_order])
+            assert torch.equal(result["instances"].pred_masks[order],
+                               tensors[f"{prefix}.instances.masks"][their_order] > 0)
             if model.box_frame is not None:     # Mask2Former was published with boxes of zeros
                 assert_agrees(result["instances"].pred_boxes.tensor[order],
                               tensors[f"{prefix}.instances.boxes"][their_order], "boxes")

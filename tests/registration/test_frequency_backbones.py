@@ -160,7 +160,8 @@ FPN = {"MODEL.META_ARCHITECTURE": "PanopticFPN", "MODEL.BACKBONE.NAME": "build_r
 
 @pytest.mark.parametrize(("options", "message"), [
     ({**C4, **FDCONV}, "MODEL.BACKBONE.FDCONV.ENABLED is True, but the backbone build_resnet_backbone does not read it "
-     "in the meta-architecture GeneralizedRCNN; set it to False, or MODEL.BACKBONE.NAME to one of .*build_fdconv_resnet_"),
+     "in the meta-architecture GeneralizedRCNN; set it to False, or MODEL.BACKBONE.NAME to one of "
+     ".*build_fdconv_resnet_"),
     ({**C4, **FDAM}, "MODEL.BACKBONE.FDAM.ENABLED is True, .* build_resnet_backbone .*build_fdam_resnet_"),
     ({**FPN, **FDCONV}, "MODEL.BACKBONE.FDCONV.ENABLED .* build_resnet_fpn_backbone .*build_resnet_freqfusion_fpn_"),
     ({**C4, f"{HEAD}.FREQFUSION.ENABLED": True}, f"{HEAD}.FREQFUSION.ENABLED is True, but the meta-architecture "

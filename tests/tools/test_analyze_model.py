@@ -133,7 +133,8 @@ def parameters(leaf, *options):
 
 
 @pytest.mark.parametrize("leaf, suffix, costs, text", [
-    ("coco/instance/mask2former_r50", "_freqfusion", {"FreqFusion": 313_302}, "FreqFusion +313,302 (published +313,302)"),
+    ("coco/instance/mask2former_r50", "_freqfusion", {"FreqFusion": 313_302},
+     "FreqFusion +313,302 (published +313,302)"),
     ("coco/detection/faster_rcnn_r50", "_freqfusion", {"FreqFusion in the pyramid": 313_302},
      "FreqFusion in the pyramid +313,302 (published +0.3 M)"),
     ("coco/instance/mask2former_r50", "_fdconv", {"FDConv": 3_647_120}, "FDConv +3,647,120 (published +3.6 M)"),

@@ -1,9 +1,9 @@
 """What each operator costs: the rules that `flop_counting` applies, stated for users in `analyze_model.py`'s docstring.
 
 A FLOP is one multiply-add, as in fvcore and the papers' tables. A rule takes the operator's arguments and ``output``
-and returns FLOPs. It reads shapes, and ROIAlign's the boxes, so that the device, the kernel and the pieces that the work
-is cut into do not matter. Where fvcore has a rule it is the same one, but for batch normalisation: 1 here, 2 there, and
-nothing in Detectron2's use of it.
+and returns FLOPs. It reads shapes, and ROIAlign's the boxes, so that the device, the kernel and the pieces that the
+work is cut into do not matter. Where fvcore has a rule it is the same one, but for batch normalisation: 1 here, 2
+there, and nothing in Detectron2's use of it.
 """
 import math
 from collections.abc import Callable

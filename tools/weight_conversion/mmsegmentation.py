@@ -2,8 +2,8 @@
 
 FDAM's transformer keeps its names, and so do the parts of OpenMMLab's heads. The pyramid that UPerNet reads from a
 plain transformer is Feature2Pyramid in OpenMMLab's neck, or lies in the backbone as in BEiT's code. Between its
-transposed convolutions it has batch normalisation: MODEL.VIT.NECK_NORM has to say so, as layer normalisation, the default
-(`freqdino.modeling.backbones.vit`), cannot stand for it.
+transposed convolutions it has batch normalisation: MODEL.VIT.NECK_NORM has to say so, as layer normalisation, the
+default (`freqdino.modeling.backbones.vit`), cannot stand for it.
 """
 from weight_conversion.openmmlab import FOREIGN_RECIPES, LEFT
 from weight_conversion.resnet import resnet_requirements, resnet_rules

@@ -24,8 +24,9 @@ class ViTBackbone(VisionTransformer, Backbone):
 
     ``out_indices`` names four blocks, shallow to deep, the last block among them: one for each level, as published for
     UPerNet; all their maps have stride 16. The neck resizes them by transposed convolutions (two with a normalisation
-    and GELU between them for res2, one for res3), leaves res4 as it is, and takes maxima of 2 × 2 for res5. ``neck_norm``:
-    the normalisation, LN (ViTDet's choice: segmentation trains with few images a GPU), or BN, SyncBN (BEiT's) or GN.
+    and GELU between them for res2, one for res3), leaves res4 as it is, and takes maxima of 2 × 2 for res5.
+    ``neck_norm``: the normalisation, LN (ViTDet's choice: segmentation trains with few images a GPU), or BN, SyncBN
+    (BEiT's) or GN.
 
     Keys: the transformer's (``patch_embed``, ``pos_embed``, ``blocks.<i>``), ``neck.res2``, ``neck.res3``. Raises
     ValueError for other ``out_indices`` or another ``neck_norm``, and where the transformer does.

@@ -41,7 +41,10 @@ UPSAMPLERS = {
 
 
 def check_upsampler(cfg) -> None:
-    """Raise ConfigError for an upsampler that the backbone does not read, but for the default and what Detectron2's do."""
+    """Raise ConfigError for an upsampler that the backbone does not read.
+
+    The default is let through, and what Detectron2's backbones do anyway.
+    """
     name, upsampler = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN.UPSAMPLER
     if name != "build_resnet_freqfusion_fpn_backbone" and upsampler not in ("freqfusion", "nearest"):
         raise ConfigError(f"MODEL.FPN.UPSAMPLER is {upsampler}, but the backbone {name} does not read it; set "

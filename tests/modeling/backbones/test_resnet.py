@@ -50,7 +50,10 @@ def test_cost_of_fdconv_in_resnet50():
 
 
 def test_cost_of_frequency_scaling_in_resnet50():
-    """A block of C channels: 4 filters for C / 16 channels of 14 x 8 values, an MLP C -> C / 16 -> 64, 2 of its activation."""
+    """A block of C channels.
+
+    4 filters for C / 16 channels of 14 x 8 values, an MLP C -> C / 16 -> 64, 2 of its activation.
+    """
     model = resnet(50).to("meta")
     before = count(model)
     add_frequency_scale(model)
