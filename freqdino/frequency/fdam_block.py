@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .argument_checks import check_counts, check_type
 from .attention_inversion import AttentionInversion
 from .frequency_scale import BLOCK_OPTIONS, FrequencyScale
 
@@ -60,6 +61,9 @@ class TransformerBlock(nn.Module):
     def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float = 4.0, qkv_bias: bool = True,
                  init_values: float = 1e-4, drop_path: float = 0.0):
         super().__init__()
+        check_counts(dim=dim, num_heads=num_heads)
+        if dim * mlp_ratio < 1:
+            raise ValueError(f"mlp_ratio must give the MLP a width of at least 1, got {mlp_ratio} for dim {dim}")
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.attn = self.make_attention(dim, num_heads, qkv_bias)
         self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values)))
@@ -74,9 +78,12 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (B, N, C). grid: (H, W) with H · W = N. Returns (B, N, C)."""
-        if x.dim() != 3 or x.shape[1] != grid[0] * grid[1]:
-            raise ValueError(f"x must have shape (B, {grid[0] * grid[1]}, C) for a grid of {grid[0]} × {grid[1]}, got "
+        height, width = grid
+        expected = (height * width, len(self.gamma_1))
+        if x.dim() != 3 or x.shape[1:] != expected:
+            raise ValueError(f"x must have shape (B, {expected[0]}, {expected[1]}) for a grid of {height} × {width}, got "
                              f"{tuple(x.shape)}")
+        check_type("x", x, self.gamma_1.dtype)
         attended = self.attention_branch(self.norm1(x), grid)
         x = torch.addcmul(x, self.drop_path(attended), self.gamma_1)
         return torch.addcmul(x, self.drop_path(self.mlp_branch(self.norm2(x), grid)), self.gamma_2)

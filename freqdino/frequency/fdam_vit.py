@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .argument_checks import check_counts, check_type
 from .fdam_block import FDAMBlock, TransformerBlock
 
 INITIAL_STD = 0.02
@@ -88,12 +89,11 @@ class VisionTransformer(nn.Module):
                  qkv_bias: bool = True, init_values: float = 1e-4, drop_path_rate: float = 0.0,
                  out_indices: Sequence[int] = (3, 5, 7, 11), activation_checkpointing: bool = False):
         super().__init__()
+        check_counts(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, depth=depth)
         if not out_indices or not all(0 <= index < depth for index in out_indices):
             raise ValueError(f"out_indices must name blocks from 0 to {depth - 1} (depth {depth}), got "
                              f"{tuple(out_indices)}")
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        if min(height, width, patch_size) < 1:
-            raise ValueError(f"img_size and patch_size must be at least 1, got {img_size} and {patch_size}")
         self.out_indices = tuple(out_indices)
         self.activation_checkpointing = activation_checkpointing
         self.grid = (math.ceil(height / patch_size), math.ceil(width / patch_size))
@@ -114,6 +114,7 @@ class VisionTransformer(nn.Module):
         if image.dim() != 4 or image.shape[1] != channels or 0 in image.shape[2:]:
             raise ValueError(f"image must have shape (B, {channels}, H, W) with H and W above 0, got "
                              f"{tuple(image.shape)}")
+        check_type("image", image, self.pos_embed.dtype)
         patches = self.patch_embed(image)
         grid = tuple(patches.shape[-2:])
         x = patches.flatten(2).transpose(1, 2) + resize_position_embedding(self.pos_embed, self.grid, grid)

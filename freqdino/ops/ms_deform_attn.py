@@ -12,6 +12,7 @@ B: batch, S: positions of all levels together, M: heads, D: channels of a head, 
 N: B·Q, T: positions of all bordered levels together, J: L·P samples of a query and head.
 """
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def ms_deform_attn(
         (B, Q, M·D) of value's dtype.
 
     Raises:
-        ValueError: arguments whose ranks or sizes do not fit each other.
+        ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point type.
     """
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     return MSDeformAttnFunction.apply(value, sampling_locations, attention_weights, sizes)
@@ -84,9 +85,13 @@ def check_arguments(
     ):
         if tensor.dim() != rank:
             raise ValueError(f"{name} must have {rank} dimensions {layout}, got {tensor.dim()}: {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be of a floating-point type, got {tensor.dtype}")
     rows = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else list(spatial_shapes)
     if not all(isinstance(row, Sequence) and len(row) == 2 for row in rows):
         raise ValueError(f"spatial_shapes must be pairs (H, W), got {rows}")
+    if not all(isinstance(length, Integral) for row in rows for length in row):
+        raise ValueError(f"spatial_shapes must be integers, got {rows}")
     sizes = tuple((int(height), int(width)) for height, width in rows)
     if not sizes or min(map(min, sizes)) < 1:
         raise ValueError(f"spatial_shapes must hold at least one level, of positive sizes, got {list(sizes)}")

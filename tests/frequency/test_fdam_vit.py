@@ -209,12 +209,17 @@ def test_no_images():
     (lambda: small_backbone(num_heads=5), "num_heads 5 and dim 32"),
     (lambda: small_backbone(embed_dim=40), "group 16 and dim 40"),
     (lambda: small_backbone(drop_path_rate=1.0), "below 1, got 1.0"),
-    (lambda: small_backbone(patch_size=0), "got 16 and 0"),
+    (lambda: small_backbone(patch_size=0), "patch_size must be at least 1, got 0"),
+    (lambda: small_backbone(img_size=32.5), "img_size must be an integer, got 32.5"),
+    (lambda: small_backbone()(torch.zeros(1, 3, 16, 16, dtype=torch.uint8)), "image must have the type .*torch.uint8"),
+    (lambda: FDAMBlock(dim=-16, num_heads=2), "dim must be at least 1, got -16"),
+    (lambda: FDAMBlock(dim=16, num_heads=2, mlp_ratio=0), "mlp_ratio must .* got 0 for dim 16"),
+    (lambda: FDAMBlock(dim=16, num_heads=2)(torch.zeros(1, 6, 8), (2, 3)), r"\(B, 6, 16\).*got \(1, 6, 8\)"),
     (lambda: small_backbone()(torch.zeros(1, 4, 16, 16)), r"\(B, 3, H, W\).*\(1, 4, 16, 16\)"),
     (lambda: small_backbone()(torch.zeros(3, 16, 16)), r"\(B, 3, H, W\).*\(3, 16, 16\)"),
     (lambda: small_backbone()(torch.zeros(1, 3, 0, 16)), r"H and W above 0.*\(1, 3, 0, 16\)"),
     (lambda: TransformerBlock(dim=40, num_heads=3), "num_heads 3 and dim 40"),
-    (lambda: FDAMBlock(dim=16, num_heads=2)(torch.zeros(1, 7, 16), (2, 3)), r"\(B, 6, C\).*2 × 3.*\(1, 7, 16\)"),
+    (lambda: FDAMBlock(dim=16, num_heads=2)(torch.zeros(1, 7, 16), (2, 3)), r"\(B, 6, 16\).*2 × 3.*\(1, 7, 16\)"),
 ])
 def test_bad_input(run, message):
     with pytest.raises(ValueError, match=message):
