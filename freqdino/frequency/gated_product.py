@@ -7,6 +7,7 @@ Shape key: N: products, O: output rows, t: rows of M that one output row concate
 gate's logits, L: columns of X.
 """
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,19 +44,19 @@ class Gated(Function):
     def forward(ctx, matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
         ctx.save_for_backward(matrix, left, right)
         result = torch.empty_like(matrix)
-        for n, rows, _ in blocks(matrix):
-            torch.mul(matrix[n, rows], gate(left[n, rows], right[n]), out=result[n, rows])
+        for block in blocks(matrix):
+            part = result[block.products, block.rows]
+            gate_values(left, right, block, part).mul_(matrix[block.products, block.rows])
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, result_grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        factors = ctx.saved_tensors
-        gradients = gradients_of(factors)
-        for n, rows, _ in blocks(factors[0]):
-            values = gate(factors[1][n, rows], factors[2][n])
-            add_gradients(gradients, factors, n, rows, values, factors[0][n, rows] * values, result_grad[n, rows])
-        return gradients
+        gradients = FactorGradients(*ctx.saved_tensors)
+        for block in blocks(gradients.matrix):
+            gradients.gate(block)
+            gradients.add(block, result_grad[block.products, block.rows])
+        return gradients.results
 
 
 class GatedProduct(Function):
@@ -64,54 +65,42 @@ class GatedProduct(Function):
         ctx.save_for_backward(matrix, left, right, x)
         run = x.shape[1] // matrix.shape[2]
         y = x.new_empty(len(x), matrix.shape[1] // run, x.shape[2])
-        for n, rows, outputs in blocks(matrix, run):
-            product = gate(left[n, rows], right[n]).mul_(matrix[n, rows])
-            torch.bmm(product.view(len(product), -1, x.shape[1]).to(x.dtype), x[n], out=y[n, outputs])
+        room = Room(matrix)
+        for block in blocks(matrix, run):
+            part = matrix[block.products, block.rows]
+            gated_part = gate_values(left, right, block, room.like(part)).mul_(part)
+            torch.bmm(gated_part.view(len(part), -1, x.shape[1]).to(x.dtype), x[block.products],
+                      out=y[block.products, block.outputs])
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, y_grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *factors, x = ctx.saved_tensors
-        matrix, left, right = factors
-        gradients = gradients_of(factors)
-        x_grad = torch.zeros_like(x, dtype=matrix.dtype, memory_format=torch.contiguous_format)
-        for n, rows, outputs in blocks(matrix, x.shape[1] // matrix.shape[2]):
-            values = gate(left[n, rows], right[n])
-            product = matrix[n, rows] * values
-            by_output = product.view(len(product), -1, x.shape[1]).to(x.dtype)
-            x_grad[n] += torch.bmm(by_output.mT, y_grad[n, outputs])
-            product_grad = torch.bmm(y_grad[n, outputs], x[n].mT).to(matrix.dtype).view_as(product)
-            add_gradients(gradients, factors, n, rows, values, product, product_grad)
-        return *gradients, x_grad.to(x.dtype)
+        gradients = FactorGradients(*factors)
+        x_type, x, y_grad = x.dtype, x.to(gradients.matrix.dtype), y_grad.to(gradients.matrix.dtype)
+        x_grad = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        room = Room(gradients.matrix)
+        for block in blocks(gradients.matrix, x.shape[1] // gradients.matrix.shape[2]):
+            gated_part = gradients.gate(block)
+            part_y_grad = y_grad[block.products, block.outputs]
+            by_output = (*part_y_grad.shape[:2], x.shape[1])
+            x_grad[block.products].baddbmm_(gated_part.view(by_output).mT, part_y_grad)
+            part_grad = room.like(gated_part)
+            torch.bmm(part_y_grad, x[block.products].mT, out=part_grad.view(by_output))
+            gradients.add(block, part_grad)
+        return *gradients.results, x_grad.to(x_type)
 
 
-def gate(left: Tensor, right: Tensor) -> Tensor:
-    return torch.bmm(left, right).sigmoid_()
+class Block(NamedTuple):
+    """Slices of the products, of M's rows and of the output rows that those make."""
+    products: slice
+    rows: slice
+    outputs: slice
 
 
-def gradients_of(factors: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for the gradients of M, U and V."""
-    matrix, left, right = factors
-    return torch.empty_like(matrix), torch.empty_like(left), torch.zeros_like(right)
-
-
-def add_gradients(gradients: tuple[Tensor, Tensor, Tensor], factors: tuple[Tensor, Tensor, Tensor], n: slice,
-                  rows: slice, values: Tensor, product: Tensor, product_grad: Tensor):
-    """Write one block's part of the gradients, given the gate's values, the gated block, overwritten, and its gradient.
-    """
-    matrix, left, right = factors
-    matrix_grad, left_grad, right_grad = gradients
-    block_grad = matrix_grad[n, rows]
-    torch.mul(product_grad, values, out=block_grad)
-    # σ' = σ · (1 − σ): the logits' gradient is that of M times M · (1 − σ).
-    logits_grad = torch.sub(matrix[n, rows], product, out=product).mul_(block_grad)
-    left_grad[n, rows] = torch.bmm(logits_grad, right[n].mT)
-    right_grad[n] += torch.bmm(left[n, rows].mT, logits_grad)
-
-
-def blocks(matrix: Tensor, run: int = 1) -> Iterator[tuple[slice, slice, slice]]:
-    """Slices of products, of M's rows and of output rows that together cover ``matrix`` (N, O·run, K)."""
+def blocks(matrix: Tensor, run: int = 1) -> Iterator[Block]:
+    """Blocks that together cover ``matrix`` (N, O·run, K)."""
     count, rows, columns = matrix.shape
     outputs = rows // run
     limit = BLOCK if matrix.device.type == "cpu" else matrix.numel()
@@ -119,4 +108,48 @@ def blocks(matrix: Tensor, run: int = 1) -> Iterator[tuple[slice, slice, slice]]
     step = outputs if some > 1 else max(1, limit // (run * columns))
     for first in range(0, count, some):
         for output in range(0, outputs, step):
-            yield (slice(first, first + some), slice(output * run, (output + step) * run), slice(output, output + step))
+            end = min(output + step, outputs)
+            yield Block(slice(first, first + some), slice(output * run, end * run), slice(output, end))
+
+
+class Room:
+    """Memory for one block at a time: fresh memory for each would cost more than what is computed in it."""
+
+    def __init__(self, matrix: Tensor):
+        self.matrix, self.memory = matrix, matrix.new_empty(0)
+
+    def like(self, part: Tensor) -> Tensor:
+        if part.numel() > self.memory.numel():
+            self.memory = self.matrix.new_empty(part.numel())
+        return self.memory[:part.numel()].view(part.shape)
+
+
+def gate_values(left: Tensor, right: Tensor, block: Block, out: Tensor) -> Tensor:
+    return torch.bmm(left[block.products, block.rows], right[block.products], out=out).sigmoid_()
+
+
+class FactorGradients:
+    """The gradients of M, U and V, filled in block by block: ``gate`` first, then ``add``."""
+
+    def __init__(self, matrix: Tensor, left: Tensor, right: Tensor):
+        self.matrix, self.left, self.right = matrix, left, right
+        self.results = torch.empty_like(matrix), torch.empty_like(left), torch.zeros_like(right)
+        self.rooms = Room(matrix), Room(matrix)
+
+    def gate(self, block: Block) -> Tensor:
+        """M ⊙ σ(U V) in the block."""
+        part = self.matrix[block.products, block.rows]
+        self.values, self.gated = (room.like(part) for room in self.rooms)
+        gate_values(self.left, self.right, block, self.values)
+        return torch.mul(part, self.values, out=self.gated)
+
+    def add(self, block: Block, gated_grad: Tensor):
+        """gated_grad: the gradient of what ``gate`` returned for the block."""
+        products, rows, _ = block
+        matrix_grad, left_grad, right_grad = self.results
+        part_grad = torch.mul(gated_grad, self.values, out=matrix_grad[products, rows])
+        # σ' = σ · (1 − σ): the logits' gradient is that of M times M · (1 − σ).
+        logits_grad = torch.sub(self.matrix[products, rows], self.gated, out=self.gated).mul_(part_grad)
+        # Transposed, as V has few rows: a product with few columns is slow.
+        left_grad[products, rows] = torch.bmm(self.right[products], logits_grad.mT).mT
+        right_grad[products] += torch.bmm(self.left[products, rows].mT, logits_grad)
