@@ -81,8 +81,8 @@ class TransformerBlock(nn.Module):
         height, width = grid
         expected = (height * width, len(self.gamma_1))
         if x.dim() != 3 or x.shape[1:] != expected:
-            raise ValueError(f"x must have shape (B, {expected[0]}, {expected[1]}) for a grid of {height} × {width}, got "
-                             f"{tuple(x.shape)}")
+            raise ValueError(f"x must have shape (B, {expected[0]}, {expected[1]}) for a grid of {height} × {width}, "
+                             f"got {tuple(x.shape)}")
         check_type("x", x, self.gamma_1.dtype)
         attended = self.attention_branch(self.norm1(x), grid)
         x = torch.addcmul(x, self.drop_path(attended), self.gamma_1)

@@ -195,7 +195,7 @@ def test_second_derivative_is_refused():
     (dict(spatial_shapes=torch.tensor([20])), r"spatial_shapes must be pairs \(H, W\), got \[20\]"),
     (dict(spatial_shapes=[(20, 1), (0, 3)]), r"positive sizes, got \[\(20, 1\), \(0, 3\)\]"),
     (dict(spatial_shapes=[(4.5, 4), (2, 2)]), r"spatial_shapes must be integers, got \[\(4.5, 4\), \(2, 2\)\]"),
-    (dict(value=torch.zeros(1, 20, 2, 5, dtype=torch.int64)), "value must be of a floating-point type, got torch.int64"),
+    (dict(value=torch.zeros(1, 20, 2, 5, dtype=torch.int64)), "value must be of a floating-point .* torch.int64"),
     (dict(spatial_shapes=[]), r"at least one level, of positive sizes, got \[\]"),
     (dict(sampling_locations=torch.zeros(1, 3, 2, 2, 4, 3)), r"must end in 2 numbers \(x, y\), got 3"),
     (dict(sampling_locations=torch.zeros(2, 3, 2, 2, 4, 2)), "has batch 2 and 2 heads, value batch 1 and 2 heads"),
