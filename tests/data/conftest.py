@@ -1,12 +1,15 @@
-"""Small datasets on disk, made per test, and a configuration to go with them."""
+"""Small datasets on disk, made per test, and a configuration and a mapper to go with them."""
 import json
 
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
 from PIL import Image
 
 from freqdino.config import add_freqdino_config
+from freqdino.data import build_mapper, register_custom_datasets
 
 SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]  # x 2..6, y 1..5
 
@@ -87,3 +90,36 @@ def semantic_set(tmp_path):
         (tmp_path / "classes.txt").write_text(classes)
         return f"{tmp_path / 'classes.txt'}@{tmp_path / 'images'}@{tmp_path / 'labels'}"
     return make
+
+
+@pytest.fixture
+def separated_set(tmp_path):
+    """Registers a 8x6 picture with a square and a crowd among the things, and a label map; returns the name."""
+    labels = np.full((6, 8), 2, np.uint8)
+    labels[1:5, 2:6], labels[:, 7] = 0, 255
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    Image.new("RGB", (8, 6)).save(tmp_path / "picture.png")
+    annotations = [{"category_id": 1, "segmentation": [SQUARE], "iscrowd": 0},
+                   {"category_id": 0, "segmentation": {"size": [6, 8], "counts": [0, 48]}, "iscrowd": 1}]
+    name = "mapper_test_separated"
+    DatasetCatalog.register(name, lambda: [{
+        "file_name": str(tmp_path / "picture.png"), "image_id": 1, "height": 6, "width": 8, "annotations": annotations,
+        "sem_seg_file_name": str(tmp_path / "labels.png")}])
+    MetadataCatalog.get(name).set(thing_classes=["cat", "dog"], stuff_classes=["things", "sky", "road"])
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.pop(name)
+
+
+@pytest.fixture
+def mapped(config):
+    """Maps the first record of a dataset with the pictures left as they are, unless settings say otherwise."""
+    def run(name, mapper, **settings):
+        register_custom_datasets([name])
+        cfg = config(name, mapper, **settings)
+        run.mapper = build_mapper(cfg, is_train=True)
+        if not settings:
+            run.mapper.augmentations = T.AugmentationList([])
+        run.record = DatasetCatalog.get(name)[0]
+        return run.mapper(run.record)
+    return run

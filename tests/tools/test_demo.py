@@ -5,90 +5,26 @@ import os
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling import build_model
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
-from scripts import ROOT, load_script
-from torch import nn
+from scripts import ROOT
+from tools.demo_project import DemoTestModel, demo, demo_project, run
 
 from freqdino.config import load_config
 from freqdino.registration.class_tables import thing_classes
-from freqdino.segment_colors import id_to_rgb
 
-demo = load_script("tools/demo.py")
-from predictor import class_metadata  # noqa: E402  (the line before sets the path)
-from videos import VideoWriter  # noqa: E402
-
-CLASSES = ["cat", "sky"]
-
-
-@META_ARCH_REGISTRY.register()
-class DemoTestModel(nn.Module):
-    """Predicts a cat on the left half (score 0.9), one on the right half (0.4) and, as a panoptic model, sky there."""
-
-    def __init__(self, cfg):
-        super().__init__()
-        self.offset = nn.Parameter(torch.zeros(1))
-        self.tasks = cfg.DATASETS.PROPOSAL_FILES_TEST or ("panoptic", "instance", "semantic")
-
-    def forward(self, samples):
-        return [self.predict(**sample) for sample in samples]
-
-    def predict(self, image, height, width, **_):
-        assert image.shape[0] == 3 and not self.training and not torch.is_grad_enabled()
-        left = torch.zeros(height, width, dtype=torch.bool)
-        left[:, :width // 2] = True
-        masks = torch.stack([left, ~left])
-        scores = torch.tensor([0.9, 0.4])
-        output = {
-            "panoptic": ("panoptic_seg", (torch.where(left, 1, 2).int(), [
-                {"id": 1, "isthing": True, "category_id": 0, "score": 0.9},
-                {"id": 2, "isthing": False, "category_id": 1, "score": 0.4}])),
-            "instance": ("instances", Instances(
-                (height, width), pred_masks=masks.float(), scores=scores, pred_boxes=Boxes(torch.zeros(2, 4)),
-                pred_classes=torch.tensor([0, 0]))),
-            "semantic": ("sem_seg", masks.float())}
-        return dict(output[task] for task in self.tasks)
+from predictor import class_metadata  # demo_project has set the path
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A configuration, a checkpoint, two images and a registered dataset of them with ground truth of every task."""
-    name = "demo_test"
-    torch.save({"model": {"offset": torch.zeros(1)}}, tmp_path / "model.pth")
-    (tmp_path / "config.yaml").write_text(
-        f"MODEL:\n  META_ARCHITECTURE: DemoTestModel\n  DEVICE: cpu\n  WEIGHTS: {tmp_path / 'model.pth'}\n"
-        f"DATASETS:\n  TRAIN: ('{name}',)\n  TEST: ('{name}',)\n")
-    images = tmp_path / "images"
-    images.mkdir()
-    halves = np.tile(np.arange(40) // 20, (30, 1))
-    Image.fromarray(id_to_rgb(halves + 7)).save(tmp_path / "segments.png")
-    Image.fromarray(halves.astype(np.uint8)).save(tmp_path / "labels.png")
-    records = []
-    for stem in ("a", "b"):
-        Image.fromarray(np.full((30, 40, 3), 128, np.uint8)).save(images / f"{stem}.png")
-        records.append({"file_name": str(images / f"{stem}.png"), "pan_seg_file_name": str(tmp_path / "segments.png"),
-                        "segments_info": [{"id": 7, "category_id": 0}, {"id": 8, "category_id": 1}],
-                        "sem_seg_file_name": str(tmp_path / "labels.png"),
-                        "annotations": [{"segmentation": [[0, 0, 20, 0, 20, 30]], "category_id": 0}]})
-    DatasetCatalog.register(name, lambda: records)
-    colors = [[255, 0, 0], [0, 0, 255]]
-    MetadataCatalog.get(name).set(thing_classes=CLASSES, stuff_classes=CLASSES, thing_colors=colors,
-                                  stuff_colors=colors, thing_dataset_id_to_contiguous_id={1: 0}, evaluator_type="none")
-    yield tmp_path
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
-
-
-def run(project, *arguments):
-    return demo.main(["--config-file", str(project / "config.yaml"), "--output", str(project / "out"),
-                      *map(str, arguments)])
+    with demo_project(tmp_path) as folder:
+        yield folder
 
 
 def picture(project, name):
@@ -251,86 +187,6 @@ def test_classes_noted_in_the_checkpoint(tmp_path):
     assert thing_classes(cfg) == {0}        # the model tells things from stuff
 
 
-def write_clip(path, frames=4):
-    """A grey video of 40x30 pixels, ten frames a second."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (40, 30))
-    for _ in range(frames):
-        writer.write(np.full((30, 40, 3), 128, np.uint8))
-    writer.release()
-
-
-def read_clip(path):
-    capture = cv2.VideoCapture(str(path))
-    rate, frames = capture.get(cv2.CAP_PROP_FPS), []
-    while (frame := capture.read()[1]) is not None:
-        frames.append(frame[:, :, ::-1].astype(int))
-    return rate, frames
-
-
-@pytest.mark.parametrize("output", ["out", "new/drawn.avi", "drawn.mp4"])
-def test_video(project, capsys, output):
-    write_clip(project / "clip.avi")
-    assert run(project, "--video-input", project / "clip.avi", "--output", project / output) == 0
-    path = project / "out" / "clip.mp4" if output == "out" else project / output
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith(f"{project / 'clip.avi'}: 4 frames, ") and line.endswith(f" s each -> {path}")
-    rate, frames = read_clip(path)
-    assert rate == 10 and len(frames) == 4
-    for frame in frames:
-        assert frame.shape == (30, 40, 3)
-        assert np.ptp(frame[20:, 2:15], axis=-1).mean() > 50 > np.ptp(frame[20:, 28:38], axis=-1).mean()
-
-
-def test_odd_sides_of_a_video_are_filled_up(tmp_path):
-    frame = np.full((31, 41, 3), (200, 0, 0), np.uint8)
-    with VideoWriter(tmp_path / "odd.mp4", 12.5) as writer:
-        writer.write(frame)
-    rate, frames = read_clip(tmp_path / "odd.mp4")
-    assert rate == 12.5 and len(frames) == 1 and frames[0].shape == (32, 42, 3)
-    assert np.abs(frames[0] - [200, 0, 0]).max() <= 8
-
-
-class Camera:
-    """Gives five grey pictures, then the user presses Ctrl-C. Like most cameras it does not know its frame rate."""
-
-    def __init__(self, number):
-        assert number == 2
-        self.frames = 5
-
-    def isOpened(self):
-        return True
-
-    def get(self, _):
-        return 0.0
-
-    def read(self):
-        self.frames -= 1
-        if self.frames < 0:
-            raise KeyboardInterrupt
-        return True, np.full((30, 40, 3), 128, np.uint8)
-
-    def release(self):
-        pass
-
-
-@pytest.mark.parametrize(("limit", "count"), [([], 5), (["--max-images", 3], 3)])
-def test_camera(project, capsys, monkeypatch, limit, count):
-    with monkeypatch.context() as patch:
-        patch.setattr(cv2, "VideoCapture", Camera)
-        assert run(project, "--webcam", 2, *limit) == 0
-    assert f"camera 2: {count} frames, " in capsys.readouterr().out
-    rate, frames = read_clip(project / "out" / "camera_2.mp4")
-    assert rate == 30 and len(frames) == count
-
-
-def test_video_without_a_frame(project, capsys, monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
-    monkeypatch.setattr(Camera, "read", lambda self: (False, None))
-    assert run(project, "--webcam", 2) == 1
-    assert "camera 2 gives no frame" in capsys.readouterr().err
-    assert not list((project / "out").iterdir())
-
-
 def test_several_processes(project, tmp_path):
     """A real model, since the processes know none of this file; one of the three images is broken."""
     cfg = load_config(str(ROOT / "configs" / "quickstart" / "mask2former.yaml"), ["MODEL.DEVICE", "cpu"])
@@ -368,14 +224,9 @@ def test_pictures_are_the_same_every_time(project):
     (["--input", "{}/images", "MODEL.NO_SUCH_KEY", "1"], "MODEL.NO_SUCH_KEY"),
     (["--input", "{}/images", "--output", "{}/out.png"], "out.png is a file, but there are 2 images; name a folder"),
     (["--input", "{}/images", "INPUT.FORMAT", "HSV"], "INPUT.FORMAT is 'HSV'; known are RGB, BGR"),
-    (["--video-input", "{}/none.mp4"], "none.mp4 does not exist"),
-    (["--video-input", "{}/config.yaml"], "config.yaml cannot be read as a video"),
-    (["--video-input", "{}/clip.avi", "--output", "{}/out.mkv"], "out.mkv: videos are written as .mp4 or .avi"),
-    (["--webcam", "99"], "there is no camera 99"),
 ])
 def test_errors_that_end_the_run(project, capsys, arguments, message):
     (project / "out").mkdir()
-    write_clip(project / "clip.avi")
     status = run(project, *[argument.format(project) for argument in arguments])
     error = capsys.readouterr().err
     assert status == 1 and error.startswith("demo.py: ") and message in error
