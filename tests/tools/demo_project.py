@@ -1,4 +1,4 @@
-"""For the tests of tools/demo.py: a model that predicts fixed results, a small project of it, and the tool run there."""
+"""For the tests of tools/demo.py: a model that predicts fixed results, a small project, and the tool run in it."""
 from contextlib import contextmanager
 
 import numpy as np
