@@ -59,7 +59,7 @@ class InversionGates(nn.Module):
     channel and start at 1e-5, so that a pretrained attention starts as it was.
 
     dim: C. num_heads: must divide dim. lf_dy_weight, hf_dy_weight: False leaves that half and its parameters out.
-    Raises ValueError for dimensions that do not fit, here and in the call.
+    Raises ValueError for dimensions that do not fit, here and in the call, and for tensors of another type.
     Source: FDAM (arXiv 2507.12006), supplement, section C.
 
     >>> gates = InversionGates(256, 8)
@@ -89,7 +89,13 @@ class InversionGates(nn.Module):
             self.hf_gamma = nn.Parameter(torch.full((dim,), GAMMA_START))
 
     def forward(self, value: Tensor, attended: Tensor, query: Tensor) -> Tensor:
-        """value, attended, query: (..., N, C), query being the attention layer's input. Returns (..., N, C)."""
+        """value, attended, query: (..., N, C), query being the attention layer's input. Returns (..., N, C).
+
+        All are of the parameters' type, or of any floating-point type under autocast.
+        """
+        expected = next(self.parameters(recurse=False), query).dtype
+        for name, tokens in (("value", value), ("attended", attended), ("query", query)):
+            check_type(name, tokens, expected)
         return self.invert(value, attended, query)
 
     def invert(self, value: Tensor, attended: Tensor, query: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ are converted this way.
 """
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from inspect import Parameter, signature
 
 from torch import nn
 
@@ -25,7 +26,8 @@ def convert_to_fdconv(module: nn.Module, kernel_num: int = 64, where: Predicate 
 
     nn.Conv2d and classes in the manner of Detectron2's Conv2d (``norm`` and ``activation`` applied to the output, both
     handed over) can be converted. ValueError if another subclass is chosen, a pattern matches no convolution, or
-    ``module`` is itself a convolution (see ``fdconv_from_conv2d``).
+    ``module`` is itself a convolution (see ``fdconv_from_conv2d``). TypeError if ``module`` is no module, ``where`` is
+    neither patterns nor a predicate, or FDConv has no such option, whether or not there is a convolution to convert.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 32, 7), nn.ReLU(), nn.Conv2d(32, 64, 3))
     >>> convert_to_fdconv(model, kernel_num=16)
@@ -33,6 +35,9 @@ def convert_to_fdconv(module: nn.Module, kernel_num: int = 64, where: Predicate 
     >>> type(model[2]).__name__
     'FDConv'
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    check_options(fdconv_arguments)
     if isinstance(module, nn.Conv2d):
         raise ValueError("module is a convolution itself, which cannot be replaced in place: use fdconv_from_conv2d")
     convolutions = [(name, child) for name, child in module.named_modules(remove_duplicate=False)
@@ -61,18 +66,31 @@ def chosen(convolutions: list[tuple[str, nn.Conv2d]],
         return convolutions
     if callable(where):
         return [(name, conv) for name, conv in convolutions if where(name, conv)]
-    patterns = [where] if isinstance(where, str) else list(where)
+    patterns = [where] if isinstance(where, str) else where
+    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(f"where must be name patterns, a predicate or None, got {where!r}")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name, _ in convolutions):
             raise ValueError(f"where: the pattern {pattern!r} matches none of the {len(convolutions)} convolutions")
     return [(name, conv) for name, conv in convolutions if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def check_options(arguments: dict[str, object]):
+    """TypeError for an argument that is none of FDConv's own, or that the convolution brings along."""
+    options = [name for name, parameter in signature(FDConv).parameters.items()
+               if parameter.kind is Parameter.KEYWORD_ONLY and name not in ("norm", "activation")]
+    for name in arguments:
+        if name not in options:
+            raise TypeError(f"FDConv has no option {name!r}; known are {', '.join(options)}")
+
+
 def fdconv_from_conv2d(conv: nn.Conv2d, **fdconv_arguments) -> FDConv:
     """An FDConv that computes what ``conv`` computes: its weights, device, type, mode, norm and activation.
 
-    ValueError for a subclass of nn.Conv2d that is not in the manner of Detectron2's (``norm`` and ``activation``).
+    ValueError for a subclass of nn.Conv2d that is not in the manner of Detectron2's (``norm`` and ``activation``),
+    TypeError for an option that FDConv has not.
     """
+    check_options(fdconv_arguments)
     if type(conv) is not nn.Conv2d and not (hasattr(conv, "norm") and hasattr(conv, "activation")):
         raise ValueError(f"a {type(conv).__module__}.{type(conv).__qualname__} may compute something else than "
                          f"nn.Conv2d and cannot be converted")

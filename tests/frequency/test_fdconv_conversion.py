@@ -90,8 +90,24 @@ def test_what_cannot_be_converted():
         convert_to_fdconv(nn.Conv2d(20, 20, 3))
     with pytest.raises(ValueError, match="0: kernel_num must lie between 1 and the 220"):
         convert_to_fdconv(nn.Sequential(nn.Conv2d(20, 20, 1)), kernel_num=221)
-    with pytest.raises(TypeError, match="kernel_nun"):
-        convert_to_fdconv(nn.Sequential(nn.Conv2d(20, 20, 1)), kernel_nun=3)
+    with pytest.raises(TypeError, match="module must be a torch.nn.Module, got str"):
+        convert_to_fdconv("model")
+
+
+@pytest.mark.parametrize("where", [3, [3], b"conv1"])
+def test_where_is_patterns_or_a_predicate(where):
+    with pytest.raises(TypeError, match="where must be name patterns, a predicate or None, got"):
+        convert_to_fdconv(nn.Sequential(nn.Conv2d(20, 20, 1)), where=where)
+
+
+@pytest.mark.parametrize("option", ["kernel_nun", "stride", "norm"])
+def test_unknown_options(option):
+    """Also where nothing is to be converted."""
+    for model in (nn.Sequential(nn.Conv2d(20, 20, 1)), nn.Sequential()):
+        with pytest.raises(TypeError, match=f"FDConv has no option '{option}'; known are kernel_num, "):
+            convert_to_fdconv(model, **{option: 3})
+    with pytest.raises(TypeError, match=f"no option '{option}'"):
+        fdconv_from_conv2d(nn.Conv2d(20, 20, 1), **{option: 3})
 
 
 def test_detectron2_resnet():
