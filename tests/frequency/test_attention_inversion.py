@@ -185,8 +185,8 @@ def test_empty_input(shape, gradient):
     (lambda: InversionGates(12, 3)(torch.zeros(1, 5, 12), *torch.zeros(2, 1, 4, 12)), r"value \(1, 5, 12\)"),
     (lambda: InversionGates(12, 3)(*torch.zeros(3, 1, 4, 12, dtype=torch.int64)),
      "value must have the type of the parameters, torch.float32, got torch.int64"),
-    (lambda: InversionGates(12, 3, lf_dy_weight=False)(torch.zeros(1, 4, 12), torch.zeros(1, 4, 12).double(),
-                                                       torch.zeros(1, 4, 12)), "attended must .*float32, got .*float64"),
+    (lambda: InversionGates(12, 3)(torch.zeros(4, 12), torch.zeros(4, 12).double(), torch.zeros(4, 12)),
+     "attended must .*float32, got torch.float64"),
     (lambda: attention_inversion(torch.zeros(2, 3), torch.zeros(2, 4)), r"\(2, 3\), attended \(2, 4\)"),
 ])
 def test_bad_input(run, message):

@@ -1,7 +1,8 @@
 """FDConv: plain convolution, FDConv, and FDConv written down plainly, in eval mode.
 
-Forward, without gradient: the 3 × 3 convolutions of a ResNet-50's four stages on an 800 × 1344 image, batch 2, 64 groups
-of coefficients. The paper's published code costs 8.6, 4.6, 2.8 and 6.3 times the plain convolution there on a CPU.
+Forward, without gradient: the 3 × 3 convolutions of a ResNet-50's four stages on an 800 × 1344 image, batch 2, 64
+groups of coefficients. The paper's published code costs 8.6, 4.6, 2.8 and 6.3 times the plain convolution there on a
+CPU.
 Forward and backward: those of a ResNet-18's last two stages on a 128 × 128 image, batch 4, where the weight of each
 image costs more than its map.
 """

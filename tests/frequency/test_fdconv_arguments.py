@@ -1,0 +1,73 @@
+"""What FDConv refuses, and how it says so."""
+import pytest
+import torch
+
+from freqdino.frequency.fdconv import FDConv
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(groups=3), "groups must divide in_channels, got 3 groups and 20 channels"),
+    (dict(groups=5), "groups must divide out_channels, got 5 groups and 24 channels"),
+    (dict(groups=0), "groups must divide in_channels, got 0 groups and 20 channels"),
+    (dict(groups=2.0), "groups must divide in_channels, got 2.0 groups and 20 channels"),
+    (dict(kernel_num=2.5), "kernel_num must be an integer, got 2.5"),
+    (dict(param_ratio=1.5), "param_ratio must be an integer, got 1.5"),
+    (dict(stride=(1, 0)), r"stride must be at least 1, got \(1, 0\)"),
+    (dict(dilation=0), "dilation must be at least 1, got 0"),
+    (dict(padding=-1), "padding must be at least 0, got -1"),
+    (dict(fbm_cfg=dict(k_list=2)), "k_list must hold numbers of at least 1, got 2"),
+    (dict(fbm_cfg=dict(spatial_group=2.0)), "spatial_group must be an integer, got 2.0"),
+    (dict(fbm_cfg=dict(spatial_kernel=3.0)), "spatial_kernel must be an integer, got 3.0"),
+    (dict(kernel_num=0), "kernel_num must be at least 1, got 0"),
+    (dict(kernel_num=3000), "kernel_num must lie between 1 and the 2232 .* 72 × 60 .*, got 3000"),
+    (dict(param_ratio=0), "param_ratio must be at least 1, got 0"),
+    (dict(reduction=0.0), "reduction must be greater than 0, got 0.0"),
+    (dict(temp=-1.0), "temp must be greater than 0, got -1.0"),
+    (dict(kernel_temp=0.0), "kernel_temp must be greater than 0, got 0.0"),
+    (dict(att_multi=1.0), "att_multi must be greater than 1, got 1.0"),
+    (dict(ksm_global_act="relu"), "ksm_global_act must be one of sigmoid, tanh, got 'relu'"),
+    (dict(ksm_kernel_act="relu"), "ksm_kernel_act must be one of sigmoid, tanh, softmax, got 'relu'"),
+    (dict(ksm_local_act="relu"), "ksm_local_act must be one of sigmoid, tanh, got 'relu'"),
+    (dict(fbm_cfg=dict(act="relu")), "fbm_cfg's act must be one of sigmoid, tanh, got 'relu'"),
+    (dict(fbm_cfg=dict(k_list=[])), r"k_list must hold numbers of at least 1, got \[\]"),
+    (dict(fbm_cfg=dict(spatial_group=3)), "spatial_group must divide the 20 channels, got 3"),
+    (dict(fbm_cfg=dict(spatial_kernel=2)), "spatial_kernel must be odd and positive, got 2"),
+    (dict(fbm_cfg=dict(klist=[2])), "fbm_cfg has no key 'klist'; known are k_list"),
+    (dict(fbm_cfg=dict(init="random")), "fbm_cfg's init can only be 'zero', got 'random'"),
+])
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FDConv(20, 24, 3, **arguments)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ((0, 24, 3), "in_channels must be at least 1, got 0"),
+    ((20, -1, 3), "out_channels must be at least 1, got -1"),
+    ((20.5, 24, 3), "in_channels must be an integer, got 20.5"),
+    ((20, 24, 0), "kernel_size must be at least 1, got 0"),
+    ((20, 24, (3, -1)), r"kernel_size must be at least 1, got \(3, -1\)"),
+])
+def test_bad_sizes(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FDConv(*arguments)
+
+
+@pytest.mark.parametrize("channels", [20, 16])  # active, plain
+def test_an_input_of_another_type_is_refused(channels):
+    layer = FDConv(channels, channels, 3, padding=1)
+    for dtype in (torch.int64, torch.float64, torch.float16):
+        with pytest.raises(ValueError, match=f"x must have the type of the parameters, torch.float32, got {dtype}"):
+            layer(torch.zeros(1, channels, 5, 5, dtype=dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ValueError, match="x must be of a floating-point type, got torch.int64"):
+            layer(torch.zeros(1, channels, 5, 5, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shape, message", [
+    ((2, 21, 5, 5), "in_channels = 20 channels, got 21"),
+    ((20, 5, 5), "4 dimensions .* got 3"),
+    ((2, 20, 0, 5), "at least one row and one column, got"),
+])
+def test_bad_input(shape, message):
+    with pytest.raises(ValueError, match=message):
+        FDConv(20, 24, 3, padding=2)(torch.zeros(shape))
