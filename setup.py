@@ -33,6 +33,6 @@ setup(
     extras_require={
         "fast-eval": ["faster-coco-eval>=1.6"],
         "cityscapes": ["cityscapesscripts>=2.2"],
-        "test": ["pytest>=7", "safetensors>=0.4"],
+        "test": ["pytest>=7", "safetensors>=0.4", "playwright>=1.40"],
     },
 )
