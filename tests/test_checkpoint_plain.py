@@ -10,7 +10,7 @@ from torch import nn
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.checkpoint_files import CheckpointError
 from freqdino.frequency import FDConv, FDAMVisionTransformer, FrequencyScale
-from freqdino.frequency.fdam_vit import resize_position_embedding
+from freqdino.frequency.vision_transformer import resize_position_embedding
 from freqdino.registration.backbones import build_backbone
 
 PLAIN = {**RESNET18, "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3"]}

@@ -8,7 +8,7 @@ from freqdino.checkpoint import StrictCheckpointer
 from freqdino.checkpoint_files import CheckpointError
 from freqdino.config import ConfigError
 from freqdino.frequency import AttentionInversion, FDAMBlock, FDLinear, FrequencyScale
-from freqdino.frequency.fdam_vit import VisionTransformer, resize_position_embedding
+from freqdino.frequency.vision_transformer import VisionTransformer, resize_position_embedding
 from freqdino.registration.backbones import build_backbone
 
 timm = pytest.importorskip("timm")

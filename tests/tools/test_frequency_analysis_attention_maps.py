@@ -5,8 +5,8 @@ import torch
 from scripts import load_script
 from torch import nn
 
-from freqdino.frequency import InversionGates
-from freqdino.frequency.fdam_vit import FDAMVisionTransformer, VisionTransformer
+from freqdino.frequency import FDAMVisionTransformer, InversionGates
+from freqdino.frequency.vision_transformer import VisionTransformer
 from freqdino.layers.deformable_attention import DeformableEncoder
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks

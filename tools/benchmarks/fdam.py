@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from freqdino.frequency.attention_inversion import AttentionInversion
-from freqdino.frequency.fdam_block import MLP, FDAMBlock
+from freqdino.frequency.fdam_block import FDAMBlock
 from freqdino.frequency.scale_spectrum import scale_spectrum, scale_spectrum_reference
+from freqdino.frequency.transformer_block import MLP
 from tools.benchmarks.measure import Case
 
 DIM, HEADS, GRID = 384, 6, (64, 64)

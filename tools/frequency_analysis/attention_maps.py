@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 
 from freqdino.frequency import InversionGates
-from freqdino.frequency.fdam_block import TransformerBlock
+from freqdino.frequency.transformer_block import TransformerBlock
 from freqdino.layers.deformable_attention import DeformableEncoderLayer
 from freqdino.modeling.backbones.mit import MiTBlock
 from freqdino.modeling.backbones.swin_block import FrequencySwinBlock

@@ -15,8 +15,8 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from ...frequency import FDLinear, fdconv_from_conv2d
-from ...frequency.fdam_block import LAYER_NORM_EPSILON, DropPath
-from ...frequency.fdam_vit import initialize_linear
+from ...frequency.transformer_block import LAYER_NORM_EPSILON, DropPath
+from ...frequency.vision_transformer import initialize_linear
 from .token_block import TokenBlock, to_fdlinear
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")

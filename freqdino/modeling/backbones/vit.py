@@ -11,7 +11,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from ...frequency import FDAMVisionTransformer
-from ...frequency.fdam_vit import VisionTransformer
+from ...frequency.vision_transformer import VisionTransformer
 from .token_block import to_fdlinear
 
 PATCH_SIZE = 16
