@@ -19,7 +19,7 @@ from .config import ConfigError
 COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std"
                       r"|cell_anchors\.\d+)$")
 # What a classification network has for its classes, by names inside the backbone.
-CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\.|cls_token$)")
+CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\.|(cls|dist)_token$)")
 # What a backbone has and a classification network has not: Swin's normalisation of each output, a ViT's pyramid.
 OUTPUT_LAYERS = re.compile(r"^(norm\d|neck)\.")
 # Caffe2 folds the statistics of a batch normalisation into its scale.
