@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import Backbone, build_model
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 
 from .checkpoint_files import CheckpointError, local_path, read_checkpoint
 from .checkpoint_names import is_torchvision_resnet, with_detectron2_resnet_names
@@ -195,8 +196,12 @@ class StrictCheckpointer(DetectionCheckpointer):
         tensors = upgrade_keys(checkpoint["model"], model_names)
         if not is_torchvision_resnet(tensors, model_names):
             return checkpoint
-        self.logger.info("These are torchvision's names of a ResNet: such weights are for MODEL.RESNETS.STRIDE_IN_1X1 "
-                         "False and for RGB images, normalised by ImageNet's mean and standard deviation")
+        self.logger.info("The names are those of torchvision's ResNet, whose weights are for RGB images that are "
+                         "normalised by ImageNet's mean and standard deviation")
+        blocks = [module for module in self.model.modules() if isinstance(module, BottleneckBlock)]
+        if any(block.conv1.stride != (1, 1) for block in blocks):
+            self.logger.warning("torchvision's weights are for bottlenecks with the stride in their 3 x 3 convolution: "
+                                "set MODEL.RESNETS.STRIDE_IN_1X1 False")
         return {**checkpoint, "model": with_detectron2_resnet_names(tensors)}
 
     def _fill_model(self, path, checkpoint, *, whole_model):

@@ -8,7 +8,7 @@ from modeling.small_detectors import FASTER_RCNN
 from modeling.small_models import RESNET18, small_config, small_model
 from test_checkpoint import caffe2_blobs
 from torch import nn
-from torchvision.models import resnet18, resnet34
+from torchvision.models import resnet18, resnet34, resnet50
 
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.checkpoint_files import CheckpointError
@@ -89,6 +89,16 @@ def test_torchvisions_own_names_fill_the_backbone(tmp_path, options, wrapper):
     for stage, actual in zip((source.layer1, source.layer2, source.layer3, source.layer4), network(x).values()):
         expected = stage(expected)
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride_in_1x1", [True, False])
+def test_torchvisions_weights_where_the_stride_is_elsewhere(tmp_path, stride_in_1x1, caplog):
+    torch.save(resnet50(weights=None, width_per_group=32).state_dict(), tmp_path / "resnet50.pth")
+    model = small_model({**RESNET18, "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
+                         "MODEL.RESNETS.WIDTH_PER_GROUP": 32, "MODEL.RESNETS.STRIDE_IN_1X1": stride_in_1x1})
+    StrictCheckpointer(model).load(str(tmp_path / "resnet50.pth"))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["set MODEL.RESNETS.STRIDE_IN_1X1 False" in warning for warning in warnings] == [True] * stride_in_1x1
 
 
 def test_torchvisions_names_of_a_deeper_network_do_not_fit(tmp_path):
