@@ -3,21 +3,24 @@
 Two kinds of checkpoint are told apart by their keys. A backbone's (ImageNet weights) must fill the backbone; a model's
 must fill the whole model. ``MODEL.WEIGHTS_PARTIAL True`` loads what fits of either and lists the rest. Both published
 styles of Mask2Former's keys load; which one a file has is read off the keys, since its version metadata is often lost.
+A ResNet's weights load by Detectron2's names and by torchvision's.
 """
 import re
 from dataclasses import dataclass, field
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import Backbone, build_model
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 
 from .checkpoint_files import CheckpointError, local_path, read_checkpoint
+from .checkpoint_names import is_torchvision_resnet, with_detectron2_resnet_names
 from .config import ConfigError
 
 # Buffers that modules compute themselves: may be missing or left over in any checkpoint.
 COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std"
                       r"|cell_anchors\.\d+)$")
 # What a classification network has for its classes, by names inside the backbone.
-CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\.|cls_token$)")
+CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\.|(cls|dist)_token$)")
 # What a backbone has and a classification network has not: Swin's normalisation of each output, a ViT's pyramid.
 OUTPUT_LAYERS = re.compile(r"^(norm\d|neck)\.")
 # Caffe2 folds the statistics of a batch normalisation into its scale.
@@ -187,10 +190,24 @@ class StrictCheckpointer(DetectionCheckpointer):
                                       f"{error}") from error
         return checkpoint
 
+    def _with_model_names(self, checkpoint):
+        """The checkpoint with Detectron2's names in it, if it is torchvision's ResNet and the model Detectron2's."""
+        model_names = self.model.state_dict().keys()
+        tensors = upgrade_keys(checkpoint["model"], model_names)
+        if not is_torchvision_resnet(tensors, model_names):
+            return checkpoint
+        self.logger.info("The names are those of torchvision's ResNet, whose weights are for RGB images that are "
+                         "normalised by ImageNet's mean and standard deviation")
+        blocks = [module for module in self.model.modules() if isinstance(module, BottleneckBlock)]
+        if any(block.conv1.stride != (1, 1) for block in blocks):
+            self.logger.warning("torchvision's weights are for bottlenecks with the stride in their 3 x 3 convolution: "
+                                "set MODEL.RESNETS.STRIDE_IN_1X1 False")
+        return {**checkpoint, "model": with_detectron2_resnet_names(tensors)}
+
     def _fill_model(self, path, checkpoint, *, whole_model):
         name = type(self.model).__name__
         try:
-            fit = fit_checkpoint(self.model, checkpoint, whole_model=whole_model)
+            fit = fit_checkpoint(self.model, self._with_model_names(checkpoint), whole_model=whole_model)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
         problems = fit.problems()

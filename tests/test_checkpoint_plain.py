@@ -3,9 +3,12 @@ import pickle
 
 import pytest
 import torch
+from modeling.small_detectors import BACKBONE as RESNET_FPN
+from modeling.small_detectors import FASTER_RCNN
 from modeling.small_models import RESNET18, small_config, small_model
 from test_checkpoint import caffe2_blobs
 from torch import nn
+from torchvision.models import resnet18, resnet34, resnet50
 
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.checkpoint_files import CheckpointError
@@ -17,6 +20,8 @@ PLAIN = {**RESNET18, "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3"]}
 FREQUENCY = {**PLAIN, "MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDAM.ENABLED": True}
 SMALL_VIT = {"MODEL.BACKBONE.NAME": "build_fdam_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "MODEL.VIT.EMBED_DIM": 32,
              "MODEL.VIT.DEPTH": 4, "MODEL.VIT.NUM_HEADS": 2, "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3]}
+FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4}
+FPN = {**FASTER_RCNN, **RESNET_FPN}
 ENCODER_FDAM = {"MODEL.SEM_SEG_HEAD.FDAM.ENABLED": True}
 
 
@@ -63,6 +68,44 @@ def test_every_active_layer_is_filled_from_its_plain_weight(tmp_path, plain_resn
                    (layer.KSM_Global.channel_fc, layer.KSM_Global.filter_fc, layer.KSM_Global.kernel_fc))
     assert torch.equal(model.backbone.stem.conv1.weight, plain_resnet["stem.conv1.weight"])
     assert any("tensors of frequency modules start neutral" in record.getMessage() for record in caplog.records)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wrapper", ["", "module."])
+@pytest.mark.parametrize("options", [RESNET18, {**RESNET18, **FDCONV}, {**FPN, **FDCONV}],
+                         ids=["plain", "FDConv", "FDConv in a pyramid"])
+def test_torchvisions_own_names_fill_the_backbone(tmp_path, options, wrapper):
+    source = resnet18(weights=None).eval()
+    for name, tensor in source.state_dict().items():
+        if ".running_" in name or "bn" in name and tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5)
+    torch.save({"state_dict": {wrapper + name: tensor for name, tensor in source.state_dict().items()}},
+               tmp_path / "resnet18.pth")
+    model = small_model(options).eval()
+    StrictCheckpointer(model).load(str(tmp_path / "resnet18.pth"))
+    network = getattr(model.backbone, "bottom_up", model.backbone)
+    x = torch.rand(1, 3, 75, 90)
+    expected = source.maxpool(source.bn1(source.conv1(x)).relu())
+    for stage, actual in zip((source.layer1, source.layer2, source.layer3, source.layer4), network(x).values()):
+        expected = stage(expected)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride_in_1x1", [True, False])
+def test_torchvisions_weights_where_the_stride_is_elsewhere(tmp_path, stride_in_1x1, caplog):
+    torch.save(resnet50(weights=None, width_per_group=32).state_dict(), tmp_path / "resnet50.pth")
+    model = small_model({**RESNET18, "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
+                         "MODEL.RESNETS.WIDTH_PER_GROUP": 32, "MODEL.RESNETS.STRIDE_IN_1X1": stride_in_1x1})
+    StrictCheckpointer(model).load(str(tmp_path / "resnet50.pth"))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["set MODEL.RESNETS.STRIDE_IN_1X1 False" in warning for warning in warnings] == [True] * stride_in_1x1
+
+
+def test_torchvisions_names_of_a_deeper_network_do_not_fit(tmp_path):
+    torch.save(resnet34(weights=None).state_dict(), tmp_path / "resnet34.pth")
+    model = small_model(RESNET18)
+    with pytest.raises(CheckpointError, match="not in the model: backbone.res2.2.conv1.weight, "):
+        StrictCheckpointer(model).load(str(tmp_path / "resnet34.pth"))
 
 
 def test_frequency_modules_of_a_checkpoint_are_kept(tmp_path):

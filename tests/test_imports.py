@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "weight_averaging": set(),
     "checkpoint": {"config"},
     "checkpoint_files": {"config"},
+    "checkpoint_names": set(),
     "__init__": {"config", "data", "registration"},
 }
 

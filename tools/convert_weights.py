@@ -10,7 +10,7 @@ Formats, recognised by the names in the file unless --format says which:
     native                  names that the model loads as they are: Mask2Former, Mask DINO and FreqFusion's Mask2Former,
                             Detectron2's; for such backbones Microsoft's Swin, SegFormer's MiT, timm's. Nothing needs
                             converting: the file is checked and written anew
-    resnet                  ResNet of torchvision or timm, a backbone
+    resnet                  ResNet of torchvision or timm, a backbone (training reads it unconverted, too)
     timm-swin, torchvision-swin: Swin, a backbone
     mmdetection             Faster R-CNN, Mask R-CNN, Panoptic FPN, plain or with FDConv
     mmdetection-freqfusion  the same with FreqFusion in the feature pyramid, as neck.freqfusions.<i>. What its published

@@ -18,8 +18,9 @@ from freqdino.frequency.fourier_weight import at_least_float32
 from freqdino.frequency.star_relu import StarReLU
 
 # Standard deviation of the weights of a head that starts neutral: not zero, so that gradients pass it from the first
-# step. The published 1e-6 is too much for a network whose features are large: their mean enters squared (StarReLU).
-NEAR_ZERO = 1e-12
+# step. The published 1e-6 is too much for a network whose features are large, such as a deep one whose normalisations
+# are frozen and not yet loaded: their mean enters squared (StarReLU).
+NEAR_ZERO = 1e-20
 SMALLEST_HIDDEN_WIDTH = 16
 
 

@@ -17,6 +17,7 @@ from .argument_checks import check_counts, check_type
 from .transformer_block import TransformerBlock
 
 INITIAL_STD = 0.02
+MOST_CLASS_TOKENS = 2       # a class token and, in the distilled DeiT, the one that learns from the teacher
 
 
 def resize_position_embedding(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
@@ -36,18 +37,22 @@ def resize_position_embedding(embedding: Tensor, source: tuple[int, int], target
 
 
 def adapt_position_embedding(embedding: Tensor, target: tuple[int, int], name: str = "pos_embed") -> Tensor:
-    """A checkpoint's position embedding for another grid, resized, without the class token that it may begin with.
+    """A checkpoint's position embedding for another grid, resized, without the tokens that it may begin with.
 
-    embedding: (1, N, C). N may be the target's number of patches or a square number, either plus one for the token.
-    Returns (1, h·w, C) for ``target`` = (h, w). Raises ValueError, with ``name``, for any other N.
+    embedding: (1, N, C). N may be the target's number of patches or a square number, either plus one for a class token
+    or two for a distilled DeiT's. Returns (1, h·w, C) for ``target`` = (h, w). Raises ValueError, with ``name``, for
+    any other N.
     """
     tokens = embedding.shape[1]
     patches = target[0] * target[1]
     if tokens in (patches, patches + 1):
         return embedding[:, tokens - patches:]
-    for class_tokens in (0, 1):
-        side = math.isqrt(tokens - class_tokens)
-        if side > 0 and side**2 == tokens - class_tokens:
+    for class_tokens in range(MOST_CLASS_TOKENS + 1):
+        of_patches = tokens - class_tokens
+        if of_patches == patches:
+            return embedding[:, class_tokens:]
+        side = math.isqrt(max(of_patches, 0))
+        if side > 0 and side**2 == of_patches:
             return resize_position_embedding(embedding[:, class_tokens:], (side, side), target)
     raise ValueError(f"{name}: {tokens} tokens are neither a grid of {target[0]} × {target[1]} patches nor a square "
                      f"one, with or without a class token")

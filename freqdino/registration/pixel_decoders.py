@@ -4,6 +4,7 @@ from detectron2.utils.registry import Registry
 
 from ..config import ConfigError
 from ..modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
+from .config_errors import errors_about
 from .fdam import check_encoder, encoder_modulation_maker
 from .freqfusion import check_units, freqfusion_maker
 from .head_inputs import head_inputs
@@ -35,7 +36,7 @@ def build_pixel_decoder(cfg, input_shape):
 def MSDeformAttnPixelDecoder(cfg, input_shape):
     """Mask2Former's: levels coarse to fine, encoder feed-forward width 1024."""
     return _multi_scale_deformable(
-        cfg, input_shape, cfg.MODEL.MASK_FORMER,
+        cfg, input_shape, "MASK_FORMER",
         dim_feedforward=1024,
         num_levels=len(cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES),
         order="high2low",
@@ -48,7 +49,7 @@ def MaskDINOEncoder(cfg, input_shape):
     """Mask DINO's: extra levels, either order, and one step of the top-down path in any case."""
     head = cfg.MODEL.SEM_SEG_HEAD
     return _multi_scale_deformable(
-        cfg, input_shape, cfg.MODEL.MaskDINO,
+        cfg, input_shape, "MaskDINO",
         dim_feedforward=head.DIM_FEEDFORWARD,
         num_levels=head.TOTAL_NUM_FEATURE_LEVELS,
         order=head.FEATURE_ORDER,
@@ -71,21 +72,25 @@ def FreqAwareMSDeformAttnPixelDecoder(cfg, input_shape):
     return FreqAwareMSDeformAttnPixelDecoder2(cfg, input_shape)
 
 
-def _multi_scale_deformable(cfg, input_shape, family, **family_arguments) -> MultiScaleDeformablePixelDecoder:
-    head = cfg.MODEL.SEM_SEG_HEAD
-    decoder = MultiScaleDeformablePixelDecoder(
-        input_shape=input_shape,
-        encoder_features=head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
-        conv_dim=head.CONVS_DIM,
-        mask_dim=head.MASK_DIM,
-        norm=head.NORM,
-        num_layers=head.TRANSFORMER_ENC_LAYERS,
-        num_heads=family.NHEADS,
-        dropout=family.DROPOUT,
-        common_stride=head.COMMON_STRIDE,
-        make_fusion=freqfusion_maker(cfg),
-        make_modulation=encoder_modulation_maker(cfg, num_heads=family.NHEADS),
-        **family_arguments,
-    )
+def _multi_scale_deformable(cfg, input_shape, section: str, **family_arguments) -> MultiScaleDeformablePixelDecoder:
+    head, family = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL[section]
+    keys = {"encoder_features": "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "num_levels": "TOTAL_NUM_FEATURE_LEVELS",
+            "order": "FEATURE_ORDER", "conv_dim": "CONVS_DIM", "dim": "CONVS_DIM", "common_stride": "COMMON_STRIDE",
+            "num_heads": f"MODEL.{section}.NHEADS"}
+    with errors_about("MODEL.SEM_SEG_HEAD", **keys):
+        decoder = MultiScaleDeformablePixelDecoder(
+            input_shape=input_shape,
+            encoder_features=head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
+            conv_dim=head.CONVS_DIM,
+            mask_dim=head.MASK_DIM,
+            norm=head.NORM,
+            num_layers=head.TRANSFORMER_ENC_LAYERS,
+            num_heads=family.NHEADS,
+            dropout=family.DROPOUT,
+            common_stride=head.COMMON_STRIDE,
+            make_fusion=freqfusion_maker(cfg),
+            make_modulation=encoder_modulation_maker(cfg, num_heads=family.NHEADS),
+            **family_arguments,
+        )
     check_units(cfg, decoder)
     return decoder

@@ -46,6 +46,19 @@ def test_the_model_keeps_its_function():
     assert convert_to_fdconv(model) == []
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_large_features_keep_their_function(kernel_size):
+    """As a deep ResNet has them whose normalisations are frozen and not loaded yet."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(64, 64, kernel_size, bias=False)
+    model = nn.Sequential(plain)
+    convert_to_fdconv(model)
+    x = 1e7 * torch.rand(2, 64, 9, 12)
+    expected = plain(x)
+    assert (model.eval()(x) - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def test_state_of_the_source_is_kept():
     conv = NormedConv2d(20, 24, 3, norm=nn.BatchNorm2d(24), dtype=torch.bfloat16)
     conv.weight.requires_grad_(False)

@@ -49,7 +49,7 @@ def test_position_embedding_is_resized_as_pytorch_does():
     assert resize_position_embedding(embedding, (4, 4), (4, 4)) is embedding
 
 
-@pytest.mark.parametrize("class_tokens", [0, 1])
+@pytest.mark.parametrize("class_tokens", [0, 1, 2])
 @pytest.mark.parametrize("side", [4, 7])
 def test_position_embedding_of_another_checkpoint_is_adapted_on_load(small_backbone, class_tokens, side):
     embedding = torch.randn(1, class_tokens + side**2, 32)

@@ -81,7 +81,8 @@ def test_what_cannot_be_built(options, message):
 
 
 def test_encoder_features_that_are_not_read():
-    message = r"encoder_features names \['res3'\], but the maps are \['res2', 'res4', 'res5'\]"
+    message = (r"SEM_SEG_HEAD: DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES names \['res3'\], but the maps are "
+               r"\['res2', 'res4', 'res5'\]")
     with pytest.raises(ValueError, match=message):
         small_model({"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res4", "res5"]})
 

@@ -163,9 +163,13 @@ def test_what_cannot_be_built(options, message):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"MODEL.SEM_SEG_HEAD.FEATURE_ORDER": "coarse2fine"}, "order must be high2low or low2high, got 'coarse2fine'"),
+    ({"MODEL.SEM_SEG_HEAD.FEATURE_ORDER": "coarse2fine"},
+     "MODEL.SEM_SEG_HEAD: FEATURE_ORDER must be high2low or low2high, got 'coarse2fine'"),
+    ({"MODEL.SEM_SEG_HEAD.CONVS_DIM": 48}, "MODEL.SEM_SEG_HEAD: CONVS_DIM must be a multiple of 32, .* got 48"),
+    ({"MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 8}, "MODEL.SEM_SEG_HEAD: COMMON_STRIDE is 8, but .* has stride 4"),
+    ({f"{PREFIX}NHEADS": 7}, "MODEL.MaskDINO.NHEADS must divide CONVS_DIM"),
     ({"MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": 2},
-     "num_levels is 2, fewer than the 3 maps .*'res3', 'res4', 'res5'"),
+     "MODEL.SEM_SEG_HEAD: TOTAL_NUM_FEATURE_LEVELS is 2, fewer than the 3 maps .*'res3', 'res4', 'res5'"),
     ({f"{PREFIX}TWO_STAGE": False, f"{PREFIX}INITIALIZE_BOX_TYPE": "bitmask"}, "'bitmask' needs two_stage"),
     ({f"{PREFIX}DEC_LAYERS": 0}, "num_layers must be at least 1, got 0"),
     ({f"{PREFIX}DN_NUM": -1}, "num_denoising must be at least 0"),

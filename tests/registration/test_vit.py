@@ -20,7 +20,9 @@ SWITCHES = {"plain": {}, "FDAM": {"MODEL.BACKBONE.FDAM.ENABLED": True},
             "FDLinear": {"MODEL.BACKBONE.FDCONV.ENABLED": True},
             "FDAM and FDLinear": {"MODEL.BACKBONE.FDAM.ENABLED": True, "MODEL.BACKBONE.FDCONV.ENABLED": True}}
 # timm's name -> width and heads of the model, made narrow to be quick where the width does not matter.
-DEIT = {"deit_small_patch16_224": (384, 6), "deit3_base_patch16_384": (192, 3)}
+DEIT = {"deit_small_patch16_224": (384, 6), "deit_small_distilled_patch16_224": (192, 3),
+        "deit3_base_patch16_384": (192, 3)}
+DISTILLED = {"dist_token", "head_dist.weight", "head_dist.bias"}
 
 
 class BackboneModel(nn.Module):
@@ -109,7 +111,8 @@ def test_every_entry_is_used_or_named(tmp_path, name, caplog):
             left_out.add(key)
         elif key != "pos_embed":
             assert torch.equal(own[key], tensor), key
-    assert left_out == {"cls_token", "norm.weight", "norm.bias", "head.weight", "head.bias"}
+    assert left_out - DISTILLED == {"cls_token", "norm.weight", "norm.bias", "head.weight", "head.bias"}
+    assert left_out & DISTILLED == (DISTILLED if "distilled" in name else set())
     said, = (record.getMessage() for record in caplog.records if "Left out" in record.getMessage())
     assert all(f"backbone.{key}" in said for key in left_out)
 
@@ -127,10 +130,10 @@ def test_a_checkpoint_of_another_width(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"MODEL.VIT.DEPTH": 5}, r"MODEL.VIT: out_indices must name four blocks.* 4 \(depth 5\)"),
-    ({"MODEL.VIT.NUM_HEADS": 5}, "MODEL.VIT: num_heads must divide dim, got num_heads 5 and dim 384"),
+    ({"MODEL.VIT.DEPTH": 5}, r"MODEL.VIT: OUT_INDICES must name four blocks.* 4 \(depth 5\)"),
+    ({"MODEL.VIT.NUM_HEADS": 5}, "MODEL.VIT: NUM_HEADS must divide EMBED_DIM, got NUM_HEADS 5 and EMBED_DIM 384"),
     ({"MODEL.VIT.EMBED_DIM": 40, "MODEL.VIT.NUM_HEADS": 4, **SWITCHES["FDAM"]},
-     "MODEL.VIT: group must divide dim, got group 16 and dim 40"),
+     "MODEL.VIT: group must divide EMBED_DIM, got group 16 and EMBED_DIM 40"),
     ({**SWITCHES["FDLinear"], "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: .*kernel_num must be at least 1, got 0"),
 ])

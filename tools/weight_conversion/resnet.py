@@ -1,25 +1,15 @@
 """torchvision's ResNet, whose names timm and OpenMMLab share -> Detectron2's; FDConv's stay as they are in a layer."""
+from freqdino.checkpoint_names import detectron2_resnet_name
 from weight_conversion.rules import RGB_INPUT, Family, Requirement, Rule
 
 
 def resnet_rules(source: str = "", target: str = "") -> list[Rule]:
-    """source: regular expression of what the names begin with; target: what they begin with in the model.
+    """source: regular expression of what the names begin with; target: what they begin with in the model."""
+    def name_of(match):
+        name = detectron2_resnet_name(match["name"])
+        return None if name is None else target + name
 
-    Detectron2 counts the stages from the stem, torchvision from the first residual block, and has normalisations inside
-    their convolutions.
-    """
-    def in_block(name: str):
-        return lambda match: f"{target}res{int(match['stage']) + 1}.{match['block']}.{match.expand(name)}"
-
-    block = rf"{source}layer(?P<stage>[1-4])\.(?P<block>\d+)\."
-    return [
-        Rule(rf"{source}conv1\.(?P<rest>weight)", rf"{target}stem.conv1.\g<rest>"),
-        Rule(rf"{source}bn1\.(?P<rest>\w+)", rf"{target}stem.conv1.norm.\g<rest>"),
-        Rule(rf"{block}downsample\.0\.(?P<rest>\w+)", in_block(r"shortcut.\g<rest>")),
-        Rule(rf"{block}downsample\.1\.(?P<rest>\w+)", in_block(r"shortcut.norm.\g<rest>")),
-        Rule(rf"{block}conv(?P<conv>[123])\.(?P<rest>.+)", in_block(r"conv\g<conv>.\g<rest>")),
-        Rule(rf"{block}bn(?P<conv>[123])\.(?P<rest>\w+)", in_block(r"conv\g<conv>.norm.\g<rest>")),
-    ]
+    return [Rule(rf"{source}(?P<name>(?:conv1|bn1|layer[1-4])\..+)", name_of)]
 
 
 def resnet_requirements(source: str = "") -> tuple[Requirement, ...]:

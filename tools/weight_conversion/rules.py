@@ -13,12 +13,13 @@ NETWORK = "<network>"
 class Rule:
     """Entries whose whole names match ``pattern``, and what the model calls them.
 
-    name: a template with the groups of the match (as of re.sub) and NETWORK, or a function of the match.
+    name: a template with the groups of the match (as of re.sub) and NETWORK, or a function of the match that may give
+    None, too.
     change: what makes the model's tensor of the source's, where they differ.
     """
 
     pattern: str
-    name: str | Callable[[re.Match], str]
+    name: str | Callable[[re.Match], str | None]
     change: Callable[[Tensor], Tensor] | None = None
 
     def target(self, name: str) -> str | None:

@@ -15,7 +15,8 @@ def build_vit_backbone(cfg, input_shape):
     """
     options, fdconv = cfg.MODEL.VIT, cfg.MODEL.BACKBONE.FDCONV
     backbone = FDAMViTBackbone if cfg.MODEL.BACKBONE.FDAM.ENABLED else ViTBackbone
-    with errors_about("MODEL.VIT"):
+    with errors_about("MODEL.VIT", dim="EMBED_DIM", num_heads="NUM_HEADS", out_indices="OUT_INDICES",
+                      neck_norm="NECK_NORM"):
         transformer = backbone(
             img_size=options.IMG_SIZE,
             in_chans=input_shape.channels,
