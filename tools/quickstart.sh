@@ -31,6 +31,11 @@ if [ "${1:-}" = --with ]; then
     done
     [ ${#modules[@]} -gt 0 ] || refuse "--with needs the name of a frequency module"
 fi
+module_options=()
+if [ ${#modules[@]} -gt 0 ]; then
+    words=$("${PYTHON:-python3}" tools/quickstart_options.py "$model" "${modules[@]}")
+    read -ra module_options <<< "$words"
+fi
 case "${1:-}" in -*) refuse "unknown option $1" ;; esac
 case " $* " in
     *" OUTPUT_DIR "*) refuse "the output folder is output/quickstart/MODEL; OUTPUT_DIR cannot be given" ;;
@@ -47,13 +52,8 @@ begin "setting up"
 bash tools/setup_env.sh
 
 begin "training and evaluating"
-options=()
-if [ ${#modules[@]} -gt 0 ]; then
-    words=$("$python" tools/quickstart_options.py "$model" "${modules[@]}")
-    read -ra options <<< "$words"
-fi
 rm -rf "$output"
-"$python" train_net.py --config-file "$config" "${options[@]}" "$@" OUTPUT_DIR "$output"
+"$python" train_net.py --config-file "$config" "${module_options[@]}" "$@" OUTPUT_DIR "$output"
 
 begin "drawing"
 dataset=$("$python" tools/summarize_run.py --dataset "$output")

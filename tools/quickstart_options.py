@@ -24,6 +24,8 @@ def main(arguments=None):
     parser.add_argument("model", help="a file of configs/quickstart, without .yaml")
     parser.add_argument("modules", nargs="+", choices=OPTIONS, metavar="module", help=", ".join(OPTIONS))
     args = parser.parse_args(arguments)
+    if len(set(args.modules)) < len(args.modules):
+        parser.error(f"a module is named twice: {' '.join(args.modules)}")
     print(*module_options(args.model, args.modules))
 
 

@@ -26,7 +26,9 @@ def test_several_modules_on_the_command_line(capsys):
                                        "MODEL.BACKBONE.FDCONV.ENABLED True\n")
 
 
-def test_unknown_module(capsys):
+@pytest.mark.parametrize(("modules", "message"), [(["freqfuson"], "invalid choice: 'freqfuson'"),
+                                                  (["fdam", "fdam"], "a module is named twice: fdam fdam")])
+def test_bad_modules(capsys, modules, message):
     with pytest.raises(SystemExit):
-        main(["mask2former", "freqfuson"])
-    assert "invalid choice: 'freqfuson'" in capsys.readouterr().err
+        main(["mask2former", *modules])
+    assert message in capsys.readouterr().err
