@@ -91,7 +91,8 @@ def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation
     try:
         check_maps(network)
     except ValueError as error:
-        raise ValueError(f"timm's {name} is no backbone for images of any size: {error}") from error
+        raise ValueError(f"timm's {name} is no backbone for images of any size: {error}; take one that is, such as "
+                         "convnext_tiny or resnet50") from error
     return network
 
 
@@ -100,9 +101,12 @@ def create_network(name: str, *, in_chans: int, drop_path_rate: float) -> nn.Mod
         names = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"the nearest are {', '.join(names)}" if names else "timm.list_models() lists its networks"
         raise ValueError(f"timm {timm.__version__} has no network {name!r}; {hint}")
-    options = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+    options = {"in_chans": in_chans, **({"drop_path_rate": drop_path_rate} if drop_path_rate else {})}
     try:
-        return timm.create_model(name, in_chans=in_chans, **options)
+        try:
+            return timm.create_model(name, strict_img_size=False, **options)    # Swin would be bound to one size
+        except TypeError:                                                       # the others do not have the option
+            return timm.create_model(name, **options)
     except REFUSALS as error:
         raise ValueError(f"timm's {name} cannot be built with in_chans {in_chans} and drop_path_rate {drop_path_rate}: "
                          f"{error}") from error
