@@ -18,7 +18,8 @@ NAMES = ["res2", "res3", "res4", "res5"]
 
 
 def mit(**options):
-    return MixTransformer(**{"in_chans": 3, "drop_path_rate": 0.0, "activation_checkpointing": False, **SMALL, **options})
+    return MixTransformer(**{"in_chans": 3, "drop_path_rate": 0.0, "activation_checkpointing": False, **SMALL,
+                             **options})
 
 
 def randomised(module):
