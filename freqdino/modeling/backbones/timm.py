@@ -30,6 +30,8 @@ REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError,
 # squeeze-and-excitation, which sees means.
 STEMS = {"stem", "conv_stem", "conv1"}
 PLAIN_PARTS = {"downsample", "shortcut", "se"}
+OTHER_TRANSFORMERS = ("transformers with places for it are those of MODEL.BACKBONE.NAME D2SwinTransformer, "
+                      "build_mit_backbone and build_vit_backbone")
 
 
 class TimmBackbone(Backbone):
@@ -159,7 +161,8 @@ def add_fdconv(backbone: TimmBackbone, *, kernel_num: int) -> None:
             to_fdlinear(backbone, *layers, kernel_num=kernel_num)
             replaced += layers
     if not replaced:
-        raise ValueError("it has no convolution that FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels")
+        raise ValueError("it has no convolution that FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels; "
+                         f"{OTHER_TRANSFORMERS}")
     try:
         check_maps(backbone)
     except ValueError as error:
@@ -181,7 +184,8 @@ def add_frequency_scale(backbone: TimmBackbone) -> None:
     """
     blocks = [(name, block) for name, block in backbone.named_modules() if branch_channels(block)]
     if not blocks:
-        raise ValueError("frequency scaling has a place in ResNets and ConvNeXts; this network has blocks of neither")
+        raise ValueError("frequency scaling has a place in ResNets and ConvNeXts; this network has blocks of neither; "
+                         f"{OTHER_TRANSFORMERS}")
     for name, block in blocks:
         try:
             scale = ResidualFrequencyScale(branch_channels(block))

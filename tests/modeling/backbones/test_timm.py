@@ -230,11 +230,12 @@ def test_options_that_a_network_does_not_have():
 
 
 def test_frequency_modules_without_a_place():
-    with pytest.raises(ValueError, match="FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels"):
+    with pytest.raises(ValueError, match="FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels; .*Swin"):
         add_fdconv(backbone("mambaout_femto"), kernel_num=16)
     with pytest.raises(ValueError, match="needs more of its convolutions than their results: an image of 64 × 96"):
         add_fdconv(backbone("edgenext_xx_small"), kernel_num=16)
-    with pytest.raises(ValueError, match="has a place in ResNets and ConvNeXts; this network has blocks of neither"):
+    with pytest.raises(ValueError, match="has a place in ResNets and ConvNeXts; this network has blocks of neither; .*"
+                                         "MODEL.BACKBONE.NAME D2SwinTransformer, build_mit_backbone"):
         add_frequency_scale(backbone("test_efficientnet"))
     with pytest.raises(ValueError, match="stages.0.blocks.0: group must divide dim, got group 16 and dim 24"):
         add_frequency_scale(backbone("test_convnext"))
