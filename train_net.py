@@ -37,7 +37,7 @@ from freqdino.evaluation.build import build_evaluator
 from freqdino.evaluation.test_time_augmentation import TestTimeAugmentation
 from freqdino.registration.class_tables import check_detector_classes
 from freqdino.solver import build_lr_scheduler, build_optimizer
-from freqdino.weight_averaging import WeightAveraging
+from freqdino.weight_averaging import WeightAveraging, averaged_weights
 
 # What a wrong configuration, data set or checkpoint raises. Registries raise KeyError for an unknown name.
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError, FloatingPointError)
@@ -209,13 +209,23 @@ def set_up(cfg, args):
 
 
 def evaluate(cfg, *, resume):
-    """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; either must fit entirely."""
+    """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; either must fit entirely.
+
+    With MODEL_EMA.ENABLED the average that the checkpoint keeps, as at the end of training.
+    """
     model = Trainer.build_model(cfg)
     checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, whole_model=True)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ConfigError("--eval-only needs weights: set MODEL.WEIGHTS to a checkpoint, as in MODEL.WEIGHTS "
                           f"{os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}")
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if cfg.MODEL_EMA.ENABLED:
+        average = averaged_weights(checkpoint)
+        if average is None:
+            logger.info("MODEL_EMA.ENABLED: the checkpoint keeps no average, its weights are evaluated")
+        else:
+            model.load_state_dict(average)
+            logger.info("MODEL_EMA.ENABLED: the average that the checkpoint keeps is evaluated")
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_augmentation(cfg, model))

@@ -106,8 +106,9 @@ def _unreadable(path, error):
 
 def _needs_code(path, name):
     return CheckpointError(f"{path}: holds objects besides tensors ({name}); reading them could run code, so it is "
-                           "refused. If you trust the file, keep its tensors only: torch.save({'model': "
-                           "torch.load(PATH, weights_only=False)['model']}, NEW_PATH).")
+                           "refused. If you trust the file, keep its tensors only, in an environment that can import "
+                           f"{name.partition('.')[0]}: contents = torch.load(PATH, weights_only=False); "
+                           "torch.save(contents['model'], NEW_PATH), or contents['state_dict'] in OpenMMLab's files.")
 
 
 class _ForbiddenGlobal(Exception):

@@ -168,6 +168,7 @@ def mit_keys():
         "EMBED_DIMS": [32, 64, 160, 256],
         "DEPTHS": [2, 2, 2, 2],
         "DROP_PATH_RATE": 0.1,
+        "USE_CHECKPOINT": False,
     }
 
 

@@ -5,13 +5,14 @@ Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averag
 """
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -59,3 +60,12 @@ class WeightAveraging(HookBase):
 
     def load_state_dict(self, state_dict: dict[str, Any]):
         self._average.load_state_dict(state_dict)
+
+
+def averaged_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The average that a checkpoint of the trainer keeps, under the model's names; None where it keeps none."""
+    state = checkpoint.get("trainer", {}).get("hooks", {}).get(WeightAveraging.__qualname__)
+    if state is None:
+        return None
+    inside = "module."                      # where torch's AveragedModel has its model
+    return {key.removeprefix(inside): tensor for key, tensor in state.items() if key.startswith(inside)}

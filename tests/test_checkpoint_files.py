@@ -81,6 +81,22 @@ def test_code_is_refused(tmp_path, suffix):
         read_checkpoint(str(path))
 
 
+class History:
+    """What OpenMMLab keeps beside the tensors."""
+
+
+def test_what_the_refusal_advises_works(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(2)}, "message_hub": History()}, tmp_path / "openmmlab.pth")
+    with pytest.raises(CheckpointError) as refusal:
+        read_checkpoint(str(tmp_path / "openmmlab.pth"))
+    message = str(refusal.value)
+    assert f"can import {__name__.partition('.')[0]}: contents = " in message
+    assert "torch.save(contents['model'], NEW_PATH), or contents['state_dict'] in OpenMMLab's" in message
+    contents = torch.load(tmp_path / "openmmlab.pth", weights_only=False)
+    torch.save(contents["state_dict"], tmp_path / "tensors.pth")
+    assert read_checkpoint(str(tmp_path / "tensors.pth"))["model"]["a"].tolist() == [1.0, 1.0]
+
+
 def test_code_in_the_bytes_of_a_pickled_tensor_is_refused(tmp_path):
     class Storage:
         def __reduce__(self):

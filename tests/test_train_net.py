@@ -109,25 +109,6 @@ def test_eval_only_reproduces_the_last_evaluation(trained, squares, tmp_path):
     assert results(tmp_path) == results(trained)
 
 
-def test_averaged_weights_are_evaluated_and_written(squares, tmp_path):
-    """A decay of 0 averages nothing: the average is the trained model; with a decay it differs, and resumes."""
-    averaging = ("MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY")
-    train_net.run(options(squares, tmp_path / "none", *averaging, "0.0"))
-    weights, average = (torch.load(tmp_path / "none" / f"{name}.pth", weights_only=True)["model"]
-                        for name in ("model_final", "model_final_ema"))
-    assert weights.keys() == average.keys() and all(torch.equal(weights[key], average[key]) for key in weights)
-
-    train_net.run(options(squares, tmp_path / "all", *averaging, "0.5"))
-    train_net.run(["--eval-only", *options(squares, tmp_path / "again", "MODEL.WEIGHTS",
-                                           str(tmp_path / "all" / "model_final_ema.pth"))])
-    assert results(tmp_path / "again") == results(tmp_path / "all")
-
-    train_net.run(options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "2"))
-    train_net.run(["--resume", *options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "4")])
-    state = torch.load(tmp_path / "part" / "model_final.pth", weights_only=True)
-    assert state["trainer"]["hooks"]["WeightAveraging"]["n_averaged"] == 4
-
-
 def test_augmented_evaluation_stands_beside_the_plain_one(trained, squares, tmp_path):
     augmentation = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 64)", "TEST.AUG.MAX_SIZE", "96")
     weights = ("MODEL.WEIGHTS", str(trained / "model_final.pth"))

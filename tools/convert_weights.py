@@ -138,11 +138,11 @@ def write(target: Path, conversion: Conversion, format_name: str) -> None:
                 "matching_heuristics": bool(conversion.part)}
     unfinished = target.with_name(f"{target.name}.unfinished")
     try:
-        if target.suffix == ".pkl":
-            with unfinished.open("wb") as file:
+        with unfinished.open("wb") as file:     # torch.save given a path would raise no OSError
+            if target.suffix == ".pkl":
                 pickle.dump({**contents, "model": as_arrays(conversion.written)}, file)
-        else:
-            torch.save(contents, unfinished)
+            else:
+                torch.save(contents, file)
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)

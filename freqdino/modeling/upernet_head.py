@@ -58,9 +58,14 @@ class UPerNetHead(SemanticHead):
         ))
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, C_l, H_l, W_l), fine to coarse -> (B, channels, H_0, W_0)."""
+        """Maps (B, C_l, H_l, W_l), fine to coarse -> (B, channels, H_0, W_0). Raises ValueError for batch normalisation
+        of a single image in training."""
         *finer, coarsest = maps
-        pooled = [resize(pool(coarsest), like=coarsest) for pool in self.psp_modules]
+        try:
+            pooled = [resize(pool(coarsest), like=coarsest) for pool in self.psp_modules]
+        except ValueError as error:         # torch's, about the map that is pooled to one pixel
+            raise ValueError(f"{error}: UPerNet's batch normalisation needs two images a process or more in training; "
+                             "raise SOLVER.IMS_PER_BATCH, or set MODEL.SEM_SEG_HEAD.NORM to GN") from error
         level = self.bottleneck(torch.cat([coarsest, *pooled], dim=1))
         levels = [level]
         for fine, lateral, output in zip(reversed(finer), reversed(self.lateral_convs), reversed(self.fpn_convs)):

@@ -11,26 +11,32 @@ from configs.test_configs import CONFIGS, defaults, flatten, resolved
 from detectron2 import model_zoo
 
 FOLDERS = {"faster_rcnn": "coco/detection", "mask_rcnn": "coco/instance", "panoptic_fpn": "coco/panoptic"}
-# Suffix of the leaf -> published: box AP of Faster R-CNN; box and mask AP of Mask R-CNN; PQ, things, stuff of Panoptic.
+# Suffix of the leaf -> published: box AP of Faster R-CNN; box and mask AP of Mask R-CNN; PQ, things, stuff, SQ, RQ of
+# Panoptic FPN.
 TABLE = {
-    "r50": ("37.5", "38.3 34.7", "40.2 47.8 28.9"),
-    "r50_deconv": ("37.3", "37.9 34.5", "39.6 47.0 28.4"),
-    "r50_pixelshuffle": ("37.5", "38.5 34.8", "40.0 47.4 28.8"),
-    "r50_carafe": ("38.6", "39.2 35.4", "40.8 47.7 30.4"),
-    "r50_dysample_s": ("38.6", "39.3 35.5", "41.1 48.1 30.5"),
-    "r50_dysample": ("38.7", "39.6 35.7", "41.5 48.5 30.8"),
-    "r50_freqfusion": ("39.4", "40.0 36.0", "42.7 49.3 32.7"),
-    "r101": ("39.4", "40.0 36.0", "42.2 50.1 30.3"),
-    "r101_dysample": ("40.5", "41.0 36.8", "43.0 50.2 32.1"),
-    "r101_freqfusion": ("41.0", "41.6 37.4", "44.0 50.8 33.7"),
+    "r50": ("37.5", "38.3 34.7", "40.2 47.8 28.9 77.8 49.3"),
+    "r50_deconv": ("37.3", "37.9 34.5", "39.6 47.0 28.4 77.1 48.5"),
+    "r50_pixelshuffle": ("37.5", "38.5 34.8", "40.0 47.4 28.8 77.1 49.1"),
+    "r50_carafe": ("38.6", "39.2 35.4", "40.8 47.7 30.4 78.2 50.0"),
+    "r50_dysample_s": ("38.6", "39.3 35.5", "41.1 48.1 30.5 78.2 50.2"),
+    "r50_dysample": ("38.7", "39.6 35.7", "41.5 48.5 30.8 78.3 50.7"),
+    "r50_freqfusion": ("39.4", "40.0 36.0", "42.7 49.3 32.7 79.0 51.9"),
+    "r101": ("39.4", "40.0 36.0", "42.2 50.1 30.3 78.3 51.4"),
+    "r101_dysample": ("40.5", "41.0 36.8", "43.0 50.2 32.1 78.6 52.4"),
+    "r101_freqfusion": ("41.0", "41.6 37.4", "44.0 50.8 33.7 79.4 53.4"),
 }
-METRICS = {"faster_rcnn": ("box AP",), "mask_rcnn": ("box AP", "mask AP"), "panoptic_fpn": ("PQ", "things", "stuff")}
+METRICS = {"faster_rcnn": ("box AP",), "mask_rcnn": ("box AP", "mask AP"),
+           "panoptic_fpn": ("PQ", "things", "stuff", "SQ", "RQ")}
 PUBLISHED = {f"{FOLDERS[kind]}/{kind}_{suffix}.yaml":
              ", ".join(f"{metric} {number}" for metric, number in zip(METRICS[kind], row[column].split()))
              for suffix, row in TABLE.items() for column, kind in enumerate(FOLDERS)}
 FDCONV = {"coco/detection/faster_rcnn_r50_fdconv.yaml": "box AP +2.2 %",
           "coco/instance/mask_rcnn_r50_fdconv.yaml": "mask AP +2.8 %"}
 DETECTORS = {**PUBLISHED, **FDCONV}
+# Published parameters, in all of a baseline, added to it otherwise: of Panoptic FPN and of FDConv.
+PUBLISHED_PARAMETERS = {"r50": "46.0 M", "r101": "65.0 M", "deconv": "+1.8 M", "pixelshuffle": "+7.1 M",
+                        "carafe": "+0.2 M", "dysample_s": "+6.2 K", "dysample": "+49.2 K", "freqfusion": "+0.3 M",
+                        "fdconv": "+3.6 M"}
 
 # The model zoo's 1x recipes with R50; with R101 it has only longer ones.
 MODEL_ZOO = {"faster_rcnn": "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
@@ -112,6 +118,13 @@ def test_a_leaf_says_its_row_of_the_table(leaf):
         baseline = baseline[:1] if kind == "panoptic_fpn" else baseline
         expected = f"{DETECTORS[leaf]} (baseline {', '.join(baseline)})"
     assert second == f"# Published: {expected}; not yet reproduced."
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in DETECTORS if "panoptic" in leaf or leaf in FDCONV])
+def test_a_leaf_says_the_published_parameters(leaf):
+    _, depth, addition = parts(leaf)
+    third = (CONFIGS / leaf).read_text().splitlines()[2]
+    assert third == f"# Parameters: {PUBLISHED_PARAMETERS[addition or depth]} published."
 
 
 @pytest.mark.parametrize(("depth", "published"), [("r50", 46.0), ("r101", 65.0)])

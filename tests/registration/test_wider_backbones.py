@@ -88,8 +88,9 @@ def test_as_many_input_channels_as_means(options):
 
 
 def test_settings():
-    mit = build_backbone(small_config({**MIT, "MODEL.MIT.DROP_PATH_RATE": 0.2}))
+    mit = build_backbone(small_config({**MIT, "MODEL.MIT.DROP_PATH_RATE": 0.2, "MODEL.MIT.USE_CHECKPOINT": True}))
     assert mit.block4[0].drop_path.probability == pytest.approx(0.2) and mit.embed_dims == (32, 32, 80, 64)
+    assert mit.activation_checkpointing
     convnext = build_backbone(small_config({**CONVNEXT, "MODEL.TIMM.DROP_PATH_RATE": 0.2,
                                             "MODEL.TIMM.USE_CHECKPOINT": True}))
     assert convnext.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.2)

@@ -3,7 +3,17 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from tools.openmmlab_models import Detector, MapLayerNorm, Segmentor, randomised
-from tools.small_conversions import FASTER, MASK, MASK2FORMER, UPERNET_TRANSFORMER, Converter, convert_weights, words
+from tools.small_conversions import (
+    FASTER,
+    FDCONV,
+    MASK,
+    MASK2FORMER,
+    UPERNET_RESNET,
+    UPERNET_TRANSFORMER,
+    Converter,
+    convert_weights,
+    words,
+)
 from torchvision.models import resnet18
 
 from freqdino.config import load_config
@@ -129,6 +139,24 @@ def test_two_entries_of_one_name(conversion):
     units = {"neck.freqfusion.0.x": torch.zeros(1), "neck.freqfusions.0.x": torch.zeros(1)}
     message = conversion.refuse({**randomised(Detector()).state_dict(), **units}, FASTER)
     assert "two entries become backbone.fpn_fusions.0.x: neck.freqfusion.0.x and neck.freqfusions.0.x" in message
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_target_that_cannot_be_written(conversion, suffix):
+    conversion.target = conversion.folder / f"converted{suffix}"
+    (conversion.folder / f"converted{suffix}.unfinished").symlink_to(conversion.folder / "nowhere" / "file")
+    assert "No such file or directory" in conversion.refuse(randomised(Detector()).state_dict(), FASTER)
+
+
+def test_hints_of_class_agnostic_boxes_and_of_fdconv_in_a_segmentor(conversion):
+    state = randomised(Detector()).state_dict()
+    boxes = {f"roi_head.bbox_head.fc_reg.{name}": torch.zeros(shape) for name, shape in (("weight", (4, 16)),
+                                                                                         ("bias", (4,)))}
+    message = conversion.refuse({**state, **boxes}, FASTER)
+    assert "hint: MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG" in message
+    segmentor = randomised(Segmentor(transformer=False)).state_dict()
+    options = {**UPERNET_RESNET, **FDCONV, "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"}
+    assert "hint: MODEL.BACKBONE.FDCONV.ENABLED and KERNEL_NUM" in conversion.refuse(segmentor, options)
 
 
 def test_files_that_cannot_be_read_or_written(conversion, tmp_path):

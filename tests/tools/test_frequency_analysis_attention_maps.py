@@ -126,13 +126,18 @@ def test_windows_of_both_kinds_of_swin_block():
             torch.testing.assert_close(getattr(first, key), getattr(second, key), atol=1e-4, rtol=1e-4)
 
 
+def small_mit():
+    return MixTransformer(in_chans=3, embed_dims=(16, 32, 80, 128), depths=(1, 1, 1, 1), drop_path_rate=0.0,
+                          activation_checkpointing=False)
+
+
 @pytest.mark.parametrize("network", ["swin", "mit"])
 def test_inversion_in_windows_and_with_reduced_keys(network):
     if network == "swin":
         model = small_swin()
         use_frequency_blocks(model)
     else:
-        model = MixTransformer(in_chans=3, embed_dims=(16, 32, 80, 128), depths=(1, 1, 1, 1), drop_path_rate=0.0)
+        model = small_mit()
     add_fdam(model)
     shaken(model)
     for item in record(model, torch.randn(1, 3, 66, 64)):
@@ -140,7 +145,7 @@ def test_inversion_in_windows_and_with_reduced_keys(network):
 
 
 def test_value_of_reduced_attention_is_the_tokens_own():
-    model = shaken(MixTransformer(in_chans=3, embed_dims=(16, 32, 80, 128), depths=(1, 1, 1, 1), drop_path_rate=0.0))
+    model = shaken(small_mit())
     image = torch.randn(1, 3, 64, 64)
     item = record(model, image)[0]
     block = model.block1[0]

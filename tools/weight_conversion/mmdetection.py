@@ -82,6 +82,7 @@ DETECTORS = Family(
                                              backbone="build_resnet_freqfusion_fpn_backbone")),
     hints={
         r"(cls_score|bbox_pred|mask_head\.predictor)\.": "MODEL.ROI_HEADS.NUM_CLASSES",
+        r"bbox_pred\.": "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG, where one box serves all classes",
         r"sem_seg_head\.predictor\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES: the stuff classes and one for all things",
         r"\.res4\.": "MODEL.RESNETS.DEPTH",
         r"\.(dft_weight|KSM_\w+|FBM)": "MODEL.BACKBONE.FDCONV.ENABLED and KERNEL_NUM",

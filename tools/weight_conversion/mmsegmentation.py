@@ -29,6 +29,8 @@ SEGMENTORS = Family(
         r"backbone\.neck\.res2\.1\.": "MODEL.VIT.NECK_NORM: UPerNet's pyramid has batch normalisation (BN or SyncBN)",
         r"backbone\.stem\.\d": "stems of three convolutions (ResNetV1c) have no place in the basic stem",
         r"freq_scale_|dy_freq": "MODEL.BACKBONE.FDAM.ENABLED",
+        r"\.(dft_weight|KSM_\w+|FBM)": "MODEL.BACKBONE.FDCONV.ENABLED and KERNEL_NUM; in a ResNet its alias is "
+                                        "MODEL.BACKBONE.NAME build_fdconv_resnet_backbone",
     },
     foreign_recipes=FOREIGN_RECIPES,
 )

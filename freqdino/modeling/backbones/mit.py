@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ...frequency import FDLinear, fdconv_from_conv2d
 from ...frequency.transformer_block import LAYER_NORM_EPSILON, DropPath
@@ -145,22 +146,26 @@ class MixTransformer(Backbone):
 
     embed_dims: channels of the four stages, multiples of 1, 2, 5 and 8 (the heads). depths: their blocks. B0: (32, 64,
     160, 256) and (2, 2, 2, 2); B1: twice as wide; B2: as wide as B1, with (3, 4, 6, 3) blocks. drop_path_rate: of the
-    last block; it grows linearly from 0.
+    last block; it grows linearly from 0. activation_checkpointing: recompute the blocks in the backward pass to save
+    memory.
 
     Keys as published: ``patch_embed<s>``, ``block<s>.<i>``, ``norm<s>`` for stages s from 1 to 4. Raises ValueError for
     other than four stages, and for dimensions that do not fit.
 
-    >>> mit = MixTransformer(in_chans=3, embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2), drop_path_rate=0.1)
+    >>> mit = MixTransformer(in_chans=3, embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2), drop_path_rate=0.1,
+    ...                      activation_checkpointing=False)
     >>> {name: tuple(feature_map.shape) for name, feature_map in mit(torch.randn(1, 3, 65, 96)).items()}
     {'res2': (1, 32, 17, 24), 'res3': (1, 64, 9, 12), 'res4': (1, 160, 5, 6), 'res5': (1, 256, 3, 3)}
     """
 
-    def __init__(self, *, in_chans: int, embed_dims: Sequence[int], depths: Sequence[int], drop_path_rate: float):
+    def __init__(self, *, in_chans: int, embed_dims: Sequence[int], depths: Sequence[int], drop_path_rate: float,
+                 activation_checkpointing: bool):
         super().__init__()
         for name, values in (("embed_dims", embed_dims), ("depths", depths)):
             if len(values) != len(STAGE_NAMES) or min(values) < 1:
                 raise ValueError(f"{name} must be four positive numbers, one a stage, got {tuple(values)}")
         self.embed_dims = tuple(embed_dims)
+        self.activation_checkpointing = activation_checkpointing
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         channels = (in_chans, *embed_dims)
         for stage, dim in enumerate(embed_dims):
@@ -179,7 +184,10 @@ class MixTransformer(Backbone):
         for stage, name in enumerate(STAGE_NAMES, start=1):
             tokens, grid = self.get_submodule(f"patch_embed{stage}")(x)
             for block in self.get_submodule(f"block{stage}"):
-                tokens = block(tokens, grid)
+                if self.activation_checkpointing and self.training:
+                    tokens = checkpoint(block, tokens, grid, use_reentrant=False)
+                else:
+                    tokens = block(tokens, grid)
             tokens = self.get_submodule(f"norm{stage}")(tokens)
             maps[name] = x = tokens.transpose(1, 2).unflatten(2, grid).contiguous()
         return maps

@@ -16,7 +16,8 @@ STAGE_NAMES = ("res2", "res3", "res4", "res5")
 class D2SwinTransformer(SwinTransformer):
     """Images (B, in_chans, H, W) -> the maps named in ``out_features``, res2 .. res5 at strides 4 .. 32 (rounded up).
 
-    Keys are the published ones. Raises ValueError for an unknown map name.
+    Keys are the published ones. Raises ValueError for an unknown map name, for other than four stages and for heads
+    that do not divide the channels of their stage, of which each has twice its predecessor's.
     """
 
     def __init__(self, *, out_features: Sequence[str], pretrain_img_size: int, patch_size: int, embed_dim: int,
@@ -26,6 +27,13 @@ class D2SwinTransformer(SwinTransformer):
         unknown = [name for name in out_features if name not in STAGE_NAMES]
         if unknown:
             raise ValueError(f"out_features names {unknown}; a Swin Transformer has {list(STAGE_NAMES)}")
+        for name, values in (("depths", depths), ("num_heads", num_heads)):
+            if len(values) != len(STAGE_NAMES) or min(values) < 1:
+                raise ValueError(f"{name} must be four positive numbers, one a stage, got {list(values)}")
+        for channels, heads in zip((embed_dim * 2 ** stage for stage in range(len(STAGE_NAMES))), num_heads):
+            if channels % heads:
+                raise ValueError(f"num_heads {list(num_heads)} with embed_dim {embed_dim}: {heads} heads do not divide "
+                                 f"{channels} channels")
         super().__init__(
             pretrain_img_size=pretrain_img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim,
             depths=depths, num_heads=num_heads, window_size=window_size, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,

@@ -30,6 +30,8 @@ REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError,
 # squeeze-and-excitation, which sees means.
 STEMS = {"stem", "conv_stem", "conv1"}
 PLAIN_PARTS = {"downsample", "shortcut", "se"}
+OTHER_TRANSFORMERS = ("transformers with places for it are those of MODEL.BACKBONE.NAME D2SwinTransformer, "
+                      "build_mit_backbone and build_vit_backbone")
 
 
 class TimmBackbone(Backbone):
@@ -91,7 +93,8 @@ def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation
     try:
         check_maps(network)
     except ValueError as error:
-        raise ValueError(f"timm's {name} is no backbone for images of any size: {error}") from error
+        raise ValueError(f"timm's {name} is no backbone for images of any size: {error}; take one that is, such as "
+                         "convnext_tiny or resnet50") from error
     return network
 
 
@@ -100,9 +103,12 @@ def create_network(name: str, *, in_chans: int, drop_path_rate: float) -> nn.Mod
         names = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"the nearest are {', '.join(names)}" if names else "timm.list_models() lists its networks"
         raise ValueError(f"timm {timm.__version__} has no network {name!r}; {hint}")
-    options = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+    options = {"in_chans": in_chans, **({"drop_path_rate": drop_path_rate} if drop_path_rate else {})}
     try:
-        return timm.create_model(name, in_chans=in_chans, **options)
+        try:
+            return timm.create_model(name, strict_img_size=False, **options)    # Swin would be bound to one size
+        except TypeError:                                                       # the others do not have the option
+            return timm.create_model(name, **options)
     except REFUSALS as error:
         raise ValueError(f"timm's {name} cannot be built with in_chans {in_chans} and drop_path_rate {drop_path_rate}: "
                          f"{error}") from error
@@ -155,7 +161,8 @@ def add_fdconv(backbone: TimmBackbone, *, kernel_num: int) -> None:
             to_fdlinear(backbone, *layers, kernel_num=kernel_num)
             replaced += layers
     if not replaced:
-        raise ValueError("it has no convolution that FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels")
+        raise ValueError("it has no convolution that FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels; "
+                         f"{OTHER_TRANSFORMERS}")
     try:
         check_maps(backbone)
     except ValueError as error:
@@ -177,7 +184,8 @@ def add_frequency_scale(backbone: TimmBackbone) -> None:
     """
     blocks = [(name, block) for name, block in backbone.named_modules() if branch_channels(block)]
     if not blocks:
-        raise ValueError("frequency scaling has a place in ResNets and ConvNeXts; this network has blocks of neither")
+        raise ValueError("frequency scaling has a place in ResNets and ConvNeXts; this network has blocks of neither; "
+                         f"{OTHER_TRANSFORMERS}")
     for name, block in blocks:
         try:
             scale = ResidualFrequencyScale(branch_channels(block))

@@ -22,6 +22,7 @@ def build_mit_backbone(cfg, input_shape):
             embed_dims=options.EMBED_DIMS,
             depths=options.DEPTHS,
             drop_path_rate=options.DROP_PATH_RATE,
+            activation_checkpointing=options.USE_CHECKPOINT,
         )
     add_frequency_modules(cfg, network, "MODEL.MIT")
     return network

@@ -18,7 +18,8 @@ NAMES = ["res2", "res3", "res4", "res5"]
 
 
 def mit(**options):
-    return MixTransformer(**{"in_chans": 3, "drop_path_rate": 0.0, **SMALL, **options})
+    return MixTransformer(**{"in_chans": 3, "drop_path_rate": 0.0, "activation_checkpointing": False, **SMALL,
+                             **options})
 
 
 def randomised(module):
@@ -195,6 +196,23 @@ def test_images_of_a_batch_do_not_see_each_other():
     for index in range(3):
         for name, feature_map in network(images[index:index + 1]).items():
             torch.testing.assert_close(together[name][index], feature_map[0], rtol=1e-4, atol=1e-4)
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
+    image = torch.randn(2, 3, 33, 40)
+    gradients = []
+    for activation_checkpointing in (False, True):
+        torch.manual_seed(1)
+        network = mit(drop_path_rate=0.3, activation_checkpointing=activation_checkpointing).train()
+        add_fdam(network)
+        kept = []       # what autograd keeps for the backward pass
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            loss = sum(x.square().mean() for x in network(image).values())
+        loss.backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+        gradients.append(sum(kept))
+    torch.testing.assert_close(gradients[0], gradients[2])
+    assert gradients[3] < gradients[1] / 4
 
 
 def test_stochastic_depth_grows_to_the_last_block():

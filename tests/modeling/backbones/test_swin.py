@@ -53,6 +53,16 @@ def test_a_subset_of_maps_keeps_every_key():
     assert all(torch.equal(maps[name], expected[name]) for name in maps)
 
 
+@pytest.mark.parametrize(("options", "message"), [
+    ({"num_heads": [1, 2, 4]}, r"num_heads must be four positive numbers, one a stage, got \[1, 2, 4\]"),
+    ({"depths": [1, 0, 1, 1]}, r"depths must be four positive numbers, one a stage, got \[1, 0, 1, 1\]"),
+    ({"embed_dim": 6, "num_heads": [1, 5, 2, 2]}, "embed_dim 6: 5 heads do not divide 12 channels"),
+])
+def test_stages_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        swin(**options)
+
+
 def test_unknown_map():
     with pytest.raises(ValueError, match=r"out_features names \['p2'\]; a Swin Transformer has \['res2', .*'res5'\]"):
         swin(out_features=["res2", "p2"])

@@ -67,6 +67,18 @@ def test_maps_are_those_of_timm(name):
 
 
 @torch.no_grad()
+def test_timms_swin_takes_images_of_any_size():
+    network = backbone("swin_tiny_patch4_window7_224").eval()
+    source = timm.create_model("swin_tiny_patch4_window7_224", features_only=True).eval()
+    source.load_state_dict({key.replace("layers.", "layers_"): value for key, value in network.state_dict().items()})
+    image = torch.randn(1, 3, 224, 224)
+    for feature_map, expected in zip(network(image).values(), source(image), strict=True):
+        torch.testing.assert_close(feature_map, expected.permute(0, 3, 1, 2))
+    shapes = [tuple(feature_map.shape[1:]) for feature_map in network(image[..., :97, :65]).values()]
+    assert shapes == [(96, 25, 17), (192, 13, 9), (384, 7, 5), (768, 4, 3)]
+
+
+@torch.no_grad()
 def test_padding_is_of_zeros_at_the_right_and_bottom():
     network = randomised(backbone()).eval()
     image, padded = torch.randn(1, 3, 50, 70), torch.zeros(1, 3, 64, 96)
@@ -201,9 +213,9 @@ def test_a_copy_shares_nothing():
      "timm's vit_tiny_patch16_224 gives no feature pyramid: a backbone needs maps of strides 4, 8, 16, 32, this "
      "network has 16. .*convnext_tiny.* build_vit_backbone"),
     ("levit_128s", "levit_128s gives no feature pyramid: .* this network has 16, 32, 64"),
-    ("swin_tiny_patch4_window7_224",
-     "timm's swin_tiny_patch4_window7_224 is no backbone for images of any size: an image of 64 × 96 pixels fails "
-     r"with: Input height \(64\) doesn't match model \(224\)"),
+    ("maxvit_tiny_tf_224",
+     "timm's maxvit_tiny_tf_224 is no backbone for images of any size: an image of 64 × 96 pixels fails with: height "
+     r"\(16\) must be divisible by window \(7\); take one that is, such as convnext_tiny"),
 ])
 def test_networks_that_are_no_backbone(name, message):
     with pytest.raises(ValueError, match=message):
@@ -218,11 +230,12 @@ def test_options_that_a_network_does_not_have():
 
 
 def test_frequency_modules_without_a_place():
-    with pytest.raises(ValueError, match="FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels"):
+    with pytest.raises(ValueError, match="FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels; .*Swin"):
         add_fdconv(backbone("mambaout_femto"), kernel_num=16)
     with pytest.raises(ValueError, match="needs more of its convolutions than their results: an image of 64 × 96"):
         add_fdconv(backbone("edgenext_xx_small"), kernel_num=16)
-    with pytest.raises(ValueError, match="has a place in ResNets and ConvNeXts; this network has blocks of neither"):
+    with pytest.raises(ValueError, match="has a place in ResNets and ConvNeXts; this network has blocks of neither; .*"
+                                         "MODEL.BACKBONE.NAME D2SwinTransformer, build_mit_backbone"):
         add_frequency_scale(backbone("test_efficientnet"))
     with pytest.raises(ValueError, match="stages.0.blocks.0: group must divide dim, got group 16 and dim 24"):
         add_frequency_scale(backbone("test_convnext"))
