@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))
 from drawing import (OUTPUT_KEYS, Drawing, choose_task, draw_ground_truth, draw_prediction,  # noqa: E402  (ROOT first)
                      side_by_side)
 from freqdino.config import load_config  # noqa: E402
-from freqdino.data import register_custom_datasets  # noqa: E402
+from freqdino.data import dataset_records, register_custom_datasets  # noqa: E402
 from freqdino.data.image_reading import check_image_size, read_image  # noqa: E402
 from predictor import USER_ERRORS, Predictor, class_metadata, message_of  # noqa: E402
 from videos import VIDEO_CODECS, VideoReader, VideoWriter  # noqa: E402
@@ -111,7 +111,7 @@ def find_records(args: argparse.Namespace) -> list[dict]:
         if args.dataset not in DatasetCatalog:
             raise ValueError(f"--dataset {args.dataset} is not registered; registered are "
                              f"{', '.join(sorted(DatasetCatalog))}")
-        records = DatasetCatalog.get(args.dataset)
+        records = dataset_records(args.dataset)
     else:
         records = [{"file_name": str(path)} for pattern in args.input for path in find_images(pattern)]
     return records[:args.max_images]

@@ -115,6 +115,14 @@ def test_dataset_without_that_ground_truth(project, capsys):
     assert "a.png has no instance ground truth" in capsys.readouterr().err
 
 
+def test_dataset_whose_files_are_not_here(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    assert run(project, "--dataset", "ade20k_sem_seg_val") == 1
+    error = capsys.readouterr().err
+    assert "ADEChallengeData2016/images/validation does not exist" in error and "datasets/README.md" in error
+
+
 def test_own_data_by_name(project, capsys):
     entries = [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 20, 0, 20, 30]]}]
     (project / "own.json").write_text(json.dumps({
