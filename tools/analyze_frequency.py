@@ -19,9 +19,12 @@ Subjects:
     all             those of the above that the model and the images allow; the others are named
 
 Each subject writes DIR/<subject>.json, which holds every number that is drawn, and DIR/<subject>_*.png. Curves are
-means over the images, maps are the first image's. ``compare`` reads two such folders (or two such JSON files) and puts
-both into the same figures. Without weights a model is random, which is said. Exit status: 0, 1 for a subject that the
-model or the images do not allow and for files that are missing or wrong, 2 for wrong arguments.
+means over the images, maps are the first image's. In the JSON a profile belongs to "frequencies" (cycles per token; of
+fdconv per element of the weight's matrix), maps are lists of rows, spectra and responses with frequency zero in the
+middle, sizes are [height, width], tokens and points [y, x], and null is a number that is not defined. ``compare`` reads
+two such folders (or two such JSON files) and puts both into the same figures. Without weights a model is random, which
+is said. Exit status: 0, 1 for a subject that the model or the images do not allow and for files that are missing or
+wrong, 2 for wrong arguments.
 """
 import argparse
 import json
