@@ -19,9 +19,12 @@ Subjects:
     all             those of the above that the model and the images allow; the others are named
 
 Each subject writes DIR/<subject>.json, which holds every number that is drawn, and DIR/<subject>_*.png. Curves are
-means over the images, maps are the first image's. ``compare`` reads two such folders (or two such JSON files) and puts
-both into the same figures. Without weights a model is random, which is said. Exit status: 0, 1 for a subject that the
-model or the images do not allow and for files that are missing or wrong, 2 for wrong arguments.
+means over the images, maps are the first image's. In the JSON a profile belongs to "frequencies" (cycles per token; of
+fdconv per element of the weight's matrix), maps are lists of rows, spectra and responses with frequency zero in the
+middle, sizes are [height, width], tokens and points [y, x], and null is a number that is not defined. ``compare`` reads
+two such folders (or two such JSON files) and puts both into the same figures. Without weights a model is random, which
+is said. Exit status: 0, 1 for a subject that the model or the images do not allow and for files that are missing or
+wrong, 2 for wrong arguments.
 """
 import argparse
 import json
@@ -120,9 +123,9 @@ def analyze(args: argparse.Namespace):
 
 
 def write(subject: str, contents: dict, runs: list[tuple[str, dict]], folder: Path):
+    figures, names = SUBJECTS[subject][1](runs), []
     (folder / f"{subject}.json").write_text(json.dumps(contents))
-    names = []
-    for name, figure in SUBJECTS[subject][1](runs).items():
+    for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
         names.append(f"{name}.png")
     print(f"{folder / subject}.json, {', '.join(names)}")
@@ -139,6 +142,8 @@ def read_run(path: Path) -> dict[str, dict]:
             numbers = json.loads(file.read_text())
             if numbers["subject"] not in SUBJECTS:
                 raise KeyError("subject")
+            if "compared" in numbers:
+                raise ValueError(f"{file} is a comparison of two models; compare reads what a subject has written")
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is not what a subject of this script has written: {error!r}") from error
         found[numbers["subject"]] = numbers
@@ -148,10 +153,16 @@ def read_run(path: Path) -> dict[str, dict]:
     return found
 
 
+def run_names(runs: list[Path]) -> list[str]:
+    """What tells two runs apart in the figures: the name of the file or folder, or the whole path."""
+    names = [path.stem if path.suffix == ".json" else path.resolve().name for path in runs]
+    return names if len(set(names)) == len(names) else [str(path) for path in runs]
+
+
 def compare(args: argparse.Namespace):
     """Draw the subjects that both runs hold into the same figures. ValueError if there is none."""
     runs = [read_run(path) for path in args.runs]
-    names = args.names or [path.stem for path in args.runs]
+    names = args.names or run_names(args.runs)
     shared = [subject for subject in SUBJECTS if all(subject in run for run in runs)]
     if not shared:
         raise ValueError(f"{args.runs[0]} holds {', '.join(runs[0])}, {args.runs[1]} {', '.join(runs[1])}: there is no "
@@ -159,8 +170,12 @@ def compare(args: argparse.Namespace):
     args.output.mkdir(parents=True, exist_ok=True)
     for subject in shared:
         both = [(name, run[subject]) for name, run in zip(names, runs)]
-        write(subject, {"subject": subject, "compared": [{"name": name, **numbers} for name, numbers in both]}, both,
-              args.output)
+        try:
+            write(subject, {"subject": subject, "compared": [{"name": name, **numbers} for name, numbers in both]},
+                  both, args.output)
+        except KeyError as error:
+            raise ValueError(f"{subject}.json of {args.runs[0]} or {args.runs[1]} lacks {error}; run its subject "
+                             "again") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,8 +7,9 @@
     python tools/demo.py --config-file CONFIG --weights CHECKPOINT --webcam --output FILE      (Ctrl-C ends it)
 
 Class names come from the metadata of --dataset, or of the first known data set of the configuration's DATASETS.TEST and
-TRAIN; where none is known, class numbers are drawn. A file that cannot be read is reported and skipped.
-Exit status: 0 if everything is drawn, 1 if a file was skipped or an error ended the run, 2 for a wrong command line.
+TRAIN; where none is known, class numbers are drawn. A file that cannot be read is reported and skipped; no input is
+overwritten. Exit status: 0 if everything is drawn, 1 if a file was skipped, a video ends before its time or an error
+ended the run, 2 for a wrong command line.
 """
 import argparse
 import functools
@@ -19,8 +20,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,12 +41,13 @@ sys.path.insert(0, str(ROOT))
 from drawing import (OUTPUT_KEYS, Drawing, choose_task, draw_ground_truth, draw_prediction,  # noqa: E402  (ROOT first)
                      side_by_side)
 from freqdino.config import load_config  # noqa: E402
-from freqdino.data import register_custom_datasets  # noqa: E402
+from freqdino.data import dataset_records, register_custom_datasets  # noqa: E402
 from freqdino.data.image_reading import check_image_size, read_image  # noqa: E402
 from predictor import USER_ERRORS, Predictor, class_metadata, message_of  # noqa: E402
 from videos import VIDEO_CODECS, VideoReader, VideoWriter  # noqa: E402
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+COMPLETE = 0.9      # share of the frames announced with which a video is whole: some files only estimate their number
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -62,7 +65,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--task", choices=list(OUTPUT_KEYS), help="default: the first of these that the model predicts")
     parser.add_argument("--confidence-threshold", type=float, default=0.5,
                         help="instances and panoptic segments with a lower score are not drawn (default 0.5); a "
-                             "semantic map is drawn as it is")
+                             "semantic map is drawn as it is. Segments below the model's own OBJECT_MASK_THRESHOLD "
+                             "under TEST are not even predicted")
     parser.add_argument("--max-images", type=int, help="stop after this number of images or frames")
     parser.add_argument("--processes", type=int, default=1, help="share the images among this number of processes")
     parser.add_argument("--scale", type=float, default=1.0, help="enlarge the pictures, or labels cover small ones")
@@ -107,7 +111,7 @@ def find_records(args: argparse.Namespace) -> list[dict]:
         if args.dataset not in DatasetCatalog:
             raise ValueError(f"--dataset {args.dataset} is not registered; registered are "
                              f"{', '.join(sorted(DatasetCatalog))}")
-        records = DatasetCatalog.get(args.dataset)
+        records = dataset_records(args.dataset)
     else:
         records = [{"file_name": str(path)} for pattern in args.input for path in find_images(pattern)]
     return records[:args.max_images]
@@ -129,20 +133,34 @@ def find_images(pattern: str) -> list[Path]:
 
 
 def output_paths(records: list[dict], output: Path) -> list[Path]:
-    """``output`` itself if it is named as an image, which holds one record only (ValueError otherwise).
+    """``output`` itself if it is named as an image, which holds one record only.
 
     Else a PNG in the folder ``output`` for every record, named after its image; images of one name are numbered.
+    ValueError for several records and one file, and where a picture would take the place of one of the images.
     """
     if output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir():
         if len(records) > 1:
             raise ValueError(f"--output {output} is a file, but there are {len(records)} images; name a folder")
-        return [output] * len(records)
-    seen, paths = Counter(), []
-    for record in records:
-        stem = Path(record["file_name"]).stem
-        seen[stem] += 1
-        paths.append(output / (f"{stem}.png" if seen[stem] == 1 else f"{stem}_{seen[stem]}.png"))
+        paths = [output] * len(records)
+    else:
+        seen, names = Counter(), {}     # names: the keys of a dictionary, in their order
+        for record in records:
+            name = stem = Path(record["file_name"]).stem
+            while name in names:        # of an image of the same name, or of one that is called like a numbered one
+                seen[stem] += 1
+                name = f"{stem}_{seen[stem] + 1}"
+            names[name] = None
+        paths = [output / f"{name}.png" for name in names]
+    refuse_overwriting(paths, [record["file_name"] for record in records])
     return paths
+
+
+def refuse_overwriting(paths: Iterable[Path], inputs: Iterable[str]) -> None:
+    """ValueError if one of ``paths`` is one of the files ``inputs``, under whatever name."""
+    read = {os.path.realpath(name) for name in inputs}
+    for path in paths:
+        if os.path.realpath(path) in read:
+            raise ValueError(f"--output would overwrite the input {path}; name another folder or file")
 
 
 @dataclass(frozen=True)
@@ -233,7 +251,11 @@ def draw_files(settings: Settings, jobs: list[tuple[dict, Path]], processes: int
 def draw_in_processes(settings: Settings, jobs: list[tuple[dict, Path]], processes: int) -> Iterator[tuple[bool, str]]:
     threads = max(1, (os.cpu_count() or 1) // processes)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:   # CUDA does not survive a fork
-        yield from pool.map(draw_in_process, itertools.repeat(settings), itertools.repeat(threads), jobs)
+        try:
+            yield from pool.map(draw_in_process, itertools.repeat(settings), itertools.repeat(threads), jobs)
+        except BrokenProcessPool as error:
+            raise ChildProcessError("one of the processes was ended from outside, as happens for lack of memory; try "
+                                    f"fewer than --processes {processes}") from error
 
 
 def draw_images(args: argparse.Namespace) -> int:
@@ -251,25 +273,31 @@ def draw_images(args: argparse.Namespace) -> int:
     return skipped
 
 
-def draw_video(args: argparse.Namespace) -> None:
-    """Draw the frames of a video or a camera into a video."""
+def draw_video(args: argparse.Namespace) -> bool:
+    """Draw the frames of a video or a camera into a video; returns whether a file gave the frames that it announces."""
     with VideoReader(args.video_input if args.webcam is None else args.webcam) as reader:
         is_folder = args.output.is_dir() or not args.output.suffix
         path = args.output / f"{reader.stem}.mp4" if is_folder else args.output
+        refuse_overwriting([path], [args.video_input] if args.video_input else [])
         path.parent.mkdir(parents=True, exist_ok=True)
-        artist, times = Artist(Settings.of(args)), []
+        artist, times, expected = Artist(Settings.of(args)), [], reader.length(args.max_images)
         with VideoWriter(path, reader.frame_rate) as writer:
             try:
                 frames = itertools.islice(reader, args.max_images)
-                for frame in tqdm(frames, total=reader.length(args.max_images), unit="frame"):
+                for frame in tqdm(frames, total=expected, unit="frame"):
                     picture, _, seconds = artist.draw(frame)
                     writer.write(picture)
                     times.append(seconds)
             except KeyboardInterrupt:   # how a camera's recording is ended: what was drawn so far is kept
-                pass
+                expected = None
     if not times:
         raise ValueError(f"{reader.name} gives no frame")
     print(f"{reader.name}: {len(times)} frames, {np.mean(times):.2f} s each -> {path}")
+    complete = expected is None or len(times) >= COMPLETE * expected
+    if not complete:
+        print(f"{reader.name}: only {len(times)} of {expected} frames can be read; the file may be cut off or damaged",
+              file=sys.stderr)
+    return complete
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -279,11 +307,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.input or args.dataset:
             return int(draw_images(args) > 0)
-        draw_video(args)
+        return int(not draw_video(args))
     except USER_ERRORS as error:
         print(f"demo.py: {message_of(error)}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

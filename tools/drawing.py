@@ -45,7 +45,21 @@ class Drawing:
     @property
     def image(self) -> np.ndarray:
         """What is drawn so far, RGB uint8."""
+        self._move_labels_inside()
         return self._visualizer.output.get_image()
+
+    def _move_labels_inside(self) -> None:
+        """Labels stand at their objects' middles: near an edge the picture would cut them off. One that is wider than
+        the picture begins at its left edge."""
+        axes, canvas = self._visualizer.output.ax, self._visualizer.output.canvas
+        renderer, picture = canvas.get_renderer(), axes.get_window_extent()
+        for text in axes.texts:
+            text.update_bbox_position_size(renderer)
+            label = text.get_bbox_patch().get_window_extent(renderer)
+            right = max(picture.x0 - label.x0, min(picture.x1 - label.x1, 0))
+            up = max(picture.y0 - label.y0, min(picture.y1 - label.y1, 0))
+            place = axes.transData.transform(text.get_position()) + (right, up)
+            text.set_position(axes.transData.inverted().transform(place))
 
     def draw_objects(self, classes: Sequence[int], *, masks: Sequence | None = None, boxes: np.ndarray | None = None,
                      scores: Sequence[float] | None = None, kind: str = "thing") -> None:

@@ -26,7 +26,7 @@ from analysis.tables import number, parts_of  # noqa: E402
 from drawing import (GROUND_TRUTH_KEYS, OUTPUT_KEYS, Drawing, draw_ground_truth, draw_prediction,  # noqa: E402
                      side_by_side)
 from freqdino.config import load_config  # noqa: E402
-from freqdino.data import register_custom_datasets  # noqa: E402
+from freqdino.data import dataset_records, register_custom_datasets  # noqa: E402
 from freqdino.data.image_reading import read_image  # noqa: E402
 from predictor import USER_ERRORS, Predictor, class_metadata, message_of  # noqa: E402
 from reporting.charts import line_chart  # noqa: E402
@@ -42,7 +42,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="OUTPUT_DIR", help="the folder of the run")
     parser.add_argument("--output", type=Path, help="the file (default: OUTPUT_DIR/report.html)")
-    parser.add_argument("--weights", help="checkpoint (default: the run's final one)")
+    parser.add_argument("--weights", help="checkpoint (default: the run's final one, or the one that was evaluated)")
     parser.add_argument("--max-images", type=int, default=50, help="images of the test set to look at (default 50)")
     parser.add_argument("--shown", type=int, default=4, help="best and worst images to show of either (default 4)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration options")
@@ -77,7 +77,7 @@ def test_records(cfg: CfgNode, limit: int) -> list[dict]:
     register_custom_datasets([name])
     if name not in DatasetCatalog:
         raise ValueError(f"DATASETS.TEST: {name} is not registered")
-    records = DatasetCatalog.get(name)[:limit]
+    records = dataset_records(name)[:limit]
     if not records:
         raise ValueError(f"DATASETS.TEST: {name} holds no image")
     return records
@@ -142,7 +142,8 @@ def report(args: argparse.Namespace) -> Path:
         raise FileNotFoundError(f"{args.run}: there is no such folder")
     cfg = load_config(str(find_config(args.run)), args.opts)
     results = read_results(args.run)
-    cfg.MODEL.WEIGHTS = args.weights or str(find_checkpoint(args.run, cfg))
+    cfg.MODEL.WEIGHTS = (args.weights or dict(zip(args.opts[::2], args.opts[1::2])).get("MODEL.WEIGHTS")
+                         or find_checkpoint(args.run, cfg))
     metadata = class_metadata(cfg)
     records = test_records(cfg, args.max_images)
     predictor = Predictor(cfg)

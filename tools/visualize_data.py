@@ -26,10 +26,9 @@ sys.path.insert(0, str(ROOT))
 from demo import output_paths  # noqa: E402  (ROOT has to be on the path first)
 from drawing import Drawing, draw_ground_truth, draw_targets, side_by_side  # noqa: E402
 from freqdino.config import load_config  # noqa: E402
-from freqdino.data import build_mapper, register_custom_datasets  # noqa: E402
+from freqdino.data import build_mapper, dataset_records, register_custom_datasets  # noqa: E402
 from freqdino.data.image_reading import read_image  # noqa: E402
 from freqdino.data.mapper import SegmentationMapper  # noqa: E402
-from freqdino.data.registering import check_dataset_files  # noqa: E402
 from freqdino.data.target_readers import (BoxReader, InstanceReader, PanopticReader, SemanticReader,  # noqa: E402
                                           SeparatedReader)
 from predictor import USER_ERRORS, message_of  # noqa: E402
@@ -69,11 +68,7 @@ def choose_records(cfg: CfgNode, *, count: int, seed: int) -> list[dict]:
         if name not in DatasetCatalog:
             raise ValueError(f"DATASETS.TRAIN: {name} is not registered; registered are "
                              f"{', '.join(sorted(DatasetCatalog))}")
-        try:
-            records += DatasetCatalog.get(name)
-        except AssertionError:          # Detectron2's own data sets assert that their files exist
-            check_dataset_files(name)
-            raise
+        records += dataset_records(name)
     if not records:
         raise ValueError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image")
     chosen = random.Random(seed).sample(range(len(records)), min(count, len(records)))

@@ -30,6 +30,18 @@ def _missing_files_explained(names: tuple[str, ...]) -> Iterator[None]:
         raise
 
 
+def dataset_records(name: str) -> list[dict]:
+    """The records of a registered dataset, or of own data by its name.
+
+    Raises:
+        FileNotFoundError: its files are missing; names the path, DETECTRON2_DATASETS and datasets/README.md.
+        ValueError: an unknown dataset, or annotations that are not in order.
+    """
+    register_custom_datasets([name])
+    with _missing_files_explained((name,)):
+        return DatasetCatalog.get(name)
+
+
 def build_train_loader(cfg: CfgNode) -> DataLoader:
     """The training loader: batches are lists of what the mapper returns, SOLVER.IMS_PER_BATCH over all processes.
 

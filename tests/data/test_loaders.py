@@ -3,7 +3,7 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 
-from freqdino.data import build_test_loader, build_train_loader, register_custom_datasets
+from freqdino.data import build_test_loader, build_train_loader, dataset_records, register_custom_datasets
 
 SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]
 
@@ -65,10 +65,11 @@ def test_classes_in_another_order_are_warned_of(instance_set, config, caplog):
 def test_missing_data_name_path_variable_and_readme(config, tmp_path, monkeypatch, mapper, name, path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    with pytest.raises(FileNotFoundError) as error:
-        build_train_loader(config(name, mapper))
-    for part in (name, path, "does not exist", "DETECTRON2_DATASETS is not set", "datasets/README.md"):
-        assert part in str(error.value)
+    for read in (lambda: build_train_loader(config(name, mapper)), lambda: dataset_records(name)):
+        with pytest.raises(FileNotFoundError) as error:
+            read()
+        for part in (name, path, "does not exist", "DETECTRON2_DATASETS is not set", "datasets/README.md"):
+            assert part in str(error.value)
 
 
 def test_unknown_dataset_is_an_error(config):

@@ -1,5 +1,6 @@
 """tools/analyze_frequency.py from its command line: every subject on small models of random weights, and bad input."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +212,23 @@ def test_compare(run, project, tmp_path):
     assert compared[1]["layers"] == read(folders[1], "attention")["layers"]
 
 
+def test_runs_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    names = analyze_frequency.run_names
+    assert names([Path("a/plain"), Path("b/fdam.v2")]) == ["plain", "fdam.v2"]
+    assert names([Path("a/all"), Path("b/all")]) == ["a/all", "b/all"]
+    assert names([Path("a/attention.json"), Path("b/attention.json")]) == ["a/attention.json", "b/attention.json"]
+    monkeypatch.chdir(tmp_path)
+    assert names([Path("."), Path("b")]) == [tmp_path.name, "b"]
+
+
+def test_timm_names_with_a_tag(run, project, capsys):
+    name = timm.list_pretrained("test_vit")[0]
+    assert "." in name
+    assert run("representation", "--timm", name, "--input", project / "images", config=None)[0] == 0
+    assert run("representation", "--timm", "test_vit.none", "--input", project / "images", config=None)[0] == 1
+    assert "--timm test_vit.none: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("subject", "config", "arguments", "message"), [
     ("attention", "plain", ["--input", "{}/empty"], "the folder has no image"),
     ("attention", "plain", ["--input", "{}/missing.png"], "missing.png does not exist"),
@@ -257,10 +275,15 @@ def test_what_cannot_be_compared(tmp_path, capsys):
         (tmp_path / name / f"{json.loads(contents)['subject']}.json").write_text(contents)
     (tmp_path / "wrong.json").write_text("[1]")
     (tmp_path / "cut.json").write_text('{"subject"')
+    (tmp_path / "both.json").write_text('{"subject": "gates", "compared": []}')
     status, error = compare("a", "b")
     assert status == 1 and "holds gates" in error and "holds fdconv" not in error and "no subject to compare" in error
     assert "run a subject" in compare("a", "missing")[1]
     assert "missing.json" in compare("missing.json", "a")[1]
+    assert "both.json is a comparison of two models" in compare("a", "both.json")[1]
+    status, error = compare("a", "a")
+    assert status == 1 and "gates.json of" in error and "run its subject again" in error
+    assert not list((tmp_path / "out").iterdir())
     for name in ("wrong.json", "cut.json"):
         status, error = compare("a", name)
         assert status == 1 and f"{name} is not what a subject of this script has written" in error

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -73,6 +74,21 @@ def test_folders_patterns_and_names_that_repeat(project, capsys):
     assert "3 of 3 images drawn" in capsys.readouterr().out
 
 
+def test_names_that_look_numbered_stay_apart(project, tmp_path):
+    names = ["x/a.png", "x/a.jpg", "x/a_2.png", "y/a.png", "y/a_2.png"]
+    paths = demo.output_paths([{"file_name": name} for name in names], tmp_path)
+    assert [path.name for path in paths] == ["a.png", "a_2.png", "a_2_2.png", "a_3.png", "a_2_3.png"]
+
+
+@pytest.mark.parametrize("output", ["images", "images/a.png", "link"])
+def test_inputs_are_not_overwritten(project, capsys, output):
+    (project / "link").symlink_to(project / "images")
+    before = (project / "images" / "a.png").read_bytes()
+    assert run(project, "--input", project / "images" / "a.png", "--output", project / output) == 1
+    assert "--output would overwrite the input" in capsys.readouterr().err
+    assert (project / "images" / "a.png").read_bytes() == before
+
+
 def test_wrong_files_are_reported_and_skipped(project, capsys):
     (project / "images" / "broken.png").write_bytes((project / "images" / "a.png").read_bytes()[:50])
     assert run(project, "--input", project / "missing.jpg", project / "images") == 1
@@ -97,6 +113,14 @@ def test_dataset_without_that_ground_truth(project, capsys):
         del record["annotations"]
     assert run(project, "--dataset", "demo_test", "--with-ground-truth", "--task", "instance") == 1
     assert "a.png has no instance ground truth" in capsys.readouterr().err
+
+
+def test_dataset_whose_files_are_not_here(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    assert run(project, "--dataset", "ade20k_sem_seg_val") == 1
+    error = capsys.readouterr().err
+    assert "ADEChallengeData2016/images/validation does not exist" in error and "datasets/README.md" in error
 
 
 def test_own_data_by_name(project, capsys):
@@ -205,6 +229,16 @@ def test_several_processes(project, tmp_path):
     for name in ("a.png", "b.png"):
         alone = np.asarray(Image.open(project / "alone" / name))
         assert (alone == np.asarray(Image.open(project / "out" / name))).all()
+
+
+def test_process_that_dies(project, monkeypatch, capsys):
+    def die(*_):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(demo.ProcessPoolExecutor, "map", die)
+    assert run(project, "--input", project / "images", "--processes", 2) == 1
+    error = capsys.readouterr().err
+    assert "demo.py: one of the processes was ended from outside" in error and "fewer than --processes 2" in error
 
 
 def test_pictures_are_the_same_every_time(project):

@@ -1,4 +1,6 @@
 """tools/demo.py on videos and cameras, with a model that predicts fixed results."""
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -40,6 +42,25 @@ def test_video(project, capsys, output):
     for frame in frames:
         assert frame.shape == (30, 40, 3)
         assert np.ptp(frame[20:, 2:15], axis=-1).mean() > 50 > np.ptp(frame[20:, 28:38], axis=-1).mean()
+
+
+def test_video_that_is_cut_off(project, capsys):
+    write_clip(project / "whole.avi", frames=60)
+    data = (project / "whole.avi").read_bytes()
+    (project / "cut.avi").write_bytes(data[:len(data) // 2])
+    assert run(project, "--video-input", project / "cut.avi") == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"cut\.avi: only \d+ of 60 frames can be read; the file may be cut off", err)
+    assert "-> " in out and 0 < len(read_clip(project / "out" / "cut.mp4")[1]) < 54
+    assert run(project, "--video-input", project / "cut.avi", "--max-images", 2) == 0
+
+
+def test_video_is_not_overwritten(project, capsys):
+    write_clip(project / "clip.avi")
+    before = (project / "clip.avi").read_bytes()
+    assert run(project, "--video-input", project / "clip.avi", "--output", project / "clip.avi") == 1
+    assert "--output would overwrite the input" in capsys.readouterr().err
+    assert (project / "clip.avi").read_bytes() == before
 
 
 def test_odd_sides_of_a_video_are_filled_up(tmp_path):

@@ -138,3 +138,20 @@ def test_side_by_side():
     row = drawing.side_by_side([np.zeros((2, 3, 3), np.uint8), np.ones((4, 1, 3), np.uint8)])
     assert row.shape == (4, 4, 3)
     assert (row[2:, :3] == 255).all() and (row[:2, :3] == 0).all() and (row[:, 3] == 1).all()
+
+
+def test_labels_near_an_edge_are_moved_inside():
+    grey = np.full((120, 200, 3), 128, np.uint8)
+    picture = Drawing(grey, Metadata().set(thing_classes=["a long name", "wide " * 40]))
+    corners = [[0, 0, 6, 6], [194, 0, 200, 6], [0, 114, 6, 120], [194, 114, 200, 120]]
+    masks = np.zeros((4, 120, 200), bool)
+    for mask, (left, top, right, bottom) in zip(masks, corners):
+        mask[top:bottom, left:right] = True
+    picture.draw_objects([0, 0, 0, 0], masks=list(masks))
+    picture.draw_objects([1], masks=[masks.any(axis=0)])
+    assert picture.image.shape == (120, 200, 3)
+    *inside, wide = [text.get_bbox_patch().get_window_extent() for text in picture._visualizer.output.ax.texts]
+    assert len(inside) == 4
+    for label in inside:
+        assert label.x0 > -1 and label.x1 < 201 and label.y0 > -1 and label.y1 < 121
+    assert abs(wide.x0) < 1 and wide.x1 > 200

@@ -135,9 +135,13 @@ def test_inverted_kernel_is_the_complement():
     torch.testing.assert_close(both, torch.ones(1, 8))
 
 
+def test_deep_stacks_do_not_underflow():
+    assert responses.stacked_response([torch.full((1, 1), 1e-3)] * 24).item() == pytest.approx(1e-72)
+
+
 def test_stacks_of_low_passes_vanish_and_inverted_ones_need_not():
     """∏ (1 - x) over n layers is (1 - x)ⁿ; with S̄ = 1 and Ŝ = ½ a layer responds with 1 - x / 2."""
     x = torch.linspace(0, 1, 12).view(3, 4)
-    torch.testing.assert_close(responses.stacked_response([1 - x] * 5), (1 - x) ** 5)
-    torch.testing.assert_close(responses.stacked_response([1 - x / 2] * 5), (1 - x / 2) ** 5)
-    torch.testing.assert_close(responses.stacked_response([1 - x, 1 + x]), 1 - x**2)
+    torch.testing.assert_close(responses.stacked_response([1 - x] * 5), (1 - x).double() ** 5)
+    torch.testing.assert_close(responses.stacked_response([1 - x / 2] * 5), (1 - x / 2).double() ** 5)
+    torch.testing.assert_close(responses.stacked_response([1 - x, 1 + x]), 1 - x.double()**2)

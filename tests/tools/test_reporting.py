@@ -114,12 +114,23 @@ def test_checkpoints(tmp_path):
     for name in ("model_0000009.pth", "model_final.pth", "model_final_ema.pth"):
         (tmp_path / name).touch()
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
-    assert find_checkpoint(tmp_path, cfg).name == "model_final.pth"
+    assert find_checkpoint(tmp_path, cfg) == str(tmp_path / "model_final.pth")
     cfg.MODEL_EMA.ENABLED = True
-    assert find_checkpoint(tmp_path, cfg).name == "model_final_ema.pth"
+    assert find_checkpoint(tmp_path, cfg) == str(tmp_path / "model_final_ema.pth")
     cfg.MODEL_EMA.ENABLED = False
     (tmp_path / "model_final.pth").unlink()
-    assert find_checkpoint(tmp_path, cfg).name == "model_0000009.pth"
+    assert find_checkpoint(tmp_path, cfg) == str(tmp_path / "model_0000009.pth")
+
+
+def test_checkpoint_of_a_run_of_eval_only(tmp_path):
+    """The results are of MODEL.WEIGHTS, whatever else lies in the folder; --resume evaluates the folder's own."""
+    cfg = load_config(opts=["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "elsewhere/model.pth"])
+    (tmp_path / "model_final.pth").touch()
+    start = "[01/01] detectron2: Command line arguments: Namespace(config_file='x.yaml', resume={}, eval_only={})\n"
+    for resume, eval_only, path in ((False, True, "elsewhere/model.pth"), (True, True, tmp_path / "model_final.pth"),
+                                    (False, False, tmp_path / "model_final.pth")):
+        (tmp_path / "log.txt").write_text(start.format(resume, eval_only))
+        assert find_checkpoint(tmp_path, cfg) == str(path)
 
 
 @pytest.fixture

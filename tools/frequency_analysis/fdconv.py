@@ -42,7 +42,8 @@ def band_masks(k_list: Sequence[int], height: int, width: int) -> Tensor:
     spectrum = torch.fft.rfft2(impulse)
     passed = [torch.ones(height, width)]
     for k in k_list:
-        passed.append(torch.fft.fft2(low_pass(spectrum, width, low_pass_box(height, width, k))).real)
+        response = torch.fft.fft2(low_pass(spectrum, width, low_pass_box(height, width, k))).real
+        passed.append(response.round(decimals=5))   # of ones, zeros and halves, up to rounding errors
     return torch.stack([outer - inner for outer, inner in zip(passed, passed[1:])] + passed[-1:])
 
 

@@ -8,14 +8,20 @@ from itertools import zip_longest
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Runs = Sequence[tuple[str, dict]]
 
 COLUMNS = 6                     # of panels
 LINE_STYLES = ("-", "--")       # of the runs
 SMALLEST_DRAWN = 1e-6           # on logarithmic axes
-LOCAL_PANELS = {"kernel": "", "response": "|F| of the kernel", "inverted_response": "|F| of the inverted kernel"}
+HATCHES = ("", "//")            # of the runs
+# Of responses: where both are the same, plain shows as a rim of inverted.
+STACK_STYLES = {"plain": {"color": "tab:blue", "linewidth": 3, "alpha": 0.5},
+                "inverted": {"color": "tab:red", "linewidth": 1.2}}
+LOCAL_PANELS = {"response": "log10 of |F| of the kernel", "inverted_response": "log10 of |F| of the inverted kernel"}
 
 
 def array(numbers: list) -> np.ndarray:
@@ -24,9 +30,9 @@ def array(numbers: list) -> np.ndarray:
 
 
 def panel_rows(rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: str, scale: str, *,
-               limits: tuple[float, float] | None = None) -> Figure:
+               limits: tuple[float, float] | None = None, counted: str = "") -> Figure:
     """Rows of pictures under their titles; all of one colour scale, whose meaning is ``scale``. With "" each has its
-    own, whose range stands in its title."""
+    own, whose range stands in its title. ``counted`` is what the rows and columns of matrices number."""
     columns = max(map(len, rows))
     figure = Figure(figsize=(2.2 * columns + 1, 2.3 * len(rows) + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -40,12 +46,26 @@ def panel_rows(rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: str, sca
         for axis, panel in zip_longest(row, panels):
             axis.set_axis_off()
             if panel is not None:
+                if counted:
+                    axis.set_axis_on()
+                    count_from_zero(axis.xaxis, axis.yaxis)
+                    axis.tick_params(labelsize=5)
+                    axis.set_xlabel(counted, fontsize=6)
+                    axis.set_ylabel(counted, fontsize=6)
                 image = axis.imshow(panel[1], cmap="viridis", **shared)
                 own = "" if scale else f"\n{np.nanmin(panel[1]):.3g} to {np.nanmax(panel[1]):.3g}"
                 axis.set_title(panel[0] + own, fontsize=6)
     if scale:
-        figure.colorbar(image, ax=axes, label=scale, shrink=0.8)
+        bar = figure.colorbar(image, ax=axes, shrink=0.8)
+        bar.set_label(scale, fontsize=7)
+        bar.ax.tick_params(labelsize=6)
     return figure
+
+
+def count_from_zero(*axes: Axis) -> None:
+    """Ticks at whole numbers only."""
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
 
 def in_rows(runs: Sequence[Sequence[tuple[str, np.ndarray]]]) -> list[list[tuple[str, np.ndarray]]]:
@@ -108,25 +128,26 @@ def attention(runs: Runs) -> dict[str, Figure]:
     figures["attention_stacked"], axes = curve_figure(groups, "Product of the layers' responses")
     for (label, numbers), style in zip(runs, LINE_STYLES):
         for stack in numbers["stacked"]:
-            for kind, color in (("plain", "tab:blue"), ("inverted", "tab:red")):
+            for kind, look in STACK_STYLES.items():
                 if stack[kind] is not None:
                     curve(axes[stack["group"]], numbers["frequencies"], stack[kind],
-                          f"{label} {kind}".strip(), linestyle=style, color=color)
+                          f"{label} {kind}".strip(), linestyle=style, **look)
     finish(axes, "frequency (cycles per token)", "product over layers", log=True)
     local = [(label, numbers["local"], numbers["frequencies"]) for label, numbers in runs if numbers["local"]]
     if local:
         rows = [row for _, some, _ in local for row in some["every_layer"]]
         held = f"equation 24 holds in {sum(row['low_pass'] for row in rows)} of {len(rows)} layers"
         figures["attention_kernel"] = panel_rows(
-            [[(title if key != "kernel" else labelled(label, f"{short(some['layer'])} at {some['token']}"),
-               array(some[key])) for key, title in LOCAL_PANELS.items() if some[key] is not None]
+            [[(labelled(label, f"{short(some['layer'])} at (y, x) = {tuple(some['token'])}"), array(some["kernel"])),
+              *((title, log10(some[key])) for key, title in LOCAL_PANELS.items() if some[key] is not None)]
              for label, some, _ in local], f"Attention as a kernel at one token (mean of the heads)\n{held}", "")
-        figures["attention_kernel_stacked"], axes = curve_figure(["token"], "Product over layers of the kernels' |F|")
+        place = f"at (y, x) = {', '.join(dict.fromkeys(str(tuple(some['token'])) for _, some, _ in local))}"
+        figures["attention_kernel_stacked"], axes = curve_figure([place], "Product over layers of the kernels' |F|")
         for (label, some, frequencies), style in zip(local, LINE_STYLES):
-            for kind, color in (("plain", "tab:blue"), ("inverted", "tab:red")):
+            for kind, look in STACK_STYLES.items():
                 if some[f"stacked_{kind}"] is not None:
-                    curve(axes["token"], frequencies, some[f"stacked_{kind}"], f"{label} {kind}".strip(),
-                          linestyle=style, color=color)
+                    curve(axes[place], frequencies, some[f"stacked_{kind}"], f"{label} {kind}".strip(),
+                          linestyle=style, **look)
         finish(axes, "frequency (cycles per token)", "product over layers", log=True)
     return figures
 
@@ -135,10 +156,10 @@ def finish(axes: dict[str, Axes], x_label: str, y_label: str, *, log: bool = Fal
     for axis in axes.values():
         axis.set_xlabel(x_label, fontsize=7)
         axis.set_ylabel(y_label, fontsize=7)
-        axis.tick_params(labelsize=6)
+        axis.tick_params(which="both", labelsize=6)     # both: a logarithmic axis labels its minor ticks
         if log and axis.lines:
             axis.set_yscale("log")
-        if axis.lines:
+        if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=5)
 
 
@@ -152,12 +173,13 @@ def representation(runs: Runs) -> dict[str, Figure]:
                 curve(axes[title], list(range(len(layers))), [layer[key] for layer in layers],
                       f"{label} {short(group)}".strip(), linestyle=style, marker=".", color=f"C{color}")
     finish(axes, "layer of the stack", "")
+    count_from_zero(*(axis.xaxis for axis in axes.values()))
     figures = {"representation_layers": figure}
     across = [[(labelled(label, short(stack["group"])), array(stack["similarity"])) for stack in numbers["across"]]
               for label, numbers in runs]
     if any(across):
         figures["representation_across"] = panel_rows(in_rows(across), "Similarity across the layers of a stack",
-                                                      "mean |cosine|", limits=(0, 1))
+                                                      "mean |cosine|", limits=(0, 1), counted="layer")
     maps = [[panel for layer in numbers["layers"] for panel in (
         (labelled(label, short(layer["name"])), array(layer["map"])),
         ("log10 of the spectrum", log10(layer["spectrum"])))] for label, numbers in runs]
@@ -179,42 +201,51 @@ def gates(runs: Runs) -> dict[str, Figure]:
 
 
 def fdconv(runs: Runs) -> dict[str, Figure]:
+    layers = ", ".join(dict.fromkeys(short(numbers["layer"]) for _, numbers in runs))
     figures = {"fdconv_spectra": panel_rows(
         in_rows([[(labelled(label, f"group {item['group']}"), log10(item["amplitude"])) for item in numbers["spectra"]]
-                 for label, numbers in runs]), "Spectra of the group kernels, frequency zero in the middle",
+                 for label, numbers in runs]), f"{layers}: spectra of the group kernels, frequency zero in the middle",
         "log10 of the amplitude")}
-    figures["fdconv_profiles"], axes = curve_figure([numbers["layer"] for _, numbers in runs][:1],
-                                                    "Amplitude of the group kernels by frequency")
+    figures["fdconv_profiles"], axes = curve_figure(["dark to bright: group 0 to the last"],
+                                                    f"{layers}: amplitude of the group kernels by frequency")
     axis, = axes.values()
     for (label, numbers), style in zip(runs, LINE_STYLES):
         for group, profile in enumerate(numbers["profiles"]):
-            curve(axis, numbers["frequencies"], profile, linestyle=style,
+            curve(axis, numbers["frequencies"], profile, label if label and not group else None, linestyle=style,
                   color=colormaps["viridis"](group / max(len(numbers["profiles"]) - 1, 1)))
-    axis.set_xlabel("frequency (cycles per element of the matrix); dark to bright: group 0 to the last", fontsize=7)
+    finish(axes, "frequency (cycles per element of the matrix)", "mean |F|")
     figures["fdconv_similarity"] = panel_rows(
         [[(labelled(label, numbers["layer"]), array(numbers["similarity"])) for label, numbers in runs]],
-        "Cosine similarity of the group kernels", "cosine", limits=(-1, 1))
+        "Cosine similarity of the group kernels", "cosine", limits=(-1, 1), counted="group")
     rows = [[(labelled(label, f"{kind} of band {band}"), array(picture)) for band, picture in enumerate(
         numbers["bands"][key])] for label, numbers in runs if numbers["bands"] for kind, key in (
             ("mask", "masks"), ("weights", "weights"))]
     if rows:
-        figures["fdconv_bands"] = panel_rows(rows, "Frequency bands, finest first, and their weights on the image", "")
+        figures["fdconv_bands"] = panel_rows(rows, f"{layers}: frequency bands, finest first (frequency zero in the "
+                                             "middle), and their weights on the image", "")
     return figures
 
 
 def freqfusion(runs: Runs) -> dict[str, Figure]:
     measures = {"intra_category_similarity": "intra-category similarity", "similarity_margin": "similarity margin"}
     figure, axes = curve_figure(list(measures.values()), "Before and after fusion, on ground truth")
-    for (label, numbers), hatch in zip(runs, ("", "//")):
-        for key, title in measures.items():
-            for index, unit in enumerate(numbers["units"]):
-                stages = unit["stages"]
-                bars = axes[title].bar(
-                    [f"{label} {short(unit['name'])}\n{stage}".strip() for stage in stages],
-                    array([stage[key] for stage in stages.values()]), hatch=hatch, color=f"C{index}")
-                axes[title].bar_label(bars, fmt="%.2f", fontsize=5)
-            axes[title].tick_params(axis="x", labelrotation=90, labelsize=5)
-    rows = [[(labelled(label, f"{kind} filter, group {group}, at {numbers['kernels']['point']}"), array(kernel))
+    bars = [(label, unit, hatch) for (label, numbers), hatch in zip(runs, HATCHES) for unit in numbers["units"]]
+    stages = list(bars[0][1]["stages"])
+    width = 0.8 / len(stages)
+    for key, title in measures.items():
+        axis = axes[title]
+        for place, (label, unit, hatch) in enumerate(bars):
+            for index, stage in enumerate(stages):
+                bar = axis.bar(place + (index - (len(stages) - 1) / 2) * width, array(unit["stages"][stage][key]),
+                               width * 0.95, hatch=hatch, color=f"C{index}", label=None if place else stage)
+                axis.bar_label(bar, fmt="%.2f", fontsize=5, rotation=90, padding=2)
+        axis.set_xticks(range(len(bars)), [labelled(label, short(unit["name"])) for label, unit, _ in bars],
+                        rotation=15, horizontalalignment="right", rotation_mode="anchor")
+        axis.margins(y=0.15)        # for the numbers above the bars
+        axis.tick_params(labelsize=6)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(stages), fontsize=6)
+    rows = [[(labelled(label, f"{short(numbers['kernels']['unit'])}\n{kind} filter, group {group}, at (y, x) = "
+                              f"{tuple(numbers['kernels']['point'])}"), array(kernel))
              for kind, key in (("low-pass", "low_pass"), ("high-pass", "high_pass"))
              for group, kernel in enumerate(numbers["kernels"][key] or [])] for label, numbers in runs]
     return {"freqfusion_similarity": figure,

@@ -111,5 +111,8 @@ def inverted_kernel(kernel: Tensor, token: tuple[int, int], low: float, high: fl
 
 
 def stacked_response(responses: Sequence[Tensor]) -> Tensor:
-    """The product over layers of responses (H, W), equations 26 (plain) and 30 (of inverted kernels)."""
-    return torch.stack(list(responses)).prod(0)
+    """The product over layers of responses (H, W), equations 26 (plain) and 30 (of inverted kernels).
+
+    float64: the product over a deep stack is smaller than float32 has numbers.
+    """
+    return torch.stack(list(responses)).double().prod(0)

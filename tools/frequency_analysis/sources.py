@@ -81,14 +81,17 @@ class TimmModel:
     """
 
     def __init__(self, args: argparse.Namespace):
-        if args.timm not in timm.list_models():
+        if not timm.is_model(args.timm):
             near = difflib.get_close_matches(args.timm, timm.list_models(), n=5)
             raise ValueError(f"--timm {args.timm}: timm has no such model" + (f"; near are {', '.join(near)}" if near
                                                                              else ""))
         torch.manual_seed(0)
         self.name = args.timm
         self.weights = args.weights or RANDOM_WEIGHTS
-        self.model = timm.create_model(args.timm, pretrained=False).eval()
+        try:
+            self.model = timm.create_model(args.timm, pretrained=False).eval()
+        except RuntimeError as error:       # of a name with a tag behind a dot that the model has not
+            raise ValueError(f"--timm {args.timm}: {error}") from error
         if args.weights:
             try:
                 self.model.load_state_dict(read_checkpoint(local_path(args.weights))["model"])

@@ -14,11 +14,11 @@ JPEG_QUALITY = 90
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1 { margin-bottom: 0; } h2 { border-bottom: 1px solid #ccc; margin-top: 2em; } h3 { margin-bottom: .3em; }
-table { border-collapse: collapse; font-size: 14px; margin: .6em 0; }
+table { border-collapse: collapse; font-size: 14px; margin: .6em 0; display: block; overflow-x: auto; }
 th, td { padding: 2px 10px; border-bottom: 1px solid #e4e4e4; text-align: left; vertical-align: top; }
 td:first-child, td:last-child { white-space: nowrap; } td { overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.charts, .images { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1em; }
+.charts, .images { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 1em; }
 figure { margin: 0; } figcaption { font-size: 14px; } .images img { width: 100%; display: block; }
 .chart text { font: 12px system-ui, sans-serif; fill: #555; } .chart .grid { stroke: #e4e4e4; }
 .legend { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: 0 1em; font-size: 13px; }

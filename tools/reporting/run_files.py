@@ -37,19 +37,24 @@ def find_config(run: Path) -> Path:
     return path
 
 
-def find_checkpoint(run: Path, cfg: CfgNode) -> Path:
+def find_checkpoint(run: Path, cfg: CfgNode) -> str:
     """The final checkpoint, or the last one written: the averaged weights where MODEL_EMA.ENABLED evaluates those.
+
+    Where the run's last start was one of --eval-only, what that evaluated: MODEL.WEIGHTS, unless it had --resume.
 
     Raises:
         FileNotFoundError: there is none; the message says how to name one.
     """
+    arguments = command_line(run)
+    if arguments.get("eval_only") and not arguments.get("resume") and cfg.MODEL.WEIGHTS:
+        return cfg.MODEL.WEIGHTS
     names = ["model_final_ema.pth"] if cfg.MODEL_EMA.ENABLED else []
     names.append("model_final.pth")
     if (run / "last_checkpoint").is_file():
         names.append((run / "last_checkpoint").read_text().strip())
     for name in names:
         if (run / name).is_file():
-            return run / name
+            return str(run / name)
     raise FileNotFoundError(f"{run} holds no checkpoint ({', '.join(names)}); --weights names one elsewhere")
 
 

@@ -16,7 +16,8 @@ def record_attention(source: Source, record: dict) -> list[AttentionMap]:
     """Of one image. NotThere for a model without attention over maps."""
     if not attention_blocks(source.model):
         raise NotThere(f"{source.name} has no attention over a feature map that could be analysed: served are vision "
-                       "transformers (ours and timm's), Swin, MiT and the deformable encoder of the pixel decoders")
+                       "transformers (ours and timm's VisionTransformer), Detectron2's and our Swin, MiT, and the "
+                       "deformable encoder of the pixel decoders")
     with recorded_calls(source.model, belongs_to_blocks(source.model)) as calls:
         source.run(record)
     return attention_maps(source.model, calls)
