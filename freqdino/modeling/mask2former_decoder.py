@@ -54,8 +54,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         ``pred_logits`` (B, Q, K + 1), ``pred_masks`` (B, Q, H, W) as logits, and ``aux_outputs``: the earlier
         predictions in order, whose masks are computed when looked at. Raises ValueError for fewer than 3 levels.
         """
-        if len(levels) < NUM_LEVELS:
-            raise ValueError(f"the decoder reads {NUM_LEVELS} levels, got {len(levels)}")
+        self.check_levels(len(levels))
         batch = mask_features.shape[0]
         memories, positions, small_mask_features = [], [], []
         for level, projection, embedding in zip(levels, self.input_proj, self.level_embed.weight):
@@ -85,6 +84,12 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         *auxiliary, last = predictions
         last.update(pred_masks=last["pred_masks"], aux_outputs=auxiliary)
         return last
+
+    @staticmethod
+    def check_levels(number: int) -> None:
+        """Raise ValueError for a number of levels that cannot be read."""
+        if number < NUM_LEVELS:
+            raise ValueError(f"the decoder reads {NUM_LEVELS} levels, got {number}")
 
     def _heads(self, queries):
         """Class logits (B, Q, K + 1) and mask embeddings (B, Q, M) of queries (B, Q, C)."""

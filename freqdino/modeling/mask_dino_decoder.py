@@ -123,8 +123,7 @@ class MaskDINODecoder(nn.Module):
         Masks that not every caller needs are computed when looked at. Queries are as many as tokens where there are
         fewer of these. Raises ValueError for another number of levels than the decoder was made for.
         """
-        if len(levels) != len(self.input_proj):
-            raise ValueError(f"the decoder was made for num_levels {len(self.input_proj)}, got {len(levels)} levels")
+        self.check_levels(len(levels))
         levels = [proj(level) for proj, level in zip(self.input_proj, levels[::-1])]
         spatial_shapes = [tuple(level.shape[-2:]) for level in levels]
         memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
@@ -154,6 +153,11 @@ class MaskDINODecoder(nn.Module):
         denoising = None if noised is None else ([known for known, _ in predictions], noised)
         last.update(pred_masks=last["pred_masks"], aux_outputs=auxiliary, interm_outputs=proposals, denoising=denoising)
         return last
+
+    def check_levels(self, number: int) -> None:
+        """Raise ValueError for a number of levels that cannot be read."""
+        if number != len(self.input_proj):
+            raise ValueError(f"the decoder was made for num_levels {len(self.input_proj)}, got {number} levels")
 
     def _select(self, memory, spatial_shapes, mask_features):
         """The tokens with the best class score: content (B, Q, C) or None where it is learned, box logits (B, Q, 4),

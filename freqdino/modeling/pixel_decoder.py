@@ -111,6 +111,11 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
             coarse_to_fine += [input_shape[name].stride for name in (*encoded[::-1], *self.fpn_features[::-1])]
             self.freqfusions = nn.ModuleList(make_fusion(coarse, fine) for coarse, fine in pairwise(coarse_to_fine))
 
+    @property
+    def num_levels(self) -> int:
+        """How many levels it gives, the extra ones included."""
+        return len(self.input_proj)
+
     def forward_features(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """features: name -> (B, C_name, H, W); returns mask features (B, M, H, W), finest encoded level, all levels."""
         levels = self.encode(*self.project(features))
@@ -157,7 +162,7 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
 
     def top_down(self, features: Mapping[str, Tensor], finest: Tensor) -> Tensor:
         """Fuse the maps finer than the encoder's, coarse to fine, with the finest encoded level (B, C, H, W)."""
-        fusions = repeat(upsample_and_add) if self.freqfusions is None else self.freqfusions[len(self.input_proj) - 1:]
+        fusions = repeat(upsample_and_add) if self.freqfusions is None else self.freqfusions[self.num_levels - 1:]
         x = finest
         for i, fuse in zip(range(len(self.fpn_features), 0, -1), fusions):
             lateral = self.get_submodule(f"adapter_{i}")(features[self.fpn_features[i - 1]])

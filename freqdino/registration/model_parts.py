@@ -1,20 +1,29 @@
 """Parts that both families build in the same way, from their section of the configuration (``family``)."""
 from ..config import ConfigError
+from ..modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
 from ..modeling.post_processing import PostProcessing
 from .class_tables import thing_classes
+from .config_errors import errors_about
 from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
 
 HEADS = ("MaskFormerHead", "MaskFormerHeadFreqAware", "MaskDINOHead")
 
 
 def head_parts(cfg, input_shape, family) -> dict:
-    """What a head is made of: the pixel decoder and the predictor named by ``family.TRANSFORMER_DECODER_NAME``."""
+    """What a head is made of: the pixel decoder and the predictor named by ``family.TRANSFORMER_DECODER_NAME``.
+
+    Raises ConfigError for a predictor that is not registered or cannot read as many levels as the pixel decoder gives.
+    """
     if family.TRANSFORMER_DECODER_NAME not in TRANSFORMER_DECODER_REGISTRY:
         raise ConfigError(f"TRANSFORMER_DECODER_NAME is {family.TRANSFORMER_DECODER_NAME!r}; registered are "
                           f"{[name for name, _ in TRANSFORMER_DECODER_REGISTRY]}")
-    decoder = TRANSFORMER_DECODER_REGISTRY.get(family.TRANSFORMER_DECODER_NAME)
-    return {"pixel_decoder": build_pixel_decoder(cfg, input_shape),
-            "predictor": decoder(cfg, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)}
+    pixel_decoder = build_pixel_decoder(cfg, input_shape)
+    predictor = TRANSFORMER_DECODER_REGISTRY.get(family.TRANSFORMER_DECODER_NAME)(cfg, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)
+    if isinstance(pixel_decoder, MultiScaleDeformablePixelDecoder) and hasattr(predictor, "check_levels"):
+        with errors_about("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES with TOTAL_NUM_FEATURE_LEVELS "
+                          f"and PIXEL_DECODER_NAME {cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME}"):
+            predictor.check_levels(pixel_decoder.num_levels)
+    return {"pixel_decoder": pixel_decoder, "predictor": predictor}
 
 
 def check_family(cfg, family, head_name: str) -> None:

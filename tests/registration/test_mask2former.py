@@ -67,6 +67,8 @@ def test_one_prediction():
      "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is 'BasePixelDecoder'; registered are .*'MSDeformAttnPixelDecoder'"),
     ({"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder"},
      "TRANSFORMER_DECODER_NAME is 'StandardTransformerDecoder'; registered are .*'MultiScaleMaskedTransformerDecoder'"),
+    ({"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res4", "res5"]},
+     "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES .* MSDeformAttnPixelDecoder: the decoder reads 3 levels, got 2"),
     ({"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "p4", "p5"]},
      r"MODEL.SEM_SEG_HEAD.IN_FEATURES names \['p4', 'p5'\], but PatchBackbone gives \['res2', .*'res5'\]"),
     ({**RESNET18, "MODEL.RESNETS.OUT_FEATURES": ["res4", "res5"]},

@@ -192,7 +192,7 @@ def test_head_of_mask_dino_in_a_mask2former():
 
 def test_another_number_of_levels_than_the_pixel_decoder_gives():
     # Mask2Former's pixel decoder always gives as many levels as it reads maps.
-    model = mask_dino_model({"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
-                             "MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": 4})
-    with pytest.raises(ValueError, match="the decoder was made for num_levels 4, got 3 levels"):
-        model.eval()([example(64, 64)])
+    with pytest.raises(ConfigError, match="TOTAL_NUM_FEATURE_LEVELS and PIXEL_DECODER_NAME MSDeformAttnPixelDecoder: "
+                                          "the decoder was made for num_levels 4, got 3 levels"):
+        mask_dino_model({"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
+                         "MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": 4})
