@@ -1,6 +1,12 @@
-"""Suite-wide settings: one thread, a fixed seed for every test, and `gpu` tests that skip without CUDA."""
+"""Suite-wide settings: one thread, a fixed seed for every test, and `gpu` tests that skip without CUDA; fixtures of the
+tests that train."""
+import json
+import logging
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 torch.set_num_threads(1)      # tiny tensors: more threads only wait for each other
 
@@ -16,3 +22,40 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def loggers_as_before():
+    """Detectron2's loggers keep their handlers and stop propagating; other tests read them through caplog."""
+    from detectron2.utils.logger import setup_logger    # here: the frequency modules' tests do without Detectron2
+
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "freqdino")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    threads = torch.get_num_threads()
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    setup_logger.cache_clear()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """Own-data name of four pictures with a bright or a dark square each."""
+    folder = tmp_path_factory.mktemp("squares")
+    (folder / "images").mkdir()
+    images, annotations = [], []
+    for index in range(4):
+        pixels = np.full((48, 64, 3), 128, np.uint8)
+        x, y, dark = 4 + 8 * index, 6 + 4 * index, index % 2
+        pixels[y:y + 20, x:x + 20] = 40 if dark else 230
+        Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
+        images.append({"id": index + 1, "file_name": f"{index}.png", "height": 48, "width": 64})
+        corners = [x, y, x + 20, y, x + 20, y + 20, x, y + 20]
+        annotations.append({"id": index + 1, "image_id": index + 1, "category_id": dark + 1, "iscrowd": 0, "area": 400,
+                            "bbox": [x, y, 20, 20], "segmentation": [corners]})
+    coco = {"images": images, "annotations": annotations,
+            "categories": [{"id": 1, "name": "bright"}, {"id": 2, "name": "dark"}]}
+    (folder / "squares.json").write_text(json.dumps(coco))
+    return f"{folder}/squares.json@{folder}/images"

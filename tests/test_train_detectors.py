@@ -8,7 +8,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic_separated
 from modeling.small_detectors import BACKBONE, DETECTORS
 from PIL import Image
-from test_train_net import fails, loggers_as_before, results  # noqa: F401  (an autouse fixture)
+from small_training import fails, results
+
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 NAME = "train_detectors_test"
 SEPARATED = f"{NAME}_separated"

@@ -1,6 +1,5 @@
 """train_net.py on a tiny model and a tiny data set: train, evaluate, resume, two processes, and its errors."""
 import json
-import logging
 import math
 
 import numpy as np
@@ -9,67 +8,12 @@ import torch
 import train_net
 import two_processes
 from detectron2.engine import default_argument_parser
-from detectron2.utils.logger import setup_logger
 from modeling import small_mask_dino, small_models
-from PIL import Image
+from small_training import SHORT, TINY_HEAD, fails, options, results
 
 from freqdino.config import ConfigError, load_config
 
-TINY_SWIN = ["MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM", "8",
-             "MODEL.SWIN.DEPTHS", "[1, 1, 1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 1, 2, 2]", "MODEL.SWIN.WINDOW_SIZE", "4"]
-TINY_HEAD = ["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead", "MODEL.WEIGHTS", "",
-             "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "2",
-             "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res2', 'res3', 'res4', 'res5']", "MODEL.SEM_SEG_HEAD.NORM", "GN",
-             "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.MASK_DIM", "32",
-             "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1", "MODEL.MASK_FORMER.HIDDEN_DIM", "32",
-             "MODEL.MASK_FORMER.NHEADS", "4", "MODEL.MASK_FORMER.DIM_FEEDFORWARD", "32",
-             "MODEL.MASK_FORMER.DEC_LAYERS", "3", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "5",
-             "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "32", "MODEL.MASK_FORMER.DROPOUT", "0.0",
-             "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "multi_scale_pixel_decoder",
-             "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "False", "MODEL.MASK_FORMER.TEST.INSTANCE_ON", "True"]
-SHORT = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "DATALOADER.NUM_WORKERS", "0",
-         "MODEL.DEVICE", "cpu", "TEST.DETECTIONS_PER_IMAGE", "5", "SEED", "1"]
-
-
-@pytest.fixture(autouse=True)
-def loggers_as_before():
-    """Detectron2's loggers keep their handlers and stop propagating; other tests read them through caplog."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "freqdino")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
-    threads = torch.get_num_threads()
-    yield
-    for logger, (handlers, propagate, level) in zip(loggers, before):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
-    setup_logger.cache_clear()
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory):
-    """Own-data name of four pictures with a bright or a dark square each."""
-    folder = tmp_path_factory.mktemp("squares")
-    (folder / "images").mkdir()
-    images, annotations = [], []
-    for index in range(4):
-        pixels = np.full((48, 64, 3), 128, np.uint8)
-        x, y, dark = 4 + 8 * index, 6 + 4 * index, index % 2
-        pixels[y:y + 20, x:x + 20] = 40 if dark else 230
-        Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
-        images.append({"id": index + 1, "file_name": f"{index}.png", "height": 48, "width": 64})
-        corners = [x, y, x + 20, y, x + 20, y + 20, x, y + 20]
-        annotations.append({"id": index + 1, "image_id": index + 1, "category_id": dark + 1, "iscrowd": 0, "area": 400,
-                            "bbox": [x, y, 20, 20], "segmentation": [corners]})
-    coco = {"images": images, "annotations": annotations,
-            "categories": [{"id": 1, "name": "bright"}, {"id": 2, "name": "dark"}]}
-    (folder / "squares.json").write_text(json.dumps(coco))
-    return f"{folder}/squares.json@{folder}/images"
-
-
-def options(squares, output, *more):
-    data = ["DATASETS.TRAIN", f"('{squares}',)", "DATASETS.TEST", f"('{squares}',)", "INPUT.DATASET_MAPPER_NAME",
-            "coco_instance_lsj", "INPUT.IMAGE_SIZE", "64", "INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96"]
-    return [*data, *TINY_SWIN, *TINY_HEAD, *SHORT, "OUTPUT_DIR", str(output), *more]
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +22,6 @@ def trained(squares, tmp_path_factory):
     output = tmp_path_factory.mktemp("run")
     train_net.run(options(squares, output, "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"))
     return output
-
-
-def results(folder):
-    return json.loads((folder / "inference" / "results.json").read_text())
 
 
 def iterations(folder):
@@ -157,14 +97,6 @@ def test_two_processes_train_as_one(tmp_path):
             assert torch.equal(first[name][key], second[name][key]), key
             torch.testing.assert_close(first[name][key], expected, atol=1e-6, rtol=1e-4,
                                        msg=lambda text: f"{key}: {text}")
-
-
-def fails(capsys, words):
-    with pytest.raises(SystemExit) as caught:
-        train_net.run(words)
-    error = capsys.readouterr().err
-    assert caught.value.code == 1 and "Traceback" not in error
-    return error[error.index("error: "):]
 
 
 def test_errors_are_a_line_and_status_1(trained, squares, tmp_path, capsys):

@@ -4,10 +4,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import train_net
-from test_train_net import loggers_as_before, options, results, squares  # noqa: F401  (fixtures)
+from small_training import options, results
 from torch import nn
 
 from freqdino.weight_averaging import WeightAveraging
+
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 def averaging_of(model, tmp_path, decay=0.75):
@@ -56,7 +58,7 @@ def test_decay_out_of_range(tmp_path, decay):
         averaging_of(nn.Linear(1, 1), tmp_path, decay)
 
 
-def test_averaged_weights_are_evaluated_and_written(squares, tmp_path):  # noqa: F811
+def test_averaged_weights_are_evaluated_and_written(squares, tmp_path):
     """A decay of 0 averages nothing: the average is the trained model; with a decay it differs, and resumes."""
     averaging = ("MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY")
     train_net.run(options(squares, tmp_path / "none", *averaging, "0.0"))
@@ -75,7 +77,7 @@ def test_averaged_weights_are_evaluated_and_written(squares, tmp_path):  # noqa:
     assert state["trainer"]["hooks"]["WeightAveraging"]["n_averaged"] == 4
 
 
-def test_the_average_in_a_checkpoint_is_evaluated(squares, tmp_path, monkeypatch):  # noqa: F811
+def test_the_average_in_a_checkpoint_is_evaluated(squares, tmp_path, monkeypatch):
     averaging = ("MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY", "0.5", "SOLVER.MAX_ITER", "2")
     train_net.run(options(squares, tmp_path, *averaging))
     weights, average = (torch.load(tmp_path / f"{name}.pth", weights_only=True)["model"]
