@@ -21,7 +21,9 @@ def freqfusion(channels: int) -> FreqFusionSum:
     """FreqFusion as its Mask2Former has it: 104,434 parameters at 256 channels, +0.3 M for the three of a pyramid.
 
     Known of the published detectors is that cost: it tells that the offset generator is in use (without it: +0.2 M),
-    but not whether its guides are normalised and the filters windowed. That they are not is our reading.
+    but not whether its guides are normalised and the filters windowed. That they are not is our reading. A pyramid that
+    learns from random weights then needs a normalisation, MODEL.FPN.NORM GN: without it its maps, and with them the
+    offsets, grow until the coarse levels are sampled at their borders.
     """
     return FreqFusionSum(channels, channels, compressed_channels=channels // 4, feature_resample=True,
                          hamming_window=False, feature_resample_norm=False)
