@@ -8,7 +8,7 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
-from scripts import ROOT, load_script
+from scripts import load_script
 
 from freqdino.config import load_config
 from freqdino.segment_colors import id_to_rgb
