@@ -1,19 +1,26 @@
 """FreqDINO: frequency-aware segmentation for Detectron2.
 
-Importing it registers the models, backbones and data sets with detectron2 where that is installed. Without it only the
-parts that need torch alone can be imported: ``freqdino.frequency``, ``freqdino.ops`` and ``freqdino.layers``.
+Importing it imports neither torch nor detectron2. The names below come from their rooms when they are first asked for;
+`add_freqdino_config`, `load_config` and `Predictor` fill Detectron2's registries and catalogs at their first use.
 """
-from importlib.util import find_spec
+from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["add_freqdino_config"]
+__all__ = ["Predictor", "add_freqdino_config", "load_config"]
 
-if find_spec("detectron2") is not None:
-    from . import data, registration
-    from .config import add_freqdino_config
-else:
-    def add_freqdino_config(cfg):
-        """Stands in for `freqdino.config.add_freqdino_config`; always raises ImportError with the remedy."""
-        raise ImportError("FreqDINO's models need detectron2, which has no release on PyPI: run "
-                          "`bash tools/setup_env.sh`, or `python tools/install_detectron2.py` with the interpreter "
-                          "that should get it.")
+_ROOMS = {"Predictor": "freqdino.engine", "add_freqdino_config": "freqdino.config", "load_config": "freqdino.config"}
+
+
+def __getattr__(name):
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ROOMS[name]), name)
+
+
+def register() -> None:
+    """Register the models, backbones and data sets with detectron2, once.
+
+    Raises:
+        ImportError: detectron2 is absent, with the remedy; what a broken one raises passes.
+    """
+    from freqdino import data, registration  # noqa: F401  (importing them registers)

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def loggers_as_before():
     """Detectron2's loggers keep their handlers and stop propagating; other tests read them through caplog."""
-    from detectron2.utils.logger import setup_logger    # here: the frequency modules' tests do without Detectron2
+    from detectron2.utils.logger import setup_logger  # here: the frequency modules' tests do without Detectron2
 
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "freqdino")]
     before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]

@@ -31,11 +31,6 @@ if [ "${1:-}" = --with ]; then
     done
     [ ${#modules[@]} -gt 0 ] || refuse "--with needs the name of a frequency module"
 fi
-module_options=()
-if [ ${#modules[@]} -gt 0 ]; then
-    words=$("${PYTHON:-python3}" tools/quickstart_options.py "$model" "${modules[@]}")
-    read -ra module_options <<< "$words"
-fi
 case "${1:-}" in -*) refuse "unknown option $1" ;; esac
 case " $* " in
     *" OUTPUT_DIR "*) refuse "the output folder is output/quickstart/MODEL; OUTPUT_DIR cannot be given" ;;
@@ -50,6 +45,12 @@ trap 'echo "quickstart: failed while $stage; the lines above say why" >&2' ERR
 
 begin "setting up"
 bash tools/setup_env.sh
+
+module_options=()
+if [ ${#modules[@]} -gt 0 ]; then
+    words=$("$python" -m freqdino.commands.quickstart_options "$model" "${modules[@]}")
+    read -ra module_options <<< "$words"
+fi
 
 begin "training and evaluating"
 rm -rf "$output"

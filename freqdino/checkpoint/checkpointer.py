@@ -9,12 +9,13 @@ import re
 from dataclasses import dataclass, field
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.modeling import Backbone, build_model
+from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 
-from .checkpoint_files import CheckpointError, local_path, read_checkpoint
-from .checkpoint_names import is_torchvision_resnet, with_detectron2_resnet_names
-from .config import ConfigError
+from freqdino.checkpoint.files import local_path, read_checkpoint
+from freqdino.checkpoint.names.mask2former import upgrade_keys
+from freqdino.checkpoint.names.torchvision_resnet import is_torchvision_resnet, with_detectron2_resnet_names
+from freqdino.errors import CheckpointError
 
 # Buffers that modules compute themselves: may be missing or left over in any checkpoint.
 COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std"
@@ -26,31 +27,6 @@ OUTPUT_LAYERS = re.compile(r"^(norm\d|neck)\.")
 # Caffe2 folds the statistics of a batch normalisation into its scale.
 FOLDED_STATISTICS = re.compile(r"\.norm\.running_(mean|var)$")
 LISTED = 10                                 # keys of each kind that an error names
-
-
-def upgrade_keys(tensors, model_keys):
-    """``tensors`` (name → tensor) under the names of ``model_keys``: a new dictionary that shares the tensors.
-
-    Drops the prefix ``module.`` of parallel wrappers. In a model with ``sem_seg_head.pixel_decoder``, Mask2Former's
-    first key style ``sem_seg_head.X`` becomes ``sem_seg_head.pixel_decoder.X`` unless X starts with the name of a part
-    of the head, and the predictor's ``static_query`` becomes ``query_feat``. Raises CheckpointError if two names become
-    one.
-    """
-    head = "sem_seg_head."
-    head_parts = {key.split(".")[1] for key in model_keys if key.startswith(head)}
-    wrapped = all(name.startswith("module.") for name in tensors)
-    upgraded = {}
-    for name, tensor in tensors.items():
-        key = name.removeprefix("module.") if wrapped else name
-        if "pixel_decoder" in head_parts and key.startswith(head):
-            inner = key.removeprefix(head)
-            if inner.split(".")[0] not in head_parts:
-                inner = "pixel_decoder." + inner
-            key = head + inner.replace("predictor.static_query.", "predictor.query_feat.")
-        if key in upgraded:
-            raise CheckpointError(f"two entries of the checkpoint mean {key}; one of them is {name}")
-        upgraded[key] = tensor
-    return upgraded
 
 
 @dataclass
@@ -229,16 +205,3 @@ class StrictCheckpointer(DetectionCheckpointer):
                              len(fit.neutral), _some(fit.neutral))
         if fit.left_out:
             self.logger.info("Left out, as it should be: %s", ", ".join(fit.left_out))
-
-
-def load_trained_model(cfg):
-    """The model of ``cfg`` on MODEL.DEVICE, in evaluation mode, entirely filled from MODEL.WEIGHTS.
-
-    Raises ConfigError if MODEL.WEIGHTS is empty, CheckpointError if it does not fit.
-    """
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError("MODEL.WEIGHTS is empty: set it to a trained checkpoint, "
-                          "as in MODEL.WEIGHTS output/model_final.pth")
-    model = build_model(cfg).eval()
-    StrictCheckpointer(model, whole_model=True).load(cfg.MODEL.WEIGHTS)
-    return model

@@ -17,11 +17,9 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.utils.file_io import PathManager
 from torch import _utils as torch_utils
 
+from freqdino.errors import CheckpointError
+
 TENSOR_ENTRIES = ("model", "state_dict", "model_state", "blobs")    # Detectron2, timm and mmseg, pycls, Caffe2
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit; the message names the file and what to do."""
 
 
 def local_path(path):

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Train a quickstart model plain, with each frequency module and with all of them, over several seeds.
 
     bash tools/ablation.sh                              # Mask2Former, seeds 1 2 3, under 90 minutes on two CPU cores
@@ -11,98 +10,58 @@ not hold for a full recipe.
 """
 import argparse
 import os
-import statistics
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from quickstart_options import OPTIONS, module_options
-from summarize_run import COLUMNS, read_results
-
-ROOT = Path(__file__).resolve().parents[1]
-VARIANTS = {"plain": (), **{module: (module,) for module in OPTIONS}, "all": tuple(OPTIONS)}
-MAX_ITER = 400      # a third of the quickstart's: 15 runs have to fit into 90 minutes, and FDConv costs most
+from freqdino.commands.command_line import exit_status, make_parser, require_at_least_one, tell
+from freqdino.errors import USER_ERRORS
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(usage="bash tools/ablation.sh [MODEL] [--seeds N ...] [--jobs N] [KEY VALUE ...]",
-                                     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__, usage="bash tools/ablation.sh [MODEL] [--seeds N ...] [--jobs N] [KEY VALUE ...]")
     parser.add_argument("model", nargs="?", default="mask2former", help="a file of configs/quickstart, without .yaml")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: one for each core)")
     words = sys.argv[1:] if arguments is None else arguments
     start = next((i for i, word in enumerate(words) if word[:1].isupper()), len(words))
-    args, options = parser.parse_args(words[:start]), words[start:]
-    config = ROOT / "configs" / "quickstart" / f"{args.model}.yaml"
+    args = parser.parse_args(words[:start])
+    args.options = words[start:]
+    require_at_least_one(parser, args, "--jobs")
+    if len(args.options) % 2:
+        parser.error(f"expected KEY VALUE pairs, got {' '.join(args.options)}")
+    return args
+
+
+def work(args: argparse.Namespace) -> int:
+    from freqdino.analysis.ablation import MAX_ITER, VARIANTS, Run, table
+    from freqdino.config.loading import configs_folder
+
+    config = configs_folder() / "quickstart" / f"{args.model}.yaml"
     if not config.is_file():
-        parser.error(f"no {config.relative_to(ROOT)}")
-    if args.jobs < 1:
-        parser.error(f"--jobs must be at least 1, got {args.jobs}")
-    if len(options) % 2:
-        parser.error(f"expected KEY VALUE pairs, got {' '.join(options)}")
-    runs = {(variant, seed): Run(args.model, variant, seed, options) for seed in args.seeds for variant in VARIANTS}
+        raise FileNotFoundError(f"there is no {config}")
+    runs = {(variant, seed): Run(args.model, variant, seed, args.options) for seed in args.seeds
+            for variant in VARIANTS}
+    failed = 0
     with ThreadPoolExecutor(args.jobs) as pool:
-        futures = [pool.submit(run.train, threads=max(1, os.cpu_count() // args.jobs)) for run in runs.values()]
-    failed = [str(future.exception()) for future in futures if future.exception()]
+        threads = max(1, (os.cpu_count() or 1) // args.jobs)
+        for future in as_completed([pool.submit(run.train, threads) for run in runs.values()]):
+            try:
+                print(future.result(), file=sys.stderr, flush=True)
+            except USER_ERRORS as error:
+                tell(error)
+                failed += 1
     if failed:
-        sys.exit("\n".join(f"error: {message}" for message in failed))
-    print(f"{args.model}, seeds {' '.join(map(str, args.seeds))}, {' '.join(options) or f'{MAX_ITER} iterations'}\n")
+        return 1
+    print(f"{args.model}, seeds {' '.join(map(str, args.seeds))}, "
+          f"{' '.join(args.options) or f'{MAX_ITER} iterations'}\n")
     print("\n".join(table({variant: [runs[variant, seed].results() for seed in args.seeds] for variant in VARIANTS})))
+    return 0
 
 
-class Run:
-    """One training with its evaluation, in a folder of its own."""
-
-    def __init__(self, model, variant, seed, options):
-        self.name = f"{variant}_seed{seed}"
-        self.folder = ROOT / "output" / "ablation" / model / self.name
-        self.command = [sys.executable, str(ROOT / "train_net.py"), "--config-file",
-                        str(ROOT / "configs" / "quickstart" / f"{model}.yaml"), "SOLVER.MAX_ITER", str(MAX_ITER),
-                        *module_options(model, VARIANTS[variant]), *options, "SEED", str(seed),
-                        "OUTPUT_DIR", str(self.folder)]
-
-    def train(self, threads):
-        """Do the run unless it was done before. Raises RuntimeError, with the log's path, where training fails."""
-        finished, words = self.folder / "command.txt", " ".join(self.command[2:])
-        if finished.is_file() and finished.read_text() == words:
-            print(f"{self.name}: done before", file=sys.stderr)
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        finished.unlink(missing_ok=True)
-        start, log = time.monotonic(), self.folder / "output.txt"
-        with log.open("w") as stream:
-            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-            status = subprocess.run(self.command, stdout=stream, stderr=subprocess.STDOUT, env=environment).returncode
-        if status:
-            raise RuntimeError(f"{self.name} ended with status {status}; see {log}")
-        finished.write_text(words)
-        print(f"{self.name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
-
-    def results(self):
-        """Task → metric → number of the one test set."""
-        return next(iter(read_results(self.folder).values()))
-
-
-def table(results):
-    """Markdown lines: a row a variant, its results (one dictionary a seed) as mean ± sample standard deviation."""
-    columns = [column for column in COLUMNS if any(column[1] in result for runs in results.values() for result in runs)]
-    yield "| variant | " + " | ".join(heading for heading, _, _ in columns) + " |"
-    yield "|---|" + "---:|" * len(columns)
-    for variant, runs in results.items():
-        cells = [mean_and_deviation([result.get(task, {}).get(metric) for result in runs])
-                 for _, task, metric in columns]
-        yield f"| {variant} | " + " | ".join(cells) + " |"
-
-
-def mean_and_deviation(values):
-    """"mean ± standard deviation"; the mean alone of a single value, a dash where a seed has none."""
-    if None in values:
-        return "–"
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+def main(arguments: Sequence[str] | None = None) -> int:
+    return exit_status(lambda: work(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """The frequency analyses of the FDAM, FDConv and FreqFusion papers, of any model on any images: figures and numbers.
 
     python tools/analyze_frequency.py SUBJECT --config-file CONFIG --weights CHECKPOINT --input IMAGES ... --output DIR
@@ -29,31 +28,26 @@ wrong, 2 for wrong arguments.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-import torch
-from detectron2.utils.logger import setup_logger
+from freqdino.commands.command_line import (
+    exit_status,
+    make_parser,
+    start_logging,
+    take_options_from_input,
+)
+from freqdino.errors import NotThere
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from demo import split_options  # noqa: E402  (ROOT has to be on the path first)
-from frequency_analysis import figures  # noqa: E402
-from frequency_analysis.sources import RANDOM_WEIGHTS, ConfiguredModel, TimmModel  # noqa: E402
-from frequency_analysis.subjects import attention, fdconv, freqfusion, gates, representation  # noqa: E402
-from frequency_analysis.summary import NotThere  # noqa: E402
-
-SUBJECTS = {"attention": (attention.measure, figures.attention),
-            "representation": (representation.measure, figures.representation),
-            "gates": (gates.measure, figures.gates),
-            "fdconv": (fdconv.measure, figures.fdconv),
-            "freqfusion": (freqfusion.measure, figures.freqfusion)}
+# Each is a module of freqdino.analysis.frequency.subjects with ``measure``, and a function of figures there.
+SUBJECTS = ("attention", "representation", "gates", "fdconv", "freqfusion")
 # Which of --layer and --token a subject reads.
 CHOICES = {"attention": ("layer", "token"), "fdconv": ("layer",), "freqfusion": ("layer", "token")}
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
     commands = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
     for subject in (*SUBJECTS, "all"):
         add_model_arguments(commands.add_parser(subject), CHOICES.get(subject, ()))
@@ -67,7 +61,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, choices: tuple[str, ...]):
+def add_model_arguments(parser: argparse.ArgumentParser, choices: tuple[str, ...]) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--config-file", help="the configuration that the model was trained with")
     model.add_argument("--timm", metavar="NAME", help="a vision transformer of timm")
@@ -84,12 +78,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, choices: tuple[str, ...
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="configuration options: KEY VALUE ...")
 
 
-def check_model_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace):
-    if args.input:
-        args.input, options = split_options(args.input)
-        args.opts = options + args.opts
-        if not args.input:
-            parser.error("--input names no image")
+def check_model_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    take_options_from_input(parser, args)
     if args.timm and args.opts:
         parser.error(f"configuration options do not apply to --timm: {' '.join(args.opts)}")
     if args.timm and args.dataset:
@@ -98,9 +88,15 @@ def check_model_arguments(parser: argparse.ArgumentParser, args: argparse.Namesp
         parser.error(f"--max-images must be at least 1, got {args.max_images}")
 
 
-def analyze(args: argparse.Namespace):
+def analyze(args: argparse.Namespace) -> None:
     """Measure the subjects and write their numbers and figures. NotThere if none of them can be measured."""
-    source = TimmModel(args) if args.timm else ConfiguredModel(args)
+    import torch
+
+    from freqdino.analysis.frequency.sources import RANDOM_WEIGHTS, ConfiguredModel, TimmModel, images_of
+
+    images = images_of(args.dataset, args.input, args.max_images)
+    source = (TimmModel(args.timm, args.weights, images) if args.timm else
+              ConfiguredModel(args.config_file, args.opts, args.weights, args.dataset, images))
     if source.weights == RANDOM_WEIGHTS:
         print(f"{source.name}: no weights are given, the model's are random")
     about = {"model": source.name, "weights": source.weights,
@@ -111,7 +107,7 @@ def analyze(args: argparse.Namespace):
         choices = {name: getattr(args, name) for name in CHOICES.get(subject, ()) if hasattr(args, name)}
         try:
             with torch.no_grad():
-                numbers = SUBJECTS[subject][0](source, **choices)
+                numbers = module_of(subject).measure(source, **choices)
         except NotThere as error:
             reasons.append(f"{subject}: {error}")
             continue
@@ -122,10 +118,17 @@ def analyze(args: argparse.Namespace):
         print(f"left out, {reason}")
 
 
-def write(subject: str, contents: dict, runs: list[tuple[str, dict]], folder: Path):
-    figures, names = SUBJECTS[subject][1](runs), []
+def module_of(subject: str):
+    return import_module(f"freqdino.analysis.frequency.subjects.{subject}")
+
+
+def write(subject: str, contents: dict, runs: list[tuple[str, dict]], folder: Path) -> None:
+    """Write the numbers as JSON, draw them, and say into which files."""
+    from freqdino.analysis.frequency import figures
+
+    drawn, names = getattr(figures, subject)(runs), []
     (folder / f"{subject}.json").write_text(json.dumps(contents))
-    for name, figure in figures.items():
+    for name, figure in drawn.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
         names.append(f"{name}.png")
     print(f"{folder / subject}.json, {', '.join(names)}")
@@ -159,7 +162,7 @@ def run_names(runs: list[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in runs]
 
 
-def compare(args: argparse.Namespace):
+def compare(args: argparse.Namespace) -> None:
     """Draw the subjects that both runs hold into the same figures. ValueError if there is none."""
     runs = [read_run(path) for path in args.runs]
     names = args.names or run_names(args.runs)
@@ -178,16 +181,14 @@ def compare(args: argparse.Namespace):
                              "again") from error
 
 
-def main(arguments: list[str] | None = None) -> int:
-    args = parse_arguments(arguments)
-    for name in ("freqdino", "detectron2"):
-        setup_logger(name=name)
-    try:
-        compare(args) if args.subject == "compare" else analyze(args)
-    except (ValueError, OSError) as error:
-        print(f"analyze_frequency.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+def work(args: argparse.Namespace) -> None:
+    start_logging()
+    compare(args) if args.subject == "compare" else analyze(args)
+
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return exit_status(lambda: work(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

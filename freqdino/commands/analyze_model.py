@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Parameters, FLOPs, activations, time and memory of a model, of two with their differences, or of all in configs/.
 
     python tools/analyze_model.py configs/coco/instance/mask2former_r50.yaml --size 800 1333
@@ -30,28 +29,17 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
+from freqdino.commands.command_line import exit_status, make_parser, require_at_least_one, require_device, tell
+from freqdino.errors import USER_ERRORS
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from analysis.frequency_costs import describe_costs  # noqa: E402  (ROOT has to be on the path first)
-from analysis.measuring import TOTAL, analyze, build, noise  # noqa: E402
-from analysis.tables import number, one_model_table, two_model_table  # noqa: E402
-from freqdino.config import load_config  # noqa: E402
-
-CONFIGS = ROOT / "configs"
 SUFFIXES = (".yaml", ".yml")
-# What a wrong configuration raises; registries raise KeyError for an unknown name.
-USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="analyze_model.py [A.yaml [B.yaml]] [--all] [--size H W] [--batch N] [--no-time] [--device cpu|cuda] "
+    parser = make_parser(
+        __doc__,
+        usage="%(prog)s [A.yaml [B.yaml]] [--all] [--size H W] [--batch N] [--no-time] [--device cpu|cuda] "
               "[KEY VALUE ...]")
     parser.add_argument("words", nargs="*", metavar="A.yaml [B.yaml] [KEY VALUE ...]",
                         help="one or two configurations, and options for both")
@@ -72,20 +60,23 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"options come in pairs KEY VALUE, got {len(args.options)} words: {' '.join(args.options)}")
     if "MODEL.DEVICE" in args.options:
         parser.error("--device chooses the device, not MODEL.DEVICE")
-    for name, values in (("--size", args.size), ("--batch", [args.batch])):
-        if min(values) < 1:
-            parser.error(f"{name} must be at least 1, got {min(values)}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch finds no CUDA device")
+    require_at_least_one(parser, args, "--size", "--batch")
+    require_device(parser, args.device)
     return args
 
 
 def read_config(path: str, args: argparse.Namespace):
+    from freqdino.config import load_config
+
     return load_config(path, [*args.options, "MODEL.DEVICE", args.device, "SOLVER.AMP.ENABLED", False])
 
 
-def compare(args: argparse.Namespace):
+def compare(args: argparse.Namespace) -> None:
     """Print the table of one or two configurations."""
+    from freqdino.analysis.costs.frequency_costs import describe_costs
+    from freqdino.analysis.costs.measuring import analyze, build, noise
+    from freqdino.analysis.costs.tables import one_model_table, two_model_table
+
     configs = [read_config(path, args) for path in args.configs]
     models = [build(cfg) for cfg in configs]
     analyses = analyze(models, noise(args.batch, *args.size), timed=not args.no_time)
@@ -99,19 +90,24 @@ def compare(args: argparse.Namespace):
 
 def tabulate_all(args: argparse.Namespace) -> int:
     """Print a row for every configuration, each as soon as it is measured; returns how many failed."""
+    from freqdino.analysis.costs.frequency_costs import describe_costs
+    from freqdino.analysis.costs.measuring import TOTAL, analyze, build, noise
+    from freqdino.analysis.costs.tables import number
+    from freqdino.config.loading import configs_folder
+
     headings = ["configuration", "parameters", "of which frequency modules", "GFLOPs"]
     headings += [] if args.no_time else ["time ms"]
     print(f"| {' | '.join(headings)} |")
     print(f"| --- | ---: | --- | {' | '.join('---:' for _ in headings[3:])} |")
     images, uncounted, failed = noise(args.batch, *args.size), Counter(), 0
-    for path in sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "_base_"):
-        name = path.relative_to(CONFIGS).as_posix()
+    for path in sorted(path for path in configs_folder().rglob("*.yaml") if path.parent.name != "_base_"):
+        name = path.relative_to(configs_folder()).as_posix()
         try:
             cfg = read_config(str(path), args)
             model = build(cfg)
             analysis, = analyze([model], images, timed=not args.no_time)
         except USER_ERRORS as error:
-            print(f"analyze_model.py: {name}: {error}", file=sys.stderr)
+            tell(error, where=f" in {name}")
             failed += 1
             continue
         uncounted += analysis.uncounted
@@ -123,7 +119,9 @@ def tabulate_all(args: argparse.Namespace) -> int:
     return failed
 
 
-def print_notes(args: argparse.Namespace, uncounted: Counter):
+def print_notes(args: argparse.Namespace, uncounted: Counter) -> None:
+    import torch
+
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     height, width = args.size
     print(f"\n{args.batch} image(s) of {height} x {width}, random weights, torch {torch.__version__}, {device}.")
@@ -132,16 +130,16 @@ def print_notes(args: argparse.Namespace, uncounted: Counter):
         print("Not counted (operator calls):", ", ".join(f"{name} {calls}" for name, calls in uncounted.most_common()))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse_arguments(arguments)
-    try:
-        if args.all:
-            return int(tabulate_all(args) > 0)
-        compare(args)
-    except USER_ERRORS as error:
-        print(f"analyze_model.py: {error}", file=sys.stderr)
-        return 2
+def work(args: argparse.Namespace) -> int:
+    if args.all:
+        return int(tabulate_all(args) > 0)
+    compare(args)
     return 0
+
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return exit_status(lambda: work(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Gives the weights of other projects' checkpoints the names of a model here; writes a file for MODEL.WEIGHTS.
 
     python tools/convert_weights.py resnet101.pth R-101.pkl --config-file configs/coco/instance/mask2former_r101.yaml
@@ -22,40 +21,27 @@ backbone's weights, of its backbone) is filled, and the configuration agrees wit
 the exit status is 1 and the message names what differs. Files that would run code when read are refused.
 """
 import argparse
-import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from freqdino.commands.command_line import exit_status, make_parser
+from freqdino.errors import ConversionError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository, so that freqdino need not be installed
-
-from freqdino.checkpoint import upgrade_keys  # noqa: E402
-from freqdino.checkpoint_files import local_path, read_checkpoint  # noqa: E402
-from freqdino.config import load_config  # noqa: E402
-from freqdino.data import register_custom_datasets  # noqa: E402
-from weight_conversion import report  # noqa: E402
-from weight_conversion.conversion import Conversion, ConversionError, convert, rename_entries  # noqa: E402
-from weight_conversion.families import FAMILIES, recognise  # noqa: E402
-from weight_conversion.requirements import applicable_requirements, foreign_recipe, unmet_requirements  # noqa: E402
-
+FORMATS = ("native", "resnet", "timm-swin", "torchvision-swin", "mmdetection-freqfusion", "mmdetection",
+           "mmsegmentation")
 SUFFIXES = (".pth", ".pkl")
-# What a wrong configuration or file raises; registries raise KeyError for an unknown name.
-USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="convert_weights.py SOURCE TARGET --config-file FILE [--format NAME] [--rename PATTERN REPLACEMENT] "
+    parser = make_parser(
+        __doc__,
+        usage="%(prog)s SOURCE TARGET --config-file FILE [--format NAME] [--rename PATTERN REPLACEMENT] "
               "[--partial] [--dry-run] [KEY VALUE ...]")
     parser.add_argument("source", help="the checkpoint: .pth, .pt, .pkl or .safetensors")
     parser.add_argument("target", type=Path, help="the file to write: .pth (torch.save) or .pkl (numpy arrays)")
     parser.add_argument("--config-file", required=True, help="configuration of the model that the weights are for")
-    parser.add_argument("--format", choices=list(FAMILIES), help="of the source (default: recognised)")
+    parser.add_argument("--format", choices=FORMATS, help="of the source (default: recognised)")
     parser.add_argument("--rename", nargs=2, action="append", default=[], metavar=("PATTERN", "REPLACEMENT"),
                         help="before all else, in every name: a regular expression and its replacement, as of re.sub; "
                              "may be repeated, the first that is found in a name is applied")
@@ -69,8 +55,20 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> None:
+def work(args: argparse.Namespace) -> None:
     """Read, convert, report, write. Raises ConversionError where no file may be written."""
+    from detectron2.modeling import build_model
+
+    from freqdino.checkpoint import local_path, read_checkpoint
+    from freqdino.checkpoint.names.mask2former import upgrade_keys
+    from freqdino.config import load_config
+    from freqdino.conversion import report
+    from freqdino.conversion.conversion import convert, rename_entries
+    from freqdino.conversion.families import FAMILIES, recognise
+    from freqdino.conversion.new_file import write
+    from freqdino.conversion.requirements import applicable_requirements
+    from freqdino.data import register_custom_datasets
+
     source = local_path(args.source)
     if not args.dry_run:
         if not args.target.parent.is_dir():
@@ -107,9 +105,12 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.target}" + (", to be loaded with MODEL.WEIGHTS_PARTIAL True" if conversion.holes else ""))
 
 
-def refuse_unfit(args: argparse.Namespace, checkpoint: dict, conversion: Conversion, format_name: str,
-                 cfg: CfgNode) -> None:
+def refuse_unfit(args: argparse.Namespace, checkpoint: dict, conversion, format_name: str, cfg) -> None:
     """Raise ConversionError, with all there is to say, unless the conversion may be written."""
+    from freqdino.conversion import report
+    from freqdino.conversion.families import FAMILIES
+    from freqdino.conversion.requirements import foreign_recipe, unmet_requirements
+
     family = FAMILIES[format_name]
     problems = list(report.misfits(conversion, family))
     if problems and args.partial:
@@ -131,38 +132,8 @@ def refuse_unfit(args: argparse.Namespace, checkpoint: dict, conversion: Convers
         raise ConversionError("\n  ".join([f"{args.source} is not converted ({format_name}):", *problems]))
 
 
-def write(target: Path, conversion: Conversion, format_name: str) -> None:
-    """Write the checkpoint whole or not at all. Raises ConversionError for tensors that .pkl has no type for."""
-    # Detectron2's own loader finds a backbone's place in a model by the ends of names.
-    contents = {"model": conversion.written, "__author__": f"convert_weights.py, {format_name}",
-                "matching_heuristics": bool(conversion.part)}
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:     # torch.save given a path would raise no OSError
-            if target.suffix == ".pkl":
-                pickle.dump({**contents, "model": as_arrays(conversion.written)}, file)
-            else:
-                torch.save(contents, file)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def as_arrays(tensors: dict) -> dict:
-    foreign = next((name for name, tensor in tensors.items() if tensor.dtype == torch.bfloat16), None)
-    if foreign is not None:
-        raise ConversionError(f"{foreign} is bfloat16, which .pkl cannot hold: give TARGET the suffix .pth")
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse_arguments(arguments)
-    try:
-        run(args)
-    except USER_ERRORS as error:
-        print(f"convert_weights.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: work(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

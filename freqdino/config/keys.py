@@ -1,9 +1,13 @@
-"""The configuration keys of Mask2Former, Mask DINO and Swin, with the published names and defaults, and the
-frequency modules' own.
+"""Every configuration key of the project with its default: Mask2Former's, Mask DINO's and Swin's, and our own.
 
-Sources: the configuration of the published projects of Mask2Former (arXiv 2112.01527) and Mask DINO (arXiv 2206.02777).
-`freqdino.config.add_freqdino_config` puts them into a Detectron2 configuration.
+Names and defaults are those of the published Mask2Former (arXiv 2112.01527) and Mask DINO (arXiv 2206.02777) projects,
+so that their YAML files load unmodified. The two differ in two defaults only (``PIXEL_DECODER_NAME`` and
+``DATASET_MAPPER_NAME``); one set serves both, since each family sets its own in YAML.
 """
+from detectron2.config import CfgNode
+from detectron2.projects.deeplab import add_deeplab_config
+
+import freqdino
 
 # Published keys that the published code never reads, with the reason why a value for them changes nothing.
 IGNORED_KEYS = {
@@ -179,3 +183,60 @@ def timm_keys():
         "DROP_PATH_RATE": 0.0,              # 0: as timm has it for this network
         "USE_CHECKPOINT": False,
     }
+
+
+def add_freqdino_config(cfg):
+    """Add every key of Mask2Former, Mask DINO, DeepLab and FreqDINO to a Detectron2 configuration, in place.
+
+    The first call fills Detectron2's registries and catalogs, so that what the keys name is there.
+    """
+    freqdino.register()
+    add_deeplab_config(cfg)
+    cfg.MODEL.WEIGHTS_PARTIAL = False       # True: load what fits of a checkpoint, list the rest, go on
+    cfg.INPUT.update(CfgNode({
+        "DATASET_MAPPER_NAME": "mask_former_semantic",
+        "COLOR_AUG_SSD": False,
+        "SIZE_DIVISIBILITY": -1,
+        "IMAGE_SIZE": 1024,                 # large-scale jitter: side of the square crop
+        "MIN_SCALE": 0.1,
+        "MAX_SCALE": 2.0,
+    }))
+    cfg.SOLVER.update(CfgNode({
+        "OPTIMIZER": "ADAMW",
+        "BACKBONE_MULTIPLIER": 0.1,
+        "WEIGHT_DECAY_EMBED": 0.0,
+        "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
+        "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
+    }))
+    cfg.MODEL_EMA = CfgNode({"ENABLED": False, "DECAY": 0.9997})    # the average of the weights over training
+    cfg.SOLVER.AMP.DTYPE = "float16"        # float16 | bfloat16
+    cfg.MODEL.SEM_SEG_HEAD.update(CfgNode({
+        "MASK_DIM": 256,
+        "PIXEL_DECODER_NAME": "MaskDINOEncoder",
+        "TRANSFORMER_ENC_LAYERS": 0,
+        "DIM_FEEDFORWARD": 1024,
+        "FEATURE_ORDER": "high2low",        # high2low | low2high
+        "NUM_FEATURE_LEVELS": 3,
+        "TOTAL_NUM_FEATURE_LEVELS": 4,
+        "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
+        "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
+        "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+        "FREQFUSION": freqfusion_keys(),
+        "FDAM": {"ENABLED": False},
+    }))
+    cfg.MODEL.BACKBONE.update(CfgNode({"FDCONV": fdconv_keys(), "FDAM": {"ENABLED": False}}))
+    cfg.MODEL.FPN.update(CfgNode(fpn_keys()))
+    cfg.MODEL.MASK_FORMER = CfgNode(mask_former_keys())
+    cfg.MODEL.MaskDINO = CfgNode(mask_dino_keys())
+    cfg.MODEL.SWIN = CfgNode(swin_keys())
+    cfg.MODEL.VIT = CfgNode(vit_keys())
+    cfg.MODEL.MIT = CfgNode(mit_keys())
+    cfg.MODEL.TIMM = CfgNode(timm_keys())
+    cfg.Default_loading = True
+
+
+def lookup(cfg, key):
+    """The value under a dotted key."""
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg

@@ -1,92 +1,17 @@
-"""Configuration: every key of the two model families, and a loader that is safe and says what is wrong.
-
-The keys, their names and their defaults are those of the published Mask2Former (arXiv 2112.01527) and Mask DINO
-(arXiv 2206.02777) projects, so that their YAML files load unmodified. The two differ in two defaults only
-(``PIXEL_DECODER_NAME`` and ``DATASET_MAPPER_NAME``); one set serves both, since each family sets its own in YAML.
-"""
+"""Reading configurations: YAML that is safe, merging that says what is wrong and where, and the device settled."""
 import difflib
 import logging
 import os
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import yaml
-from detectron2.config import CfgNode, get_cfg
-from detectron2.projects.deeplab import add_deeplab_config
+from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 
-from .config_keys import (
-    IGNORED_KEYS,
-    fdconv_keys,
-    fpn_keys,
-    freqfusion_keys,
-    mask_dino_keys,
-    mask_former_keys,
-    mit_keys,
-    swin_keys,
-    timm_keys,
-    vit_keys,
-)
-
-# Called by `load_config` with what it has merged; each raises ConfigError for what cannot be meant. Filled by the
-# binding between configurations and models, which knows who reads which key.
-CHECKS: list[Callable[[CfgNode], None]] = []
-
-
-class ConfigError(ValueError):
-    """A configuration file or option cannot be used; the message names the file and the key."""
-
-
-class UnknownKeyError(ConfigError, KeyError):
-    """A key that no part of the project reads; the message names the nearest keys."""
-
-    __str__ = ValueError.__str__
-
-
-def add_freqdino_config(cfg):
-    """Add every key of Mask2Former, Mask DINO, DeepLab and FreqDINO to a Detectron2 configuration, in place."""
-    add_deeplab_config(cfg)
-    cfg.MODEL.WEIGHTS_PARTIAL = False       # True: load what fits of a checkpoint, list the rest, go on
-    cfg.INPUT.update(CfgNode({
-        "DATASET_MAPPER_NAME": "mask_former_semantic",
-        "COLOR_AUG_SSD": False,
-        "SIZE_DIVISIBILITY": -1,
-        "IMAGE_SIZE": 1024,                 # large-scale jitter: side of the square crop
-        "MIN_SCALE": 0.1,
-        "MAX_SCALE": 2.0,
-    }))
-    cfg.SOLVER.update(CfgNode({
-        "OPTIMIZER": "ADAMW",
-        "BACKBONE_MULTIPLIER": 0.1,
-        "WEIGHT_DECAY_EMBED": 0.0,
-        "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
-        "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
-    }))
-    cfg.MODEL_EMA = CfgNode({"ENABLED": False, "DECAY": 0.9997})    # the average of the weights over training
-    cfg.SOLVER.AMP.DTYPE = "float16"        # float16 | bfloat16
-    cfg.MODEL.SEM_SEG_HEAD.update(CfgNode({
-        "MASK_DIM": 256,
-        "PIXEL_DECODER_NAME": "MaskDINOEncoder",
-        "TRANSFORMER_ENC_LAYERS": 0,
-        "DIM_FEEDFORWARD": 1024,
-        "FEATURE_ORDER": "high2low",        # high2low | low2high
-        "NUM_FEATURE_LEVELS": 3,
-        "TOTAL_NUM_FEATURE_LEVELS": 4,
-        "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
-        "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
-        "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
-        "FREQFUSION": freqfusion_keys(),
-        "FDAM": {"ENABLED": False},
-    }))
-    cfg.MODEL.BACKBONE.update(CfgNode({"FDCONV": fdconv_keys(), "FDAM": {"ENABLED": False}}))
-    cfg.MODEL.FPN.update(CfgNode(fpn_keys()))
-    cfg.MODEL.MASK_FORMER = CfgNode(mask_former_keys())
-    cfg.MODEL.MaskDINO = CfgNode(mask_dino_keys())
-    cfg.MODEL.SWIN = CfgNode(swin_keys())
-    cfg.MODEL.VIT = CfgNode(vit_keys())
-    cfg.MODEL.MIT = CfgNode(mit_keys())
-    cfg.MODEL.TIMM = CfgNode(timm_keys())
-    cfg.Default_loading = True
+from freqdino.config.checks import CHECKS
+from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config, lookup
+from freqdino.errors import ConfigError, UnknownKeyError
 
 
 class _PlainYamlLoader(yaml.SafeLoader):
@@ -207,29 +132,45 @@ def merge_config_file(cfg, path):
         _merge_values(cfg, values, origin)
 
 
+def configs_folder() -> Path:
+    """The configurations that come with the project: in the package where it was installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def find_config_file(path):
+    """``path`` where there is such a file or it is a URL; else the file of that name in or beside `configs_folder`.
+
+    So ``coco/instance/mask2former_r50.yaml`` and ``configs/coco/instance/mask2former_r50.yaml`` are found from any
+    working directory; which file is taken is logged. A path that leads nowhere comes back as it is.
+    """
+    if not path or "://" in path or os.path.exists(os.path.expanduser(path)) or os.path.isabs(path):
+        return path
+    for folder in (configs_folder(), configs_folder().parent):
+        if (folder / path).is_file():
+            logging.getLogger(__name__).info("%s is not here: reading %s", path, folder / path)
+            return str(folder / path)
+    return path
+
+
 def load_config(config_file="", opts=()):
     """A Detectron2 configuration with all keys, ``config_file`` and the trailing ``opts`` (key, value, ...) merged.
 
     Ends with the device settled: without CUDA, MODEL.DEVICE becomes cpu and mixed precision is off, each said once.
-    Raises ConfigError or UnknownKeyError for what cannot be merged, and ConfigError where one of `CHECKS` does.
+    A relative ``config_file`` that is not there is looked for in `configs_folder`. Raises ConfigError or
+    UnknownKeyError for what cannot be merged, and ConfigError where one of `freqdino.config.checks` does.
     """
     cfg = get_cfg()
     add_freqdino_config(cfg)
     defaults = cfg.clone()
     if config_file:
-        merge_config_file(cfg, config_file)
+        merge_config_file(cfg, find_config_file(config_file))
     _merge_options(cfg, opts)
     for check in CHECKS:
         check(cfg)
     _say_ignored_keys(cfg, defaults)
     settle_device(cfg)
-    return cfg
-
-
-def lookup(cfg, key):
-    """The value under a dotted key."""
-    for name in key.split("."):
-        cfg = cfg[name]
     return cfg
 
 

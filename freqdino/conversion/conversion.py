@@ -10,14 +10,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from freqdino.checkpoint import COMPUTED, fit_checkpoint
-from weight_conversion.rules import NETWORK, Family
+from freqdino.checkpoint.checkpointer import COMPUTED, fit_checkpoint
+from freqdino.conversion.rules import NETWORK, Family
+from freqdino.errors import ConversionError
 
 STATISTICS = "running_mean"
-
-
-class ConversionError(ValueError):
-    """A checkpoint cannot be converted; the message says why and what to do."""
 
 
 class Unplaced(NamedTuple):

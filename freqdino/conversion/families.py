@@ -1,8 +1,8 @@
 """All families by the names that ``--format`` knows, and which of them a checkpoint is of."""
 from torch import nn
 
-from freqdino.checkpoint import fit_checkpoint
-from weight_conversion import mmdetection, mmsegmentation, native, resnet, swin
+from freqdino.checkpoint.checkpointer import fit_checkpoint
+from freqdino.conversion import mmdetection, mmsegmentation, native, resnet, swin
 
 FAMILIES = {
     "native": native.FAMILY,

@@ -11,9 +11,9 @@ import dataclasses
 
 import torch
 
-from weight_conversion.openmmlab import FOREIGN_RECIPES, LEFT
-from weight_conversion.resnet import resnet_requirements, resnet_rules
-from weight_conversion.rules import NETWORK, RGB_INPUT, Family, Requirement, Rule
+from freqdino.conversion.openmmlab import FOREIGN_RECIPES, LEFT
+from freqdino.conversion.resnet import resnet_requirements, resnet_rules
+from freqdino.conversion.rules import NETWORK, RGB_INPUT, Family, Requirement, Rule
 
 
 def counted(template: str, first: int):

@@ -5,9 +5,9 @@ plain transformer is Feature2Pyramid in OpenMMLab's neck, or lies in the backbon
 transposed convolutions it has batch normalisation: MODEL.VIT.NECK_NORM has to say so, as layer normalisation, the
 default (`freqdino.modeling.backbones.vit`), cannot stand for it.
 """
-from weight_conversion.openmmlab import FOREIGN_RECIPES, LEFT
-from weight_conversion.resnet import resnet_requirements, resnet_rules
-from weight_conversion.rules import NETWORK, RGB_INPUT, Family, Rule
+from freqdino.conversion.openmmlab import FOREIGN_RECIPES, LEFT
+from freqdino.conversion.resnet import resnet_requirements, resnet_rules
+from freqdino.conversion.rules import NETWORK, RGB_INPUT, Family, Rule
 
 SEGMENTORS = Family(
     title="mmsegmentation's UPerNet and SegFormer heads, with FDAM's transformers or a ResNet",

@@ -3,7 +3,7 @@
 Published Mask2Former, Mask DINO and FreqFusion's Mask2Former in both key styles, Detectron2's own models, Microsoft's
 Swin, SegFormer's MiT, and where the backbone is one of timm's or a plain transformer, timm's checkpoints.
 """
-from weight_conversion.rules import Family, Rule
+from freqdino.conversion.rules import Family, Rule
 
 FAMILY = Family(
     title="names that the model loads as they are",

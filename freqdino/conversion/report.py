@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from weight_conversion.conversion import Conversion
-from weight_conversion.rules import Family
+from freqdino.conversion.conversion import Conversion
+from freqdino.conversion.rules import Family
 
 LISTED = 5                                  # names of each kind
 SIMILAR, ALIKE = 0.3, 0.7                   # least similarity of names worth a mention: of one shape, of any shapes

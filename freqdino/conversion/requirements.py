@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 
-from freqdino.config import lookup
-from weight_conversion.rules import Family, Requirement
+from freqdino.config.loading import lookup
+from freqdino.conversion.rules import Family, Requirement
 
 
 def unmet_requirements(family: Family, names: Sequence[str], cfg: CfgNode) -> list[tuple[str, object, object]]:

@@ -1,6 +1,6 @@
 """torchvision's ResNet, whose names timm and OpenMMLab share -> Detectron2's; FDConv's stay as they are in a layer."""
-from freqdino.checkpoint_names import detectron2_resnet_name
-from weight_conversion.rules import RGB_INPUT, Family, Requirement, Rule
+from freqdino.checkpoint.names.torchvision_resnet import detectron2_resnet_name
+from freqdino.conversion.rules import RGB_INPUT, Family, Requirement, Rule
 
 
 def resnet_rules(source: str = "", target: str = "") -> list[Rule]:

@@ -1,6 +1,6 @@
 """torchvision's and timm's Swin transformers -> the names of the published Swin, which the backbone has."""
 
-from weight_conversion.rules import RGB_INPUT, Family, Rule
+from freqdino.conversion.rules import RGB_INPUT, Family, Rule
 
 COMPUTED = {r".*relative_position_index$": "computed by the model", r".*attn_mask$": "computed by the model"}
 

@@ -5,8 +5,8 @@ Folder trees and preparation: datasets/README.md.
 """
 from detectron2.data import MetadataCatalog
 
-from .categories import ClassTable, load_class_table
-from .registering import register_instances, register_panoptic
+from freqdino.data.categories import ClassTable, load_class_table
+from freqdino.data.registering import register_instances, register_panoptic
 
 
 def _register_ade20k() -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
-from .categories import ClassTable
-from .records import read_annotation_file
-from .registering import register_instances, register_panoptic, register_semantic
+from freqdino.data.categories import ClassTable
+from freqdino.data.records import read_annotation_file
+from freqdino.data.registering import register_instances, register_panoptic, register_semantic
 
 FORMS = ("<annotations.json>@<image folder>", "<panoptic.json>@<image folder>@<PNG folder>",
          "<classes.txt>@<image folder>@<PNG folder>")

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from detectron2.config import CfgNode
-from detectron2.data import (DatasetCatalog, MetadataCatalog, build_detection_test_loader,
-                             build_detection_train_loader)
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 from torch.utils.data import DataLoader
 
-from .custom import register_custom_datasets
-from .mapper import build_mapper
-from .registering import check_dataset_files
+from freqdino.data.custom import register_custom_datasets
+from freqdino.data.mapper import build_mapper
+from freqdino.data.registering import check_dataset_files
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,17 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
-from .augmentation import crop_recipe, detr_recipe, inference_recipe, large_scale_jitter
-from .image_reading import check_image_size, read_image
-from .target_readers import (AnnotationReader, BoxReader, InstanceReader, PanopticReader, SemanticReader,
-                             SeparatedReader, TargetReader)
+from freqdino.data.augmentation import crop_recipe, detr_recipe, inference_recipe, large_scale_jitter
+from freqdino.data.image_reading import check_image_size, read_image
+from freqdino.data.target_readers import (
+    AnnotationReader,
+    BoxReader,
+    InstanceReader,
+    PanopticReader,
+    SemanticReader,
+    SeparatedReader,
+    TargetReader,
+)
 
 MAPPERS = {
     "coco_instance_lsj": (InstanceReader, large_scale_jitter),

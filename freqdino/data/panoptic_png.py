@@ -1,28 +1,51 @@
-"""Panoptic PNGs: a segment id per pixel, stored as a colour (see `freqdino.segment_colors`).
+"""Panoptic PNGs: a segment id per pixel, stored as a colour: id = R + 256 G + 65536 B, 0 being unlabelled.
 
 Source: the COCO panoptic format. Shape key: H: height, W: width.
 """
 import numpy as np
 
-from .image_reading import open_image
+from freqdino.data.image_reading import open_image
 
-_ID_STEP = 1_618_033  # odd, so its multiples modulo 2**24 differ; large, so that their colours do, too
+ID_LIMIT = 1 << 24  # three bytes
+_ID_STEP = 1_618_033  # odd, so its multiples modulo ID_LIMIT differ; large, so that their colours do, too
 
 
 def read_segment_colors(path: str) -> np.ndarray:
-    """Read a panoptic PNG as it is stored, (H, W, 3) uint8.
+    """The colours (H, W, 3), uint8, of a panoptic PNG; a palette is resolved, transparency left out.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded or has no three 8-bit channels.
+        ValueError: the file cannot be decoded or is no colour picture.
     """
-    colors = np.asarray(open_image(path))
-    if colors.ndim != 3 or colors.shape[2] != 3 or colors.dtype != np.uint8:
-        raise ValueError(f"panoptic PNG {path} has shape {colors.shape} and type {colors.dtype}; "
-                         "expected three 8-bit channels (id = R + 256 G + 65536 B)")
-    return colors
+    image = open_image(path)
+    if image.mode not in ("RGB", "RGBA", "P"):
+        raise ValueError(f"panoptic PNG {path} has mode {image.mode}; expected three 8-bit channels (id = R + 256 G + "
+                         "65536 B)")
+    return np.asarray(image.convert("RGB"))
+
+
+def read_segment_ids(path: str) -> np.ndarray:
+    """The segment ids (H, W), int64, of a panoptic PNG. Errors as `read_segment_colors`."""
+    return rgb_to_id(read_segment_colors(path))
+
+
+def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
+    """Segment ids (H, W), int64, of a uint8 picture (H, W, 3)."""
+    red, green, blue = np.moveaxis(rgb.astype(np.int64), -1, 0)
+    return red | green << 8 | blue << 16
+
+
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """The uint8 picture (H, W, 3) that stores integer segment ids (H, W).
+
+    Raises:
+        ValueError: an id is negative or does not fit into three bytes.
+    """
+    if ids.size and not 0 <= ids.min() <= ids.max() < ID_LIMIT:
+        raise ValueError(f"segment ids must lie in 0..{ID_LIMIT - 1}, got {ids.min()}..{ids.max()}")
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
 
 
 def nth_segment_id(number: int) -> int:
     """A segment id for the n-th segment of a picture, from 1 on: all different, with colours far apart."""
-    return number * _ID_STEP % 2**24
+    return number * _ID_STEP % ID_LIMIT

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from detectron2.structures import BoxMode
 
-from .categories import ClassTable
-from .segmentation import box_corners, check_segmentation
+from freqdino.data.categories import ClassTable
+from freqdino.data.segmentation import box_corners, check_segmentation
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _NAMED_AT_MOST = 5

@@ -9,8 +9,8 @@ from functools import partial
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .categories import ClassTable
-from .records import load_instances, load_panoptic, load_semantic
+from freqdino.data.categories import ClassTable
+from freqdino.data.records import load_instances, load_panoptic, load_semantic
 
 PATH_KEYS = ("panoptic_json", "panoptic_root", "image_root", "image_dir", "gt_dir", "sem_seg_root", "json_file")
 

@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..segment_colors import id_to_rgb
-from .categories import ClassTable, load_class_table
-from .panoptic_png import nth_segment_id
-from .registering import register_instances, register_panoptic
-from .scene_drawing import SHAPES, SIZE, STUFF_TEXTURES, SceneObject, draw_scene
-from .segmentation import box_and_area, encode_rle
+from freqdino.data.categories import ClassTable, load_class_table
+from freqdino.data.panoptic_png import id_to_rgb, nth_segment_id
+from freqdino.data.registering import register_instances, register_panoptic
+from freqdino.data.scene_drawing import SHAPES, SIZE, STUFF_TEXTURES, SceneObject, draw_scene
+from freqdino.data.segmentation import box_and_area, encode_rle
 
 FOLDER = "freqdino_scenes"
 SPLITS = {"train": 800, "val": 100}

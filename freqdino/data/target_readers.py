@@ -19,11 +19,17 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from fvcore.transforms.transform import TransformList
 
-from ..segment_colors import rgb_to_id
-from .augmentation import UNLABELLED
-from .image_reading import check_label_size, read_label_map
-from .panoptic_png import read_segment_colors
-from .segmentation import box_corners, check_segmentation, decode_rle, lies_outside, polygon_points, rasterise
+from freqdino.data.augmentation import UNLABELLED
+from freqdino.data.image_reading import check_label_size, read_label_map
+from freqdino.data.panoptic_png import read_segment_colors, rgb_to_id
+from freqdino.data.segmentation import (
+    box_corners,
+    check_segmentation,
+    decode_rle,
+    lies_outside,
+    polygon_points,
+    rasterise,
+)
 
 ANNOTATION_MAPPERS = "*_instance*, coco_boxes_* and *_separated"
 

@@ -1,4 +1,4 @@
-"""A trained model as the tools use it: whole pictures in, results out, with the names of its classes.
+"""A trained model for use: whole pictures in, results out, with the names of its classes.
 
 Shape key: H, W: height and width of the picture.
 """
@@ -10,22 +10,30 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from torch import nn
 
-from freqdino.checkpoint import load_trained_model
-from freqdino.checkpoint_files import local_path, read_checkpoint
+from freqdino.checkpoint import StrictCheckpointer, local_path, read_checkpoint
 from freqdino.data import register_custom_datasets
 from freqdino.data.augmentation import inference_recipe
 from freqdino.data.image_reading import IMAGE_FORMATS
+from freqdino.errors import ConfigError
 from freqdino.modeling.meta_architecture import MaskClassificationModel
 
-# What a wrong configuration, checkpoint, data set or file raises; registries raise KeyError for an unknown name.
-USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
-logger = logging.getLogger("freqdino.tools")
+logger = logging.getLogger(__name__)
 
 
-def message_of(error: Exception) -> str:
-    """An error's message; that of a KeyError without the quotes that Python puts round it."""
-    return str(error.args[0]) if type(error) is KeyError and error.args else str(error)
+def load_trained_model(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` on MODEL.DEVICE, in evaluation mode, entirely filled from MODEL.WEIGHTS.
+
+    Raises ConfigError if MODEL.WEIGHTS is empty, CheckpointError if it does not fit.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError("MODEL.WEIGHTS is empty: set it to a trained checkpoint, "
+                          "as in MODEL.WEIGHTS output/model_final.pth")
+    model = build_model(cfg).eval()
+    StrictCheckpointer(model, whole_model=True).load(cfg.MODEL.WEIGHTS)
+    return model
 
 
 class Predictor:

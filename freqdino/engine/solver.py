@@ -17,7 +17,7 @@ from detectron2.solver import build_lr_scheduler as build_detectron2_lr_schedule
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from .config import ConfigError
+from freqdino.errors import ConfigError
 
 NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm,
                nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, ChannelLayerNorm)

@@ -4,7 +4,7 @@ Source: the rules of the published train_net.py of Mask2Former and Mask DINO.
 """
 import importlib.util
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
@@ -67,6 +67,11 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
                              "their masks, which the model does not predict")
         chosen["instance"] = BOX_EVALUATORS[kind]
     return DatasetEvaluators([build(dataset_name, output_dir, distributed) for build in chosen.values()])
+
+
+def build_evaluators(dataset_names: Sequence[str], **arguments) -> list[DatasetEvaluators]:
+    """`build_evaluator` of every data set, in their order."""
+    return [build_evaluator(name, **arguments) for name in dataset_names]
 
 
 def _own(evaluator: type, **arguments) -> Callable[..., DatasetEvaluator]:

@@ -16,10 +16,10 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tabulate import tabulate
 
+from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import require_metadata
 from freqdino.evaluation.panoptic_files import panoptic_quality, read_ground_truth
-from freqdino.segment_colors import id_to_rgb
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,9 @@ from multiprocessing import Pool
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
-from PIL import Image
 
+from freqdino.data.panoptic_png import read_segment_ids
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
-from freqdino.segment_colors import rgb_to_id
 
 # Below this number of images a process costs more to start than it saves.
 IMAGES_PER_PROCESS = 32
@@ -72,14 +71,6 @@ def read_ground_truth(path: str) -> tuple[list[dict], dict[str, dict]]:
         if not content.get(key):
             raise ValueError(f"{path} holds no {key}: there is no ground truth to evaluate against")
     return content["categories"], _annotations_by_image(content, path)
-
-
-def read_segment_ids(path: str) -> np.ndarray:
-    """Segment ids (H, W), int64, of a panoptic PNG; ValueError naming the file if it is not a colour picture."""
-    with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        if image.mode not in ("RGB", "RGBA", "P"):
-            raise ValueError(f"{path}: a panoptic PNG stores segment ids in RGB, this file has mode {image.mode}")
-        return rgb_to_id(np.asarray(image.convert("RGB")))
 
 
 def _match_files(pair: tuple[Mapping, Mapping], *, ground_truth_folder, prediction_folder, category_ids):

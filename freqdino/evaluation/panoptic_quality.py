@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from freqdino.segment_colors import ID_LIMIT
+from freqdino.data.panoptic_png import ID_LIMIT
 
 VOID = 0
 

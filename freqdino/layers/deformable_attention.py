@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.ms_deform_attn import ms_deform_attn
-from .linear import Linear
-from .transformer import feed_forward
+from freqdino.layers.linear import Linear
+from freqdino.layers.transformer import feed_forward
+from freqdino.ops.ms_deform_attn import ms_deform_attn
 
 
 class MSDeformAttn(nn.Module):

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from .linear import Linear, linear
+from freqdino.layers.linear import Linear, linear
 
 
 class MLP(nn.Module):

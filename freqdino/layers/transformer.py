@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.weighted_gather import chunk_elements
-from .linear import Linear, linear
+from freqdino.layers.linear import Linear, linear
+from freqdino.ops.weighted_gather import chunk_elements
 
 
 class MultiheadAttention(nn.MultiheadAttention):

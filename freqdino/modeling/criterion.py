@@ -10,12 +10,12 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..layers.boxes import cxcywh_to_xyxy, generalized_box_iou
-from .losses import cross_entropy_loss, focal_loss, mask_bce_loss, mask_dice_loss
-from .matcher import HungarianMatcher
-from .point_sampling import sample_each, uncertain_points
-from .prediction import Match, matched_masks
-from .targets import ImageTargets
+from freqdino.layers.boxes import cxcywh_to_xyxy, generalized_box_iou
+from freqdino.modeling.losses import cross_entropy_loss, focal_loss, mask_bce_loss, mask_dice_loss
+from freqdino.modeling.matcher import HungarianMatcher
+from freqdino.modeling.point_sampling import sample_each, uncertain_points
+from freqdino.modeling.prediction import Match, matched_masks
+from freqdino.modeling.targets import ImageTargets
 
 CLASS_LOSSES = ("cross_entropy", "focal")
 

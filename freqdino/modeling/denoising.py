@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .targets import ImageTargets
+from freqdino.modeling.targets import ImageTargets
 
 
 @dataclass

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.carafe import carafe
-from .meta_architecture import MaskClassificationModel, SegmentationHead
+from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
+from freqdino.ops.carafe import carafe
 
 IMAGE = "image"
 KERNEL = 3

@@ -9,11 +9,11 @@ from detectron2.layers import Conv2d
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
-from ..layers.linear import Linear
-from ..layers.mlp import MLP
-from ..layers.position_encoding import sine_position_map
-from ..layers.transformer import CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
-from .prediction import DeferredMasksPrediction
+from freqdino.layers.linear import Linear
+from freqdino.layers.mlp import MLP
+from freqdino.layers.position_encoding import sine_position_map
+from freqdino.layers.transformer import CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
+from freqdino.modeling.prediction import DeferredMasksPrediction
 
 NUM_LEVELS = 3
 

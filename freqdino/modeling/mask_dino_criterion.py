@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .criterion import SetCriterion
-from .targets import ImageTargets
+from freqdino.modeling.criterion import SetCriterion
+from freqdino.modeling.targets import ImageTargets
 
 BOX_TERMS = ("bbox", "giou")
 MASK_TERMS = ("mask", "dice")

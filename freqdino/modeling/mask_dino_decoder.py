@@ -9,16 +9,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.boxes import inverse_sigmoid
-from ..layers.deformable_attention import MSDeformAttn
-from ..layers.linear import Linear
-from ..layers.mlp import MLP
-from ..layers.position_encoding import sine_box_embedding
-from ..layers.transformer import MultiheadAttention, feed_forward, xavier_uniform_matrices_
-from .denoising import NoisedQueries, noised_queries
-from .prediction import DeferredMasksPrediction, mask_logits
-from .query_selection import BOX_INITIALISATIONS, box_logits_from_masks, take_tokens, token_proposals
-from .targets import ImageTargets
+from freqdino.layers.boxes import inverse_sigmoid
+from freqdino.layers.deformable_attention import MSDeformAttn
+from freqdino.layers.linear import Linear
+from freqdino.layers.mlp import MLP
+from freqdino.layers.position_encoding import sine_box_embedding
+from freqdino.layers.transformer import MultiheadAttention, feed_forward, xavier_uniform_matrices_
+from freqdino.modeling.denoising import NoisedQueries, noised_queries
+from freqdino.modeling.prediction import DeferredMasksPrediction, mask_logits
+from freqdino.modeling.query_selection import BOX_INITIALISATIONS, box_logits_from_masks, take_tokens, token_proposals
+from freqdino.modeling.targets import ImageTargets
 
 NUM_HEADS = 8
 

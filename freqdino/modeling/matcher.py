@@ -9,10 +9,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..layers.boxes import cxcywh_to_xyxy, generalized_box_iou
-from .losses import mask_bce_cost, mask_dice_cost
-from .prediction import masks_at_points
-from .targets import ImageTargets
+from freqdino.layers.boxes import cxcywh_to_xyxy, generalized_box_iou
+from freqdino.modeling.losses import mask_bce_cost, mask_dice_cost
+from freqdino.modeling.prediction import masks_at_points
+from freqdino.modeling.targets import ImageTargets
 
 
 class NonFiniteCostError(FloatingPointError, ValueError):

@@ -8,9 +8,8 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from .inference import Geometry
-from .post_processing import PostProcessing
-from .targets import image_name, prepare_targets
+from freqdino.modeling.post_processing import Geometry, PostProcessing
+from freqdino.modeling.targets import image_name, prepare_targets
 
 
 class SegmentationHead(nn.Module):

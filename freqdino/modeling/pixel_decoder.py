@@ -14,8 +14,8 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
-from ..layers.deformable_attention import DeformableEncoder
-from ..layers.position_encoding import sine_position_map
+from freqdino.layers.deformable_attention import DeformableEncoder
+from freqdino.layers.position_encoding import sine_position_map
 
 NORM_GROUPS = 32
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.weighted_gather import chunks, weighted_gather
+from freqdino.ops.weighted_gather import chunks, weighted_gather
 
 
 def sample_each(masks: Tensor, points: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..layers.linear import linear
-from .point_sampling import sample_all, sample_channels
+from freqdino.layers.linear import linear
+from freqdino.modeling.point_sampling import sample_all, sample_channels
 
 Match = Sequence[tuple[Tensor, Tensor]]     # for each image the queries and the objects that belong together
 

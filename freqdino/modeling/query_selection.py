@@ -6,8 +6,8 @@ B: batch, S: tokens of all levels, Q: queries, C: channels, (H, W): size of the 
 import torch
 from torch import Tensor
 
-from ..layers.boxes import inverse_sigmoid, masks_to_boxes, xyxy_to_cxcywh
-from ..layers.deformable_attention import pixel_centres
+from freqdino.layers.boxes import inverse_sigmoid, masks_to_boxes, xyxy_to_cxcywh
+from freqdino.layers.deformable_attention import pixel_centres
 
 FIRST_ANCHOR_SIDE = 0.05
 BOX_INITIALISATIONS = ("no", "bitmask", "mask2box")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from .semantic_head import SemanticHead, conv_norm_relu, resize
+from freqdino.modeling.semantic_head import SemanticHead, conv_norm_relu, resize
 
 
 class SegFormerHead(SemanticHead):

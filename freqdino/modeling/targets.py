@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
-from ..layers.boxes import masks_to_boxes, xyxy_to_cxcywh
-from .point_sampling import sample_all, sample_each
+from freqdino.layers.boxes import masks_to_boxes, xyxy_to_cxcywh
+from freqdino.modeling.point_sampling import sample_all, sample_each
 
 
 @dataclass

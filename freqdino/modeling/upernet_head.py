@@ -10,7 +10,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from .semantic_head import SemanticHead, classifier, conv_norm_relu, pixel_cross_entropy, resize
+from freqdino.modeling.semantic_head import SemanticHead, classifier, conv_norm_relu, pixel_cross_entropy, resize
 
 
 class UPerNetHead(SemanticHead):

@@ -192,11 +192,11 @@ def strips(x: Tensor, kernel_size: int, group: int, up: int) -> Iterator[Strip]:
     row_elements = max(channels, group * kernel_size**2) * width * up**2
     output_elements = x.numel() * up**2
     budget = min(OUTPUT_CHUNKS * chunk_elements(x.device), int(STRIP_PART * output_elements))
-    index = None
+    index = index_size = None
     for images in parts(batch, row_elements * height, budget):
         for rows in parts(height, row_elements * (images.stop - images.start), budget):
             size = images.stop - images.start, rows.stop - rows.start, width
-            if index is None or size != index_size:
+            if size != index_size:
                 index, index_size = table_index(*size, kernel_size, group, up, x.device), size
             yield Strip(images, rows, width, kernel_size, group, up, index, output_elements)
 

@@ -1,2 +1,11 @@
 """The binding between configurations and models: reads ``cfg.MODEL`` and fills Detectron2's registries on import."""
-from . import backbones, detectron2_models, mask2former, mask_dino, normalisations, pixel_decoders, semantic_heads
+from freqdino.errors import detectron2_remedy
+
+with detectron2_remedy():
+    from freqdino.registration import (  # noqa: F401  (they register)
+        backbones,
+        mask2former,
+        mask_dino,
+        pixel_decoders,
+        semantic_heads,
+    )

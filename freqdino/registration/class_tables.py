@@ -1,12 +1,21 @@
 """What the data sets' metadata says about classes: how many there are, and which have instances."""
 from detectron2.data import MetadataCatalog
 
-from ..config import ConfigError
+from freqdino.errors import ConfigError
+
+CLASS_TABLES = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id",
+                "stuff_dataset_id_to_contiguous_id")
 
 
 def training_metadata(cfg):
     """Metadata of the first training set, or None where the configuration names none."""
     return MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
+
+
+def training_class_tables(cfg) -> dict[str, object]:
+    """What a checkpoint says about its classes: the tables of the first training set's metadata, names and ids."""
+    metadata = training_metadata(cfg)
+    return {} if metadata is None else {key: value for key, value in metadata.as_dict().items() if key in CLASS_TABLES}
 
 
 def count_classes(metadata) -> int | None:

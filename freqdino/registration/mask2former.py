@@ -1,28 +1,35 @@
 """Mask2Former by its registry names: meta-architectures, heads and transformer decoder."""
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
 
-from ..config import ConfigError
-from ..modeling import mask2former_decoder
-from ..modeling.class_scores import SoftmaxScores
-from ..modeling.criterion import SetCriterion
-from ..modeling.image_guided_head import ImageGuidedHead, ImageGuidedModel
-from ..modeling.losses import softmax_class_cost
-from ..modeling.matcher import HungarianMatcher
-from ..modeling.meta_architecture import MaskClassificationModel, SegmentationHead
-from .backbones import build_backbone
-from .class_tables import check_num_classes
-from .model_parts import build_post_processing, check_family, head_parts, point_arguments, size_divisibility
-from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY
+from freqdino.errors import ConfigError
+from freqdino.modeling.criterion import SetCriterion
+from freqdino.modeling.image_guided_head import ImageGuidedHead, ImageGuidedModel
+from freqdino.modeling.losses import softmax_class_cost
+from freqdino.modeling.mask2former_decoder import MultiScaleMaskedTransformerDecoder
+from freqdino.modeling.matcher import HungarianMatcher
+from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
+from freqdino.modeling.post_processing import SoftmaxScores
+from freqdino.registration.backbones import build_backbone
+from freqdino.registration.binding import register
+from freqdino.registration.class_tables import check_num_classes
+from freqdino.registration.model_parts import (
+    build_post_processing,
+    check_family,
+    head_parts,
+    point_arguments,
+    size_divisibility,
+)
+from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY
 
 
-@META_ARCH_REGISTRY.register()
-def MaskFormer(cfg):
+@register(META_ARCH_REGISTRY, "MaskFormer")
+def build_mask2former(cfg):
     """MODEL.MASK_FORMER.* -> Mask2Former."""
     return _mask_former(cfg, MaskClassificationModel, "MaskFormerHead")
 
 
-@META_ARCH_REGISTRY.register()
-def MaskFormerFreqAware(cfg):
+@register(META_ARCH_REGISTRY, "MaskFormerFreqAware")
+def build_image_guided_mask2former(cfg):
     """The published name of Mask2Former with the image-guided head, `MaskFormerHeadFreqAware`."""
     return _mask_former(cfg, ImageGuidedModel, "MaskFormerHeadFreqAware")
 
@@ -59,14 +66,14 @@ def _criterion(cfg):
     )
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def MaskFormerHead(cfg, input_shape):
+@register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHead")
+def build_mask2former_head(cfg, input_shape):
     """Mask2Former's head. Raises ConfigError for the inputs of the first MaskFormer, which this decoder cannot read."""
     return SegmentationHead(**_parts(cfg, input_shape))
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def MaskFormerHeadFreqAware(cfg, input_shape):
+@register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHeadFreqAware")
+def build_image_guided_head(cfg, input_shape):
     """Mask2Former's head with the last masks brought to the input's size under the guidance of the image."""
     head = cfg.MODEL.SEM_SEG_HEAD
     return ImageGuidedHead(**_parts(cfg, input_shape), mask_dim=head.MASK_DIM, stride=head.COMMON_STRIDE)
@@ -80,13 +87,13 @@ def _parts(cfg, input_shape):
     return head_parts(cfg, input_shape, family)
 
 
-@TRANSFORMER_DECODER_REGISTRY.register()
-def MultiScaleMaskedTransformerDecoder(cfg, in_channels):
+@register(TRANSFORMER_DECODER_REGISTRY, "MultiScaleMaskedTransformerDecoder")
+def build_mask2former_decoder(cfg, in_channels):
     """DEC_LAYERS counts predictions, the one from the raw queries included: one more than there are layers."""
     family = cfg.MODEL.MASK_FORMER
     if family.DEC_LAYERS < 1:
         raise ConfigError(f"MODEL.MASK_FORMER.DEC_LAYERS must be at least 1, got {family.DEC_LAYERS}")
-    return mask2former_decoder.MultiScaleMaskedTransformerDecoder(
+    return MultiScaleMaskedTransformerDecoder(
         in_channels=in_channels,
         num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         hidden_dim=family.HIDDEN_DIM,

@@ -1,24 +1,31 @@
 """Mask DINO by its registry names: meta-architecture, head and transformer decoder."""
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
 
-from ..config import ConfigError
-from ..modeling import mask_dino_decoder
-from ..modeling.class_scores import SigmoidScores, SoftmaxScores
-from ..modeling.losses import focal_class_cost
-from ..modeling.mask_dino_criterion import DENOISING_KINDS, MASK_TERMS, MaskDINOCriterion
-from ..modeling.matcher import HungarianMatcher
-from ..modeling.meta_architecture import MaskClassificationModel, SegmentationHead
-from ..modeling.query_selection import BOX_INITIALISATIONS
-from .backbones import build_backbone
-from .class_tables import check_num_classes, thing_classes
-from .model_parts import build_post_processing, check_family, head_parts, point_arguments, size_divisibility
-from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY
+from freqdino.errors import ConfigError
+from freqdino.modeling.losses import focal_class_cost
+from freqdino.modeling.mask_dino_criterion import DENOISING_KINDS, MASK_TERMS, MaskDINOCriterion
+from freqdino.modeling.mask_dino_decoder import MaskDINODecoder
+from freqdino.modeling.matcher import HungarianMatcher
+from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
+from freqdino.modeling.post_processing import SigmoidScores, SoftmaxScores
+from freqdino.modeling.query_selection import BOX_INITIALISATIONS
+from freqdino.registration.backbones import build_backbone
+from freqdino.registration.binding import register
+from freqdino.registration.class_tables import check_num_classes, thing_classes
+from freqdino.registration.model_parts import (
+    build_post_processing,
+    check_family,
+    head_parts,
+    point_arguments,
+    size_divisibility,
+)
+from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY
 
 BOX_FRAMES = ("image", "padded")
 
 
-@META_ARCH_REGISTRY.register()
-def MaskDINO(cfg):
+@register(META_ARCH_REGISTRY, "MaskDINO")
+def build_mask_dino(cfg):
     """MODEL.MaskDINO.* -> Mask DINO."""
     family = cfg.MODEL.MaskDINO
     check_num_classes(cfg)
@@ -78,17 +85,17 @@ def _criterion(cfg):
     )
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def MaskDINOHead(cfg, input_shape):
+@register(SEM_SEG_HEADS_REGISTRY, "MaskDINOHead")
+def build_mask_dino_head(cfg, input_shape):
     """Mask DINO's head."""
     return SegmentationHead(**head_parts(cfg, input_shape, cfg.MODEL.MaskDINO))
 
 
-@TRANSFORMER_DECODER_REGISTRY.register()
-def MaskDINODecoder(cfg, in_channels):
+@register(TRANSFORMER_DECODER_REGISTRY, "MaskDINODecoder")
+def build_mask_dino_decoder(cfg, in_channels):
     """Mask DINO's decoder; with SEMANTIC_CE_LOSS the class layer has one more output, for "no object"."""
     family, head = cfg.MODEL.MaskDINO, cfg.MODEL.SEM_SEG_HEAD
-    return mask_dino_decoder.MaskDINODecoder(
+    return MaskDINODecoder(
         in_channels=in_channels,
         num_classes=head.NUM_CLASSES,
         num_class_logits=head.NUM_CLASSES + bool(family.SEMANTIC_CE_LOSS),

@@ -1,10 +1,10 @@
 """Parts that both families build in the same way, from their section of the configuration (``family``)."""
-from ..config import ConfigError
-from ..modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
-from ..modeling.post_processing import PostProcessing
-from .class_tables import thing_classes
-from .config_errors import errors_about
-from .pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
+from freqdino.errors import ConfigError
+from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
+from freqdino.modeling.post_processing import PostProcessing
+from freqdino.registration.binding import errors_about
+from freqdino.registration.class_tables import thing_classes
+from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
 
 HEADS = ("MaskFormerHead", "MaskFormerHeadFreqAware", "MaskDINOHead")
 

@@ -1,14 +1,23 @@
-"""Pixel decoders by their registry names, and the registry of the transformer decoders that follow them."""
+"""Pixel decoders by their registry names, with FreqFusion and FDAM where the head's switches ask for them; and the
+registry of the transformer decoders that follow.
+
+Sources: FreqFusion (TPAMI 2024, arXiv 2408.12879) in the top-down path; FDAM (ICCV 2025, arXiv 2507.12006), the rows of
+Mask DINO, in the deformable encoder. No code was published for the latter; this is our reading: the value at a token
+minus what its query attended to, gates from the query, scaling of each level's map.
+"""
+from collections.abc import Callable
+
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
+from torch import nn
 
-from ..config import ConfigError
-from ..modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
-from .config_errors import errors_about
-from .fdam import check_encoder, encoder_modulation_maker
-from .freqfusion import check_units, freqfusion_maker
-from .head_inputs import head_inputs
+from freqdino.errors import ConfigError
+from freqdino.frequency import InversionGates, ResidualFrequencyScale
+from freqdino.frequency.freqfusion.fusion import FreqFusionSum
+from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder, UpsampleAndAdd
+from freqdino.registration.binding import errors_about, head_inputs, register
 
+FREQFUSION = "MODEL.SEM_SEG_HEAD.FREQFUSION"
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
 Transformer decoders by the name under MODEL.<family>.TRANSFORMER_DECODER_NAME. The object is called with
@@ -28,12 +37,12 @@ def build_pixel_decoder(cfg, input_shape):
     if head.FREQFUSION.ENABLED and not hasattr(decoder, "freqfusions"):
         raise ConfigError(f"MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED is True, but {head.PIXEL_DECODER_NAME} does not read "
                           "it; the pixel decoders MSDeformAttnPixelDecoder and MaskDINOEncoder do")
-    check_encoder(cfg, decoder)
+    check_fdam(cfg, decoder)
     return decoder
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def MSDeformAttnPixelDecoder(cfg, input_shape):
+@register(SEM_SEG_HEADS_REGISTRY, "MSDeformAttnPixelDecoder")
+def build_ms_deform_attn_pixel_decoder(cfg, input_shape):
     """Mask2Former's: levels coarse to fine, encoder feed-forward width 1024."""
     return _multi_scale_deformable(
         cfg, input_shape, "MASK_FORMER",
@@ -44,8 +53,8 @@ def MSDeformAttnPixelDecoder(cfg, input_shape):
     )
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def MaskDINOEncoder(cfg, input_shape):
+@register(SEM_SEG_HEADS_REGISTRY, "MaskDINOEncoder")
+def build_mask_dino_encoder(cfg, input_shape):
     """Mask DINO's: extra levels, either order, and one step of the top-down path in any case."""
     head = cfg.MODEL.SEM_SEG_HEAD
     return _multi_scale_deformable(
@@ -57,19 +66,17 @@ def MaskDINOEncoder(cfg, input_shape):
     )
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def FreqAwareMSDeformAttnPixelDecoder2(cfg, input_shape):
-    """The published name of Mask2Former's decoder with MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED."""
+@register(SEM_SEG_HEADS_REGISTRY, "FreqAwareMSDeformAttnPixelDecoder")
+@register(SEM_SEG_HEADS_REGISTRY, "FreqAwareMSDeformAttnPixelDecoder2")
+def build_freq_aware_pixel_decoder(cfg, input_shape):
+    """The published names of Mask2Former's decoder with MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED.
+
+    The one without the 2 is that of the published ADE20K R50 configuration; the published code has none of that name.
+    """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED = True
-    return MSDeformAttnPixelDecoder(cfg, input_shape)
-
-
-@SEM_SEG_HEADS_REGISTRY.register()
-def FreqAwareMSDeformAttnPixelDecoder(cfg, input_shape):
-    """The same; the published ADE20K R50 configuration names it, though the published code has none of that name."""
-    return FreqAwareMSDeformAttnPixelDecoder2(cfg, input_shape)
+    return build_ms_deform_attn_pixel_decoder(cfg, input_shape)
 
 
 def _multi_scale_deformable(cfg, input_shape, section: str, **family_arguments) -> MultiScaleDeformablePixelDecoder:
@@ -92,5 +99,70 @@ def _multi_scale_deformable(cfg, input_shape, section: str, **family_arguments) 
             make_modulation=encoder_modulation_maker(cfg, num_heads=family.NHEADS),
             **family_arguments,
         )
-    check_units(cfg, decoder)
+    check_freqfusion(cfg, decoder)
     return decoder
+
+
+def freqfusion_maker(cfg) -> Callable[[int, int], nn.Module] | None:
+    """What makes the fusion of two neighbouring levels, given their strides, coarse first; None where it is off.
+
+    Levels of one stride simply add. Raises ConfigError for options that make no FreqFusion; so does what it returns for
+    levels that are further apart than a factor of two.
+    """
+    options, channels = cfg.MODEL.SEM_SEG_HEAD.FREQFUSION, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
+    if not options.ENABLED:
+        return None
+
+    def make(coarse_stride: int, fine_stride: int) -> nn.Module:
+        if coarse_stride == fine_stride:
+            return UpsampleAndAdd()
+        if coarse_stride != 2 * fine_stride:
+            raise ConfigError(f"{FREQFUSION}.ENABLED fuses levels of which one has twice the stride of the other, but "
+                              f"strides {coarse_stride} and {fine_stride} are neighbours here; leave no map out "
+                              "between those of IN_FEATURES and DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES")
+        compressed = channels // 4 if options.COMPRESSED_CHANNELS is None else options.COMPRESSED_CHANNELS
+        with errors_about(FREQFUSION):
+            return FreqFusionSum(
+                channels,
+                channels,
+                lowpass_kernel=options.LOWPASS_KERNEL,
+                highpass_kernel=options.HIGHPASS_KERNEL,
+                compressed_channels=compressed,
+                feature_resample=options.FEATURE_RESAMPLE,
+                hamming_window=False,
+                feature_resample_norm=False,
+                checkpoint=options.CHECKPOINT,
+            )
+
+    return make
+
+
+def check_freqfusion(cfg, decoder: nn.Module) -> None:
+    """Raise ConfigError where FreqFusion is on but no two levels of the decoder are there to be fused by it."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if head.FREQFUSION.ENABLED and not any(isinstance(unit, FreqFusionSum) for unit in decoder.freqfusions):
+        maps = list(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES)
+        raise ConfigError(f"{FREQFUSION}.ENABLED needs two neighbouring levels, but the encoder reads {maps} alone and "
+                          "no finer map follows; name more maps in DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES")
+
+
+def encoder_modulation_maker(cfg, *, num_heads: int) -> Callable[[], dict[str, nn.Module]]:
+    """What makes one encoder layer's modules: none where FDAM is off."""
+    if not cfg.MODEL.SEM_SEG_HEAD.FDAM.ENABLED:
+        return dict
+    dim = cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
+
+    def make() -> dict[str, nn.Module]:
+        return {"invert": InversionGates(dim, num_heads), "freq_scale_1": ResidualFrequencyScale(dim),
+                "freq_scale_2": ResidualFrequencyScale(dim)}
+
+    return make
+
+
+def check_fdam(cfg, decoder: nn.Module) -> None:
+    """Raise ConfigError where FDAM is on but no layer of the pixel decoder has it."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if head.FDAM.ENABLED and not any(isinstance(module, InversionGates) for module in decoder.modules()):
+        raise ConfigError(f"MODEL.SEM_SEG_HEAD.FDAM.ENABLED is True, but the pixel decoder {head.PIXEL_DECODER_NAME} "
+                          f"with TRANSFORMER_ENC_LAYERS {head.TRANSFORMER_ENC_LAYERS} has no attention to put it into; "
+                          "MSDeformAttnPixelDecoder and MaskDINOEncoder with at least one layer have")

@@ -1,24 +1,24 @@
 """Heads of Detectron2's SemanticSegmentor by their registry names, with OpenMMLab's sizes where no key sets one."""
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from ..config import ConfigError
-from ..modeling import segformer_head, upernet_head
-from .class_tables import check_num_classes, training_metadata
-from .config_errors import errors_about
-from .head_inputs import head_inputs
+from freqdino.errors import ConfigError
+from freqdino.modeling.segformer_head import SegFormerHead
+from freqdino.modeling.upernet_head import UPerNetHead
+from freqdino.registration.binding import errors_about, head_inputs, register
+from freqdino.registration.class_tables import check_num_classes, training_metadata
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def UPerNetHead(cfg, input_shape):
+@register(SEM_SEG_HEADS_REGISTRY, "UPerNetHead")
+def build_upernet_head(cfg, input_shape):
     """MODEL.SEM_SEG_HEAD.* -> `freqdino.modeling.upernet_head.UPerNetHead`."""
-    return _build(upernet_head.UPerNetHead, cfg, input_shape, pool_scales=(1, 2, 3, 6), auxiliary_channels=256,
+    return _build(UPerNetHead, cfg, input_shape, pool_scales=(1, 2, 3, 6), auxiliary_channels=256,
                   auxiliary_weight=0.4)
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
-def SegFormerHead(cfg, input_shape):
+@register(SEM_SEG_HEADS_REGISTRY, "SegFormerHead")
+def build_segformer_head(cfg, input_shape):
     """MODEL.SEM_SEG_HEAD.* -> `freqdino.modeling.segformer_head.SegFormerHead`."""
-    return _build(segformer_head.SegFormerHead, cfg, input_shape)
+    return _build(SegFormerHead, cfg, input_shape)
 
 
 def _build(head, cfg, input_shape, **sizes):

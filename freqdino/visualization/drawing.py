@@ -14,7 +14,7 @@ from detectron2.utils.visualizer import Visualizer
 
 from freqdino.data.categories import class_colors
 from freqdino.data.image_reading import read_label_map
-from freqdino.evaluation.panoptic_files import read_segment_ids
+from freqdino.data.panoptic_png import read_segment_ids
 
 OUTPUT_KEYS = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}  # the richest first
 GROUND_TRUTH_KEYS = {"panoptic": "pan_seg_file_name", "instance": "annotations", "box": "annotations",

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from summarize_run import COLUMNS
+from freqdino.evaluation.results import COLUMNS
 
 NOTHING = "–"
 JPEG_QUALITY = 90

@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from scripts import load_script
+from helpers.paths import load_script
 
 ablation = load_script("tools/ablation.py")
 

@@ -2,9 +2,9 @@
 from pathlib import Path
 
 import pytest
-from scripts import load_script
+from helpers.paths import load_script
 
-from freqdino.config import load_config, lookup
+from freqdino.config.loading import load_config, lookup
 
 script = load_script("tools/quickstart_options.py")
 OPTIONS, main, module_options = script.OPTIONS, script.main, script.module_options

@@ -10,9 +10,11 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from safetensors.torch import save_file
 from torch import nn
 
-from freqdino.checkpoint import StrictCheckpointer, load_trained_model, upgrade_keys
-from freqdino.checkpoint_files import CheckpointError
-from freqdino.config import ConfigError, load_config
+from freqdino.checkpoint.checkpointer import StrictCheckpointer
+from freqdino.checkpoint.names.mask2former import upgrade_keys
+from freqdino.config.loading import load_config
+from freqdino.engine.predictor import load_trained_model
+from freqdino.errors import CheckpointError, ConfigError
 
 
 class Backbone(nn.Module):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from freqdino.checkpoint_files import CheckpointError, local_path, read_checkpoint
+from freqdino.checkpoint.files import local_path, read_checkpoint
+from freqdino.errors import CheckpointError
 
 TENSORS = {"a.weight": torch.arange(600.0).reshape(20, 30), "a.bias": torch.arange(20)}
 

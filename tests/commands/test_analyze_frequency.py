@@ -8,9 +8,9 @@ import timm
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from modeling.small_models import RESNET18, small_config
+from helpers.paths import load_script
+from helpers.small_models import RESNET18, small_config
 from PIL import Image
-from scripts import load_script
 
 analyze_frequency = load_script("tools/analyze_frequency.py")
 

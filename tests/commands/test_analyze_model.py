@@ -2,15 +2,15 @@
 import pytest
 import torch
 from detectron2.config import get_cfg
-from scripts import ROOT, load_script
+from helpers.paths import ROOT, load_script
 from torch import nn
 
-from freqdino.config import load_config
+from freqdino.config.loading import load_config
 
 analyze_model = load_script("tools/analyze_model.py")
-from analysis.frequency_costs import describe_costs, frequency_parameters  # noqa: E402  (the line before sets the path)
-from analysis.measuring import analyze, build, noise  # noqa: E402
-from analysis.parts import REST, PartClock, split_into_parts  # noqa: E402
+from freqdino.analysis.costs.frequency_costs import describe_costs, frequency_parameters
+from freqdino.analysis.costs.measuring import analyze, build, noise
+from freqdino.analysis.costs.parts import REST, PartClock, split_into_parts
 
 SMALL = ROOT / "configs" / "quickstart" / "mask2former.yaml"
 NO_AMP = ("SOLVER.AMP.ENABLED", False)

@@ -12,14 +12,13 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.visualizer import Visualizer
+from helpers.demo_project import DemoTestModel, demo, demo_project, run
+from helpers.paths import ROOT
 from PIL import Image
-from scripts import ROOT
-from tools.demo_project import DemoTestModel, demo, demo_project, run
 
-from freqdino.config import load_config
+from freqdino.config.loading import load_config
+from freqdino.engine.predictor import class_metadata
 from freqdino.registration.class_tables import thing_classes
-
-from predictor import class_metadata  # demo_project has set the path
 
 
 @pytest.fixture

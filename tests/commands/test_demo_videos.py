@@ -4,8 +4,9 @@ import re
 import cv2
 import numpy as np
 import pytest
-from tools.demo_project import demo_project, run
-from videos import VideoWriter  # demo_project has set the path
+from helpers.demo_project import demo_project, run
+
+from freqdino.visualization.videos import VideoWriter
 
 
 @pytest.fixture

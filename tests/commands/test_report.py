@@ -8,12 +8,12 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from helpers.paths import ROOT, load_script
 from PIL import Image
-from scripts import ROOT, load_script
 
-from freqdino.config import load_config
+from freqdino.config.loading import load_config
 from freqdino.data import register_custom_datasets
-from freqdino.segment_colors import id_to_rgb
+from freqdino.data.panoptic_png import id_to_rgb
 
 report = load_script("tools/report.py")
 

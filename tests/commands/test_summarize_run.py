@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from scripts import load_script
+from helpers.paths import load_script
 
 summarize_run = load_script("tools/summarize_run.py")
 format_table, main = summarize_run.format_table, summarize_run.main

@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-import train_net
-import two_processes
 from detectron2.engine import default_argument_parser
+from helpers.small_training import SHORT, TINY_HEAD, fails, options, results
 from modeling import small_mask_dino, small_models
-from small_training import SHORT, TINY_HEAD, fails, options, results
 
-from freqdino.config import ConfigError, load_config
+from freqdino.config.loading import load_config
+from freqdino.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("loggers_as_before")
 

@@ -3,12 +3,11 @@ import json
 
 import numpy as np
 import pytest
-import train_net
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic_separated
-from modeling.small_detectors import BACKBONE, DETECTORS
+from helpers.small_detectors import BACKBONE, DETECTORS
+from helpers.small_training import fails, results
 from PIL import Image
-from small_training import fails, results
 
 pytestmark = pytest.mark.usefixtures("loggers_as_before")
 

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.visualizer import Visualizer
+from helpers.paths import load_script
 from PIL import Image
-from scripts import load_script
 
 from freqdino.data.mapper import MAPPERS
-from freqdino.segment_colors import id_to_rgb
+from freqdino.data.panoptic_png import id_to_rgb
 
 visualize_data = load_script("tools/visualize_data.py")
-from drawing import Drawing  # noqa: E402  (the line before sets the path)
+from freqdino.visualization.drawing import Drawing
 
 HEIGHT, WIDTH, IMAGES = 40, 60, 3
 

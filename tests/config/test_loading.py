@@ -3,7 +3,9 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
-from freqdino.config import ConfigError, UnknownKeyError, add_freqdino_config, load_config, merge_config_file
+from freqdino.config.keys import add_freqdino_config
+from freqdino.config.loading import load_config, merge_config_file
+from freqdino.errors import ConfigError, UnknownKeyError
 
 
 def write(folder, name, text):

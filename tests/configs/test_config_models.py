@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.modeling import META_ARCH_REGISTRY
-from torch.overrides import TorchFunctionMode
-
 from configs.test_configs import WITH_BACKBONES, WITH_MODULES, WITH_TRANSFORMERS
 from configs.test_detector_configs import PARAMETERS as DETECTORS
 from configs.test_semantic_configs import HEAD_PARAMETERS, MIT_WIDTHS, fdam_parameters, mit_parameters
-from freqdino.config import load_config
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch.overrides import TorchFunctionMode
+
+from freqdino.config.loading import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from detectron2.config import get_cfg
 
-from freqdino.config import add_freqdino_config, load_config, merge_config_file, read_yaml
+from freqdino.config.keys import add_freqdino_config
+from freqdino.config.loading import load_config, merge_config_file, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"

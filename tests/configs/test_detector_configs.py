@@ -6,9 +6,10 @@ The published numbers are those of FreqFusion's tables (arXiv 2408.12879) of Fas
 from pathlib import Path
 
 import pytest
-from configs import test_configs
 from configs.test_configs import CONFIGS, defaults, flatten, resolved
 from detectron2 import model_zoo
+
+from configs import test_configs
 
 FOLDERS = {"faster_rcnn": "coco/detection", "mask_rcnn": "coco/instance", "panoptic_fpn": "coco/panoptic"}
 # Suffix of the leaf -> published: box AP of Faster R-CNN; box and mask AP of Mask R-CNN; PQ, things, stuff, SQ, RQ of

@@ -6,9 +6,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
-from modeling.small_models import example, rectangles
+from helpers.small_models import example, rectangles
 
-from freqdino.config import load_config
+from freqdino.config.loading import load_config
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
 FILES = sorted(FOLDER.glob("*.yaml"))

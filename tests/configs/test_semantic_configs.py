@@ -5,8 +5,9 @@ the numbers FDAM's (arXiv 2507.12006) and FDConv's (arXiv 2503.18783). `test_con
 `test_config_models.py` builds each and counts its parameters.
 """
 import pytest
-from configs import test_configs
 from configs.test_configs import CONFIGS, FDAM_IN_BLOCKS, MIT_B0, TRANSFORMERS, defaults, flatten, resolved
+
+from configs import test_configs
 
 # Second line of the leaf where a number is published.
 SAID = {

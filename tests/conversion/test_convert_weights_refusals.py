@@ -2,8 +2,8 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tools.openmmlab_models import Detector, MapLayerNorm, Segmentor, randomised
-from tools.small_conversions import (
+from helpers.openmmlab_models import Detector, MapLayerNorm, Segmentor, randomised
+from helpers.small_conversions import (
     FASTER,
     FDCONV,
     MASK,
@@ -16,7 +16,7 @@ from tools.small_conversions import (
 )
 from torchvision.models import resnet18
 
-from freqdino.config import load_config
+from freqdino.config.loading import load_config
 
 
 @pytest.fixture

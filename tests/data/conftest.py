@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from PIL import Image
 
-from freqdino.config import add_freqdino_config
+from freqdino.config.keys import add_freqdino_config
 from freqdino.data import build_mapper, register_custom_datasets
 
 SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]  # x 2..6, y 1..5

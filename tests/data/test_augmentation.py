@@ -3,8 +3,15 @@ import numpy as np
 import pytest
 from detectron2.data import transforms as T
 
-from freqdino.data.augmentation import (CategoryLimitedCrop, PadToMultiple, RandomCrop, crop_recipe, detr_recipe,
-                                        inference_recipe, large_scale_jitter)
+from freqdino.data.augmentation import (
+    CategoryLimitedCrop,
+    PadToMultiple,
+    RandomCrop,
+    crop_recipe,
+    detr_recipe,
+    inference_recipe,
+    large_scale_jitter,
+)
 
 
 def augment(recipe, image, labels=None):

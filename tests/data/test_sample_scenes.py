@@ -8,10 +8,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from freqdino.data import build_train_loader, sample_scenes
+from freqdino.data.panoptic_png import rgb_to_id
 from freqdino.data.sample_scenes import make_sample_scenes
 from freqdino.data.scene_drawing import draw_scene
 from freqdino.data.segmentation import check_segmentation, decode_rle, polygon_points, rasterise
-from freqdino.segment_colors import rgb_to_id
 
 
 @pytest.fixture

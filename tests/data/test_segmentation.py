@@ -6,8 +6,16 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.structures import BoxMode
 
-from freqdino.data.segmentation import (box_and_area, box_corners, check_segmentation, decode_rle, encode_rle,
-                                        lies_outside, polygon_points, rasterise)
+from freqdino.data.segmentation import (
+    box_and_area,
+    box_corners,
+    check_segmentation,
+    decode_rle,
+    encode_rle,
+    lies_outside,
+    polygon_points,
+    rasterise,
+)
 
 
 def rectangle(height, width, top, bottom, left, right):

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
-from scripts import ROOT, load_script
+from helpers.paths import ROOT, load_script
 from torch import nn
 
-from freqdino.config import load_config
+from freqdino.config.loading import load_config
 
 predictor = load_script("tools/predictor.py")
 

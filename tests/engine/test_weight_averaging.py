@@ -3,11 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import train_net
-from small_training import options, results
+from helpers.small_training import options, results
 from torch import nn
 
-from freqdino.weight_averaging import WeightAveraging
+from freqdino.engine.weight_averaging import WeightAveraging
 
 pytestmark = pytest.mark.usefixtures("loggers_as_before")
 

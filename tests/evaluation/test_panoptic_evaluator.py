@@ -7,8 +7,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from freqdino.data.panoptic_png import id_to_rgb, rgb_to_id
 from freqdino.evaluation.panoptic_evaluator import PanopticEvaluator
-from freqdino.segment_colors import id_to_rgb, rgb_to_id
 
 # A thing class between two stuff classes: the contiguous thing ids do not start at 0.
 CATEGORIES = [{"id": 10, "name": "sky", "isthing": 0}, {"id": 20, "name": "cat", "isthing": 1},

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from freqdino.evaluation.panoptic_files import panoptic_quality, read_segment_ids
+from freqdino.data.panoptic_png import id_to_rgb, read_segment_ids
+from freqdino.evaluation.panoptic_files import panoptic_quality
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
-from freqdino.segment_colors import id_to_rgb
 
 THING, STUFF, OTHER = 7, 40, 3  # category ids, neither contiguous nor sorted
 CATEGORIES = (THING, STUFF, OTHER)

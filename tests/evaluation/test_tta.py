@@ -4,7 +4,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from freqdino.evaluation.test_time_augmentation import TestTimeAugmentation, merge_instances, mirrored
+from freqdino.evaluation.tta import TestTimeAugmentation, merge_instances, mirrored
 
 HEIGHT, WIDTH = 8, 12
 

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from freqdino.frequency import FDAMVisionTransformer, convert_to_fdconv
-from freqdino.frequency.freqfusion import FreqFusion
+from freqdino.frequency.freqfusion.fusion import FreqFusion
 
 WIDTHS = (64, 128, 256, 512)
 POOLED = 7

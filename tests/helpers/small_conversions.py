@@ -1,13 +1,13 @@
 """For the tests of tools/convert_weights.py: configurations of small models, and the tool run on a file in a folder."""
 import torch
 from detectron2.modeling import build_model
+from helpers.paths import load_script
+from helpers.small_detectors import BACKBONE, FASTER_RCNN, MASK_RCNN
+from helpers.small_semantic_heads import SMALL_MODEL
 from modeling import small_models
-from modeling.small_detectors import BACKBONE, FASTER_RCNN, MASK_RCNN
-from modeling.small_semantic_heads import SMALL_MODEL
-from scripts import load_script
 
-from freqdino.checkpoint import StrictCheckpointer
-from freqdino.config import load_config
+from freqdino.checkpoint.checkpointer import StrictCheckpointer
+from freqdino.config.loading import load_config
 
 convert_weights = load_script("tools/convert_weights.py")
 

@@ -1,5 +1,5 @@
 """A small Mask DINO on one strided convolution a map, built from a configuration as users do."""
-from modeling.small_models import small_config, small_model
+from helpers.small_models import small_config, small_model
 
 OPTIONS = {
     "MODEL.META_ARCHITECTURE": "MaskDINO",

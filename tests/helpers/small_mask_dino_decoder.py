@@ -1,6 +1,6 @@
 """A small Mask DINO decoder, with random maps and ground truth for it."""
 import torch
-from modeling.targets_of import image_targets
+from helpers.targets import image_targets
 from torch import nn
 
 from freqdino.modeling.mask_dino_decoder import MaskDINODecoder

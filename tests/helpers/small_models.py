@@ -5,7 +5,7 @@ from detectron2.structures import Instances
 from modeling import golden_models  # noqa: F401  registers PatchBackbone
 
 import freqdino.registration  # noqa: F401  fills the registries
-from freqdino.config import load_config
+from freqdino.config.loading import load_config
 
 OPTIONS = {
     "MODEL.META_ARCHITECTURE": "MaskFormer",

@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from modeling import golden_models  # noqa: F401  registers PatchBackbone
 
 import freqdino.registration  # noqa: F401  fills the registries
-from freqdino.config import load_config
+from freqdino.config.loading import load_config
 from freqdino.modeling.upernet_head import UPerNetHead
 
 SHAPES = {"res2": ShapeSpec(channels=8, stride=4), "res3": ShapeSpec(channels=12, stride=8),

@@ -3,9 +3,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
-from modeling.small_models import example
+from helpers.small_models import example
 
-from freqdino.solver import build_optimizer
+from freqdino.engine.solver import build_optimizer
 
 # What may have a gradient of zeros in a model this small, by a part of the parameter's name, and why.
 ZERO_IF_SMALL = {

@@ -12,8 +12,8 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import nn
 
-from freqdino.config import load_config
-from train_net import Trainer
+from freqdino.commands.train import Trainer
+from freqdino.config.loading import load_config
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 

@@ -13,8 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.evaluation.build import build_evaluator
-from freqdino.segment_colors import id_to_rgb
 
 NAME = "two_ranks"
 LABELS = np.tile(np.arange(40) // 20, (20, 1))

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from freqdino.modeling.class_scores import SigmoidScores, SoftmaxScores
+from freqdino.modeling.post_processing import SigmoidScores, SoftmaxScores
 
 
 def test_softmax():

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from modeling.targets_of import image_targets, logits_of, quadrants
+from helpers.targets import image_targets, logits_of, quadrants
 
 from freqdino.modeling.criterion import SetCriterion
 from freqdino.modeling.losses import softmax_class_cost

@@ -3,8 +3,8 @@ import math
 
 import pytest
 import torch
-from golden_files import assert_agrees, subset
-from modeling.golden_models import batch, build_case, losses_by_seed
+from helpers.golden import assert_agrees, subset
+from helpers.golden_models import batch, build_case, losses_by_seed
 
 CASES = ("mask2former_coco_instance", "mask2former_coco_panoptic", "mask2former_ade20k_semantic",
          "freqfusion_mask2former_coco_panoptic", "maskdino_coco_instance", "maskdino_coco_panoptic")

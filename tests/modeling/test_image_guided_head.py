@@ -2,9 +2,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from modeling.small_models import example, small_model
+from helpers.small_models import example, small_model
 
-from freqdino.config import ConfigError
+from freqdino.errors import ConfigError
 from freqdino.modeling.image_guided_head import ImageGuidedHead, ImageGuidedStage, ImageGuidedUpsampler, ImageHighPass
 
 GUIDED = {"MODEL.META_ARCHITECTURE": "MaskFormerFreqAware", "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHeadFreqAware",

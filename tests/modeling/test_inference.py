@@ -4,7 +4,13 @@ import math
 import pytest
 import torch
 
-from freqdino.modeling.inference import best_pairs, instances_from_masks, mask_quality, panoptic_segments, semantic_map
+from freqdino.modeling.post_processing import (
+    best_pairs,
+    instances_from_masks,
+    mask_quality,
+    panoptic_segments,
+    semantic_map,
+)
 from freqdino.ops import weighted_gather
 
 

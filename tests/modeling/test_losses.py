@@ -4,8 +4,16 @@ import math
 import pytest
 import torch
 
-from freqdino.modeling.losses import (cross_entropy_loss, focal_class_cost, focal_loss, mask_bce_cost, mask_bce_loss,
-                                      mask_dice_cost, mask_dice_loss, softmax_class_cost)
+from freqdino.modeling.losses import (
+    cross_entropy_loss,
+    focal_class_cost,
+    focal_loss,
+    mask_bce_cost,
+    mask_bce_loss,
+    mask_dice_cost,
+    mask_dice_loss,
+    softmax_class_cost,
+)
 
 
 def sigmoid(x):

@@ -2,8 +2,8 @@
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from modeling.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
-from modeling.small_models import RESNET18, example
+from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
+from helpers.small_models import RESNET18, example
 from torch import nn
 
 TERMS = ("loss_ce", "loss_mask", "loss_dice", "loss_bbox", "loss_giou")

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from modeling.targets_of import image_targets
+from helpers.targets import image_targets
 
 from freqdino.modeling.denoising import NoisedQueries
 from freqdino.modeling.losses import focal_class_cost

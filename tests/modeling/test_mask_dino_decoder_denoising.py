@@ -2,7 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from modeling.small_mask_dino_decoder import DIM, KEYS, OPTIONS, decoder, inputs, randomise, targets
+from helpers.small_mask_dino_decoder import DIM, KEYS, OPTIONS, decoder, inputs, randomise, targets
 
 
 @pytest.mark.parametrize("options", OPTIONS)

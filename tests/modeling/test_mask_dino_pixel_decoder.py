@@ -2,8 +2,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from modeling.golden_models import STAGES
-from modeling.small_mask_dino import mask_dino_model
+from helpers.golden_models import STAGES
+from helpers.small_mask_dino import mask_dino_model
 
 from freqdino.layers.position_encoding import sine_position_map
 

@@ -4,9 +4,9 @@ import itertools
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from modeling.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
-from modeling.small_models import example
-from modeling.targets_of import image_targets
+from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
+from helpers.small_models import example
+from helpers.targets import image_targets
 from torch import nn
 
 PREFIX = "MODEL.MaskDINO."

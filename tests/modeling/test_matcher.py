@@ -1,7 +1,7 @@
 """Matching: known optima, more objects than queries, none at all, costs that are not finite."""
 import pytest
 import torch
-from modeling.targets_of import image_targets, logits_of, quadrants
+from helpers.targets import image_targets, logits_of, quadrants
 
 from freqdino.modeling.losses import softmax_class_cost
 from freqdino.modeling.matcher import HungarianMatcher, NonFiniteCostError

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import BitMasks
-from modeling.small_models import RESNET18, example, small_model
+from helpers.small_models import RESNET18, example, small_model
 
 TERMS = ("loss_ce", "loss_mask", "loss_dice")
 NAMES = {f"{term}{suffix}" for term in TERMS for suffix in ("", "_0", "_1", "_2")}

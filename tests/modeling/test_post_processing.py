@@ -4,9 +4,7 @@ import math
 import pytest
 import torch
 
-from freqdino.modeling.class_scores import SoftmaxScores
-from freqdino.modeling.inference import Geometry
-from freqdino.modeling.post_processing import PostProcessing
+from freqdino.modeling.post_processing import Geometry, PostProcessing, SoftmaxScores
 
 
 def resize_slowly(masks, size):

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from freqdino.modeling.prediction import DeferredMasksPrediction, matched_masks, masks_at_points
+from freqdino.modeling.prediction import DeferredMasksPrediction, masks_at_points, matched_masks
 
 BATCH, QUERIES, WIDTH, SIZE = 3, 6, 4, (5, 7)
 

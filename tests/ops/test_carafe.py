@@ -4,9 +4,9 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
 
+from freqdino.analysis.benchmarks.measure import allocation_peak
 from freqdino.ops import weighted_gather as weighted_gather_module
 from freqdino.ops.carafe import carafe, carafe_reference
-from tools.benchmarks.measure import allocation_peak
 
 BOTH = pytest.mark.parametrize("operator", [carafe, carafe_reference])
 GEOMETRIES = pytest.mark.parametrize("shape, kernel_size, group, up", [

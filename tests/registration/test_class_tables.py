@@ -3,9 +3,9 @@ import itertools
 
 import pytest
 from detectron2.data import MetadataCatalog
-from modeling.small_models import small_config, small_model
+from helpers.small_models import small_config, small_model
 
-from freqdino.config import ConfigError
+from freqdino.errors import ConfigError
 from freqdino.registration.class_tables import check_detector_classes, check_num_classes, count_classes, thing_classes
 
 COUNTER = itertools.count()

@@ -7,14 +7,14 @@ import random
 
 import pytest
 import torch
-from modeling.small_mask_dino import OPTIONS as MASK_DINO
-from modeling.small_mask_dino import SEMANTIC
-from modeling.small_models import RESNET18, example, small_config
-from training_step import assert_a_step_reaches_every_parameter
+from helpers.small_mask_dino import OPTIONS as MASK_DINO
+from helpers.small_mask_dino import SEMANTIC
+from helpers.small_models import RESNET18, example, small_config
+from helpers.training_step import assert_a_step_reaches_every_parameter
 
 from freqdino.frequency import FDConv, FDLinear, FrequencyScale, InversionGates
-from freqdino.frequency.freqfusion_sum import FreqFusionSum
-from freqdino.registration.backbones.switches import READERS
+from freqdino.frequency.freqfusion.fusion import FreqFusionSum
+from freqdino.registration.backbones import READERS
 
 SAMPLES, SEED = 40, 0
 BACKBONES = {

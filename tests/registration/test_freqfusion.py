@@ -2,11 +2,11 @@
 import pytest
 import torch
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from modeling.small_mask_dino import OPTIONS as MASK_DINO
-from modeling.small_models import example, small_config, small_model
+from helpers.small_mask_dino import OPTIONS as MASK_DINO
+from helpers.small_models import example, small_config, small_model
 
-from freqdino.config import ConfigError
-from freqdino.frequency.freqfusion_sum import FreqFusionSum
+from freqdino.errors import ConfigError
+from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.modeling.pixel_decoder import UpsampleAndAdd
 
 HEAD = "MODEL.SEM_SEG_HEAD."

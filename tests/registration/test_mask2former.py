@@ -2,9 +2,9 @@
 import pytest
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_backbone
-from modeling.small_models import RESNET18, example, small_config, small_model
+from helpers.small_models import RESNET18, example, small_config, small_model
 
-from freqdino.config import ConfigError
+from freqdino.errors import ConfigError
 from freqdino.modeling.backbones.swin import D2SwinTransformer
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY
 

@@ -4,12 +4,12 @@ import itertools
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from modeling.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_config, mask_dino_model
-from modeling.small_models import example, small_model
+from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_config, mask_dino_model
+from helpers.small_models import example, small_model
 
-from freqdino.config import ConfigError
-from freqdino.modeling.class_scores import SigmoidScores, SoftmaxScores
+from freqdino.errors import ConfigError
 from freqdino.modeling.losses import focal_class_cost
+from freqdino.modeling.post_processing import SigmoidScores, SoftmaxScores
 from freqdino.registration.pixel_decoders import build_pixel_decoder
 
 PREFIX = "MODEL.MaskDINO."

@@ -1,7 +1,8 @@
 """Names of normalisations: the key of an unknown one is named before anything is built."""
 import pytest
 
-from freqdino.config import ConfigError, load_config
+from freqdino.config.loading import load_config
+from freqdino.errors import ConfigError
 
 KEYS = ["MODEL.SEM_SEG_HEAD.NORM", "MODEL.VIT.NECK_NORM", "MODEL.RESNETS.NORM", "MODEL.FPN.NORM",
         "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM"]

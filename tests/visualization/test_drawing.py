@@ -5,8 +5,8 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
+from helpers.paths import load_script
 from PIL import Image
-from scripts import load_script
 
 from freqdino.data.categories import class_colors
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from freqdino.analysis.benchmarks.measure import Case
 from freqdino.ops.carafe import carafe, carafe_reference
-from tools.benchmarks.measure import Case
 
 CHANNELS = 256
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from freqdino.frequency.attention_inversion import AttentionInversion
-from freqdino.frequency.fdam_block import FDAMBlock
-from freqdino.frequency.scale_spectrum import scale_spectrum, scale_spectrum_reference
-from freqdino.frequency.transformer_block import MLP
-from tools.benchmarks.measure import Case
+from freqdino.analysis.benchmarks.measure import Case
+from freqdino.frequency.fdam.attention_inversion import AttentionInversion
+from freqdino.frequency.fdam.scale_spectrum import scale_spectrum, scale_spectrum_reference
+from freqdino.frequency.fdam.transformer_block import MLP, FDAMBlock
 
 DIM, HEADS, GRID = 384, 6, (64, 64)
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqdino.frequency.band_modulation import FrequencyBandModulation
-from freqdino.frequency.fdconv import FDConv
-from tools.benchmarks.measure import Case
+from freqdino.analysis.benchmarks.measure import Case
+from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
+from freqdino.frequency.fdconv.conv import FDConv
 
 SIZES = ((64, 200, 336, 2.5), (128, 100, 168, 2.0), (256, 50, 84, 1.6), (512, 25, 42, 3.0))
 SMALL_MAPS = ((256, 8, 8), (512, 4, 4))

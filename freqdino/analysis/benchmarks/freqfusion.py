@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from freqdino.analysis.benchmarks.measure import Case
 from freqdino.frequency import FreqFusion
 from freqdino.ops.carafe import carafe_reference
-from tools.benchmarks.measure import Case
 
 MASK2FORMER = dict(compressed_channels=64, feature_resample=True, hamming_window=False, feature_resample_norm=False)
 UNITS = ((32, 32), (64, 64), (128, 128))

@@ -13,8 +13,8 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 import freqdino  # noqa: F401  fills the registries
-from freqdino.config import load_config
-from tools.benchmarks.measure import Case
+from freqdino.analysis.benchmarks.measure import Case
+from freqdino.config.loading import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "coco"
 SIZE, OBJECTS = 512, 8

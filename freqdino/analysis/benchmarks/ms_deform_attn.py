@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from freqdino.analysis.benchmarks.measure import Case
 from freqdino.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
-from tools.benchmarks.measure import Case
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from analysis.flop_rules import AUTOGRAD_RULES, FUNCTION_RULES, NO_ARITHMETIC, RULES, Rule
+from freqdino.analysis.costs.flop_rules import AUTOGRAD_RULES, FUNCTION_RULES, NO_ARITHMETIC, RULES, Rule
 
 
 class Counts:

@@ -12,8 +12,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from freqdino.frequency import FDLinear, FreqFusion, FrequencyScale, InversionGates
-from freqdino.frequency.attention_inversion import GATE_NAMES
-from freqdino.frequency.dynamic_weight import MODULATION, DynamicWeight
+from freqdino.frequency.fdam.attention_inversion import GATE_NAMES
+from freqdino.frequency.fdconv.dynamic_weight import MODULATION, DynamicWeight
 
 ENCODER_FDAM, PYRAMID_FREQFUSION = "FDAM in the encoder", "FreqFusion in the pyramid"
 DEIT_S_WIDTH = 384

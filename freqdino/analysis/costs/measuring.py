@@ -16,9 +16,9 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from torch import nn
 
 import freqdino  # noqa: F401  fills the registries
-from analysis.flop_counting import counting
-from analysis.parts import REST, PartClock, split_into_parts
-from benchmarks.measure import MIB, allocation_peak
+from freqdino.analysis.benchmarks.measure import MIB, allocation_peak
+from freqdino.analysis.costs.flop_counting import counting
+from freqdino.analysis.costs.parts import REST, PartClock, split_into_parts
 from freqdino.data import register_custom_datasets
 
 TOTAL = "total"

@@ -1,8 +1,8 @@
 """The tables of `analyze_model.py`, as lines of Markdown."""
 from collections.abc import Iterator, Sequence
 
-from analysis.measuring import TOTAL, Analysis
-from analysis.parts import REST
+from freqdino.analysis.costs.measuring import TOTAL, Analysis
+from freqdino.analysis.costs.parts import REST
 
 NOTHING = "-"
 

@@ -14,14 +14,13 @@ from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 
+from freqdino.analysis.frequency.modulation import inversion_coefficients
+from freqdino.analysis.frequency.recording import Calls
 from freqdino.frequency import InversionGates
-from freqdino.frequency.transformer_block import TransformerBlock
+from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.layers.deformable_attention import DeformableEncoderLayer
 from freqdino.modeling.backbones.mit import MiTBlock
 from freqdino.modeling.backbones.swin_block import FrequencySwinBlock
-
-from .modulation import inversion_coefficients
-from .recording import Calls
 
 
 @dataclass

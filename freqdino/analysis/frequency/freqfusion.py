@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from freqdino.analysis.frequency.responses import check_token
 from freqdino.frequency import FreqFusion
-from freqdino.frequency.freqfusion import extend, make_filters
-
-from .responses import check_token
+from freqdino.frequency.freqfusion.fusion import extend, make_filters
 
 
 def category_similarity(features: Tensor, labels: Tensor) -> tuple[float, float]:

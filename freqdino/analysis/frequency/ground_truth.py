@@ -11,8 +11,7 @@ from freqdino.data.augmentation import UNLABELLED
 from freqdino.data.image_reading import read_image
 from freqdino.data.segmentation import rasterise
 from freqdino.data.target_readers import InstanceReader, PanopticReader, SemanticReader
-
-from .summary import NotThere
+from freqdino.errors import NotThere
 
 
 def category_labels(record: dict, metadata: Metadata) -> Tensor:

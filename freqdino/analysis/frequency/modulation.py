@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from freqdino.frequency import FrequencyScale, InversionGates
-from freqdino.frequency.frequency_scale import resize_filters
+from freqdino.frequency.fdam.frequency_scale import resize_filters
 
 
 def inversion_coefficients(gates: InversionGates, query: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 H, W: height and width of a picture.
 """
-import argparse
 import difflib
+from collections.abc import Sequence
 
 import numpy as np
 import timm
@@ -14,15 +14,14 @@ from detectron2.modeling import build_model
 from PIL import Image
 from torch import Tensor, nn
 
-from demo import find_records
-from freqdino.checkpoint import load_trained_model
-from freqdino.checkpoint_files import local_path, read_checkpoint
-from freqdino.config import load_config
+from freqdino.analysis.frequency.ground_truth import category_labels
+from freqdino.checkpoint.files import local_path, read_checkpoint
+from freqdino.config.loading import load_config
 from freqdino.data import build_mapper, register_custom_datasets
+from freqdino.data.image_files import find_records
 from freqdino.data.image_reading import read_image
-
-from .ground_truth import category_labels
-from .summary import NotThere
+from freqdino.engine.predictor import load_trained_model
+from freqdino.errors import NotThere
 
 RANDOM_WEIGHTS = "random"
 
@@ -33,16 +32,17 @@ class ConfiguredModel:
     Without MODEL.WEIGHTS it has random weights, of seed 0.
     """
 
-    def __init__(self, args: argparse.Namespace):
-        cfg = load_config(args.config_file, args.opts + (["MODEL.WEIGHTS", args.weights] if args.weights else []))
-        datasets = [args.dataset] if args.dataset else []
-        register_custom_datasets([*datasets, *cfg.DATASETS.TRAIN])
-        self.name = args.config_file
+    def __init__(self, config_file: str, options: Sequence[str], weights: str | None, dataset: str | None,
+                 records: list[dict]):
+        """``dataset``: the one that the records are of, None where they are images alone."""
+        cfg = load_config(config_file, [*options, *(["MODEL.WEIGHTS", weights] if weights else [])])
+        register_custom_datasets(cfg.DATASETS.TRAIN)
+        self.name = config_file
         self.weights = cfg.MODEL.WEIGHTS or RANDOM_WEIGHTS
         self.model = load_trained_model(cfg) if cfg.MODEL.WEIGHTS else random_model(cfg)
         self.mapper = build_mapper(cfg, is_train=False)
-        self.records = images_of(args)
-        self.metadata = MetadataCatalog.get(args.dataset) if args.dataset else None
+        self.records = records
+        self.metadata = MetadataCatalog.get(dataset) if dataset else None
 
     def run(self, record: dict) -> None:
         """Send an image through the model."""
@@ -60,11 +60,11 @@ class ConfiguredModel:
         return category_labels(record, self.metadata)
 
 
-def images_of(args: argparse.Namespace) -> list[dict]:
+def images_of(dataset: str | None, inputs: Sequence[str] | None, limit: int | None) -> list[dict]:
     """Dataset records of the images to analyse, at least one. ValueError where there is none."""
-    records = find_records(args)
+    records = find_records(dataset, inputs, limit)
     if not records:
-        raise ValueError(f"--dataset {args.dataset} holds no image")
+        raise ValueError(f"--dataset {dataset} holds no image")
     return records
 
 
@@ -76,31 +76,31 @@ def random_model(cfg: CfgNode) -> nn.Module:
 class TimmModel:
     """A model of timm, on pictures resized to its input size and normalised as its configuration says.
 
-    Random weights of seed 0 unless --weights names a file. Raises ValueError for an unknown name or weights that do not
-    fit.
+    Random weights of seed 0 unless ``weights`` names a file. Raises ValueError for an unknown name or weights that do
+    not fit.
     """
 
-    def __init__(self, args: argparse.Namespace):
-        if not timm.is_model(args.timm):
-            near = difflib.get_close_matches(args.timm, timm.list_models(), n=5)
-            raise ValueError(f"--timm {args.timm}: timm has no such model" + (f"; near are {', '.join(near)}" if near
+    def __init__(self, name: str, weights: str | None, records: list[dict]):
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=5)
+            raise ValueError(f"--timm {name}: timm has no such model" + (f"; near are {', '.join(near)}" if near
                                                                              else ""))
         torch.manual_seed(0)
-        self.name = args.timm
-        self.weights = args.weights or RANDOM_WEIGHTS
+        self.name = name
+        self.weights = weights or RANDOM_WEIGHTS
         try:
-            self.model = timm.create_model(args.timm, pretrained=False).eval()
+            self.model = timm.create_model(name, pretrained=False).eval()
         except RuntimeError as error:       # of a name with a tag behind a dot that the model has not
-            raise ValueError(f"--timm {args.timm}: {error}") from error
-        if args.weights:
+            raise ValueError(f"--timm {name}: {error}") from error
+        if weights:
             try:
-                self.model.load_state_dict(read_checkpoint(local_path(args.weights))["model"])
+                self.model.load_state_dict(read_checkpoint(local_path(weights))["model"])
             except RuntimeError as error:
-                raise ValueError(f"{args.weights} does not fit {args.timm}: {error}") from error
+                raise ValueError(f"{weights} does not fit {name}: {error}") from error
         _, *self.size = self.model.pretrained_cfg["input_size"]
         mean, std = (self.model.pretrained_cfg[key] for key in ("mean", "std"))
         self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
-        self.records = images_of(args)
+        self.records = records
 
     def run(self, record: dict) -> None:
         """Send an image through the model."""

@@ -21,10 +21,6 @@ class Source(Protocol):
         """Send an image through the model."""
 
 
-class NotThere(ValueError):
-    """The model or the images lack what a subject is about; the message says what, and what would do."""
-
-
 def plain(numbers: Tensor | list | float) -> list | float | None:
     """Numbers as JSON has them: six significant digits, None for NaN and infinity."""
     if isinstance(numbers, Tensor):

@@ -8,8 +8,8 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from freqdino.data.image_reading import read_label_map
+from freqdino.data.panoptic_png import read_segment_ids
 from freqdino.data.segmentation import decode_rle, polygon_points, rasterise
-from freqdino.evaluation.panoptic_files import read_segment_ids
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
 
 INSTANCE_THRESHOLD = 0.5        # of the scores of instances that count

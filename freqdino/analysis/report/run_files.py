@@ -10,8 +10,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-from freqdino.config import add_freqdino_config, merge_config_file, read_yaml
-from summarize_run import COLUMNS
+from freqdino.config.keys import add_freqdino_config
+from freqdino.config.loading import merge_config_file, read_yaml
+from freqdino.evaluation.results import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 # Losses of the last layer; those of the other layers, of denoising and of the encoder have names made from theirs.

@@ -4,10 +4,16 @@
 """
 from pathlib import Path
 
-from prepare_common import (ADE20K, ADE20K_SPLITS, ade20k_image_id, ade20k_objects, files_in, parse_arguments, run_jobs,
-                            write_json)
-
 from freqdino.data.categories import load_class_table
+from freqdino.data.preparation.jobs import (
+    ADE20K,
+    ADE20K_SPLITS,
+    ade20k_image_id,
+    ade20k_objects,
+    files_in,
+    run_jobs,
+    write_json,
+)
 from freqdino.data.segmentation import box_and_area, encode_rle
 
 CLASSES = load_class_table("ade20k_instance")
@@ -24,19 +30,13 @@ def convert(path: Path) -> tuple[dict, list[dict]]:
     return {"id": image_id, "file_name": f"{path.stem}.jpg", "height": height, "width": width}, annotations
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Convert the splits that the command line names."""
-    options = parse_arguments(__doc__.splitlines()[0], ADE20K_SPLITS, arguments)
+def prepare(root: Path, split: str, processes: int) -> Path:
+    """Convert a split, "train" or "val", of the data sets below ``root``; returns the file."""
     categories = [{"id": category_id, "name": name} for category_id, name in zip(CLASSES.ids, CLASSES.names)]
-    for split in options.splits:
-        folder = options.root / ADE20K / "annotations_instance" / ADE20K_SPLITS[split]
-        results = run_jobs(convert, files_in(folder, "*.png"), options.processes, split)
-        annotations = [annotation for _, of_image in results for annotation in of_image]
-        for annotation_id, annotation in enumerate(annotations, start=1):
-            annotation["id"] = annotation_id
-        write_json({"images": [image for image, _ in results], "annotations": annotations, "categories": categories},
-                   options.root / ADE20K / f"ade20k_instance_{split}.json")
-
-
-if __name__ == "__main__":
-    main()
+    folder = root / ADE20K / "annotations_instance" / ADE20K_SPLITS[split]
+    results = run_jobs(convert, files_in(folder, "*.png"), processes, split)
+    annotations = [annotation for _, of_image in results for annotation in of_image]
+    for annotation_id, annotation in enumerate(annotations, start=1):
+        annotation["id"] = annotation_id
+    return write_json({"images": [image for image, _ in results], "annotations": annotations, "categories": categories},
+                      root / ADE20K / f"ade20k_instance_{split}.json")

@@ -9,12 +9,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from prepare_common import (ADE20K, ADE20K_SPLITS, ade20k_image_id, ade20k_objects, files_in, parse_arguments, run_jobs,
-                            write_json, write_png)
 
 from freqdino.data.categories import load_class_table
 from freqdino.data.image_reading import read_label_map
 from freqdino.data.panoptic_png import nth_segment_id
+from freqdino.data.preparation.jobs import (
+    ADE20K,
+    ADE20K_SPLITS,
+    ade20k_image_id,
+    ade20k_objects,
+    files_in,
+    run_jobs,
+    write_json,
+    write_png,
+)
 from freqdino.data.segmentation import box_and_area
 
 CLASSES = load_class_table("ade20k_panoptic")
@@ -43,20 +51,15 @@ def convert(path: Path, instance_folder: Path, target: Path) -> tuple[dict, dict
             {"image_id": image_id, "file_name": path.name, "segments_info": segments})
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Convert the splits that the command line names."""
-    options = parse_arguments(__doc__.splitlines()[0], ADE20K_SPLITS, arguments)
-    root = options.root / ADE20K
+def prepare(root: Path, split: str, processes: int) -> Path:
+    """Convert a split, "train" or "val", of the data sets below ``root``; returns the JSON file."""
+    root = root / ADE20K
     categories = [{"id": category_id, "name": name, "isthing": int(isthing)}
                   for category_id, name, isthing in zip(CLASSES.ids, CLASSES.names, CLASSES.isthing)]
-    for split in options.splits:
-        job = partial(convert, instance_folder=root / "annotations_instance" / ADE20K_SPLITS[split],
-                      target=root / f"ade20k_panoptic_{split}")
-        files = files_in(root / "annotations_detectron2" / ADE20K_SPLITS[split], "*.png")
-        results = run_jobs(job, files, options.processes, split)
-        write_json({"images": [image for image, _ in results], "annotations": [annotation for _, annotation in results],
-                    "categories": categories}, root / f"ade20k_panoptic_{split}.json")
-
-
-if __name__ == "__main__":
-    main()
+    job = partial(convert, instance_folder=root / "annotations_instance" / ADE20K_SPLITS[split],
+                  target=root / f"ade20k_panoptic_{split}")
+    files = files_in(root / "annotations_detectron2" / ADE20K_SPLITS[split], "*.png")
+    results = run_jobs(job, files, processes, split)
+    return write_json({"images": [image for image, _ in results],
+                       "annotations": [annotation for _, annotation in results],
+                       "categories": categories}, root / f"ade20k_panoptic_{split}.json")

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from prepare_common import ADE20K, ADE20K_SPLITS, files_in, parse_arguments, run_jobs, write_png
 
 from freqdino.data.image_reading import read_label_map
+from freqdino.data.preparation.jobs import ADE20K, ADE20K_SPLITS, files_in, run_jobs, write_png
 
 CLASSES = 150
 
@@ -21,14 +21,9 @@ def convert(path: Path, target: Path) -> None:
     write_png((labels.astype(np.int32) - 1).astype(np.uint8), target / path.name)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Convert the splits that the command line names."""
-    options = parse_arguments(__doc__.splitlines()[0], ADE20K_SPLITS, arguments)
-    for split in options.splits:
-        folder = options.root / ADE20K / "annotations" / ADE20K_SPLITS[split]
-        target = options.root / ADE20K / "annotations_detectron2" / ADE20K_SPLITS[split]
-        run_jobs(partial(convert, target=target), files_in(folder, "*.png"), options.processes, split)
-
-
-if __name__ == "__main__":
-    main()
+def prepare(root: Path, split: str, processes: int) -> Path:
+    """Convert a split, "train" or "val", of the data sets below ``root``; returns the folder of the label maps."""
+    folder = root / ADE20K / "annotations" / ADE20K_SPLITS[split]
+    target = root / ADE20K / "annotations_detectron2" / ADE20K_SPLITS[split]
+    run_jobs(partial(convert, target=target), files_in(folder, "*.png"), processes, split)
+    return target

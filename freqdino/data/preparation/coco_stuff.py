@@ -4,9 +4,10 @@ A value is 0 for every thing and 1..53 for stuff in the order of the category id
 
     python datasets/prepare_coco_stuff.py [--root datasets] [--splits train2017 val2017] [--processes 8]
 """
-from prepare_coco_semantic import convert_splits
+from pathlib import Path
 
 from freqdino.data.categories import ClassTable
+from freqdino.data.preparation import coco_semantic
 
 
 def stuff_value_of_id(classes: ClassTable) -> dict[int, int]:
@@ -15,10 +16,6 @@ def stuff_value_of_id(classes: ClassTable) -> dict[int, int]:
     return dict.fromkeys(classes.ids, 0) | {class_id: value for value, class_id in enumerate(stuff, start=1)}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Convert the splits that the command line names."""
-    convert_splits(__doc__.splitlines()[0], "panoptic_stuff", stuff_value_of_id, arguments)
-
-
-if __name__ == "__main__":
-    main()
+def prepare(root: Path, split: str, processes: int) -> Path:
+    """Convert a split, "train2017" or "val2017", of the data sets below ``root``; returns the folder of the maps."""
+    return coco_semantic.prepare(root, split, processes, folder="panoptic_stuff", value_of_id=stuff_value_of_id)

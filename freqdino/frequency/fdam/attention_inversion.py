@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .argument_checks import check_counts, check_type
-from .plain_state import keep_additions
-from .star_relu import StarReLU
+from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.frequency.plain_state import keep_additions
+from freqdino.frequency.star_relu import StarReLU
 
 GAMMA_START = 1e-5
 # What the names of the gates' entries start with; a subclass keeps its attention's beside them.

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .argument_checks import check_counts, check_type
-from .plain_state import keep_additions
-from .scale_spectrum import scale_spectrum
-from .star_relu import StarReLU
+from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.frequency.fdam.scale_spectrum import scale_spectrum
+from freqdino.frequency.plain_state import keep_additions
+from freqdino.frequency.star_relu import StarReLU
 
 FILTER_START = 1e-5
 # FDAM's best ablation (supplement, tables 2 and 3), as its blocks are built; narrower than the published defaults.

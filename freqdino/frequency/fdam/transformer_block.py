@@ -1,6 +1,7 @@
-"""The plain block of a vision transformer and its parts.
+"""Blocks of a vision transformer: the plain one with its parts, and FDAM's.
 
-Sources: DeiT III (arXiv 2204.07118), whose block is pre-norm with LayerScale; stochastic depth (arXiv 1603.09382).
+Sources: DeiT III (arXiv 2204.07118), whose block is pre-norm with LayerScale; stochastic depth (arXiv 1603.09382); FDAM
+(ICCV 2025, arXiv 2507.12006), which inverts the attention and scales the frequencies of both branches.
 
 B: batch, N = H · W: tokens in row-major order of the H × W grid, C: channels.
 """
@@ -8,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .argument_checks import check_counts, check_type
-from .attention_inversion import AttentionInversion
+from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.frequency.fdam.attention_inversion import AttentionInversion
+from freqdino.frequency.fdam.frequency_scale import BLOCK_OPTIONS, FrequencyScale
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -105,3 +107,37 @@ class TransformerBlock(nn.Module):
                 state_dict[prefix + name] = torch.ones_like(self.gamma_1, requires_grad=False)
                 neutral.append(prefix + name)
         return neutral
+
+
+class FDAMBlock(TransformerBlock):
+    """x + drop_path(γ₁ · (a + S₁(a))) with a = inverted attention(LN x), then the same with the MLP, γ₂ and S₂.
+
+    Arguments and errors as TransformerBlock; dim must be a multiple of 16 too, FreqScale's groups.
+
+    >>> import torch
+    >>> block = FDAMBlock(dim=64, num_heads=4)
+    >>> block(torch.randn(2, 15, 64), grid=(3, 5)).shape
+    torch.Size([2, 15, 64])
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float = 4.0, qkv_bias: bool = True,
+                 init_values: float = 1e-4, drop_path: float = 0.0):
+        super().__init__(dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, init_values=init_values,
+                         drop_path=drop_path)
+        self.freq_scale_1 = FrequencyScale(dim, **BLOCK_OPTIONS)
+        self.freq_scale_2 = FrequencyScale(dim, **BLOCK_OPTIONS)
+
+    def make_attention(self, dim: int, num_heads: int, qkv_bias: bool) -> nn.Module:
+        return AttentionInversion(dim, num_heads, qkv_bias)
+
+    def attention_branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return scaled_tokens(self.freq_scale_1, super().attention_branch(tokens, grid), grid)
+
+    def mlp_branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return scaled_tokens(self.freq_scale_2, super().mlp_branch(tokens, grid), grid)
+
+
+def scaled_tokens(scale: FrequencyScale, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """x + S(x) for the map that the tokens (B, N, C) of a grid are."""
+    feature_map = tokens.transpose(1, 2).unflatten(2, grid)
+    return scale(feature_map, residual=True).flatten(2).transpose(1, 2)

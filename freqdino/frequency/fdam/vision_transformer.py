@@ -1,7 +1,7 @@
-"""A vision transformer of one resolution as a segmentation backbone.
+"""Vision transformers of one resolution as segmentation backbones: of plain blocks, and of FDAM's.
 
-Source: DeiT III (arXiv 2204.07118): learned position embedding without class token, LayerScale, one drop rate for all
-blocks.
+Sources: DeiT III (arXiv 2204.07118): learned position embedding without class token, LayerScale, one drop rate for all
+blocks; FDAM (ICCV 2025, arXiv 2507.12006), whose published class vit_models_freq is DeiT III's transformer else.
 
 B: batch, C: channels, H × W: image, P: patch, h × w: grid of patches, ⌈H / P⌉ × ⌈W / P⌉.
 """
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .argument_checks import check_counts, check_type
-from .transformer_block import TransformerBlock
+from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.frequency.fdam.transformer_block import FDAMBlock, TransformerBlock
 
 INITIAL_STD = 0.02
 MOST_CLASS_TOKENS = 2       # a class token and, in the distilled DeiT, the one that learns from the teacher
@@ -151,3 +151,12 @@ def adapt_loaded_position_embedding(module: VisionTransformer, state_dict: dict,
     key = f"{prefix}pos_embed"
     if key in state_dict:
         state_dict[key] = adapt_position_embedding(state_dict[key], module.grid, key)
+
+
+class FDAMVisionTransformer(VisionTransformer):
+    """VisionTransformer of FDAM blocks; published state dicts load (init_values was published as init_scale).
+
+    embed_dim must be a multiple of 16 too.
+    """
+
+    block_class = FDAMBlock

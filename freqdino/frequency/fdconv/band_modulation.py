@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdino.frequency.argument_checks import check_counts
-from freqdino.frequency.fourier_weight import at_least_float32
-from freqdino.frequency.kernel_modulation import NEAR_ZERO, check_choice, gate
+from freqdino.frequency.fdconv.fourier_weight import at_least_float32
+from freqdino.frequency.fdconv.kernel_modulation import NEAR_ZERO, check_choice, gate
 
 GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
 # Elements a CPU transforms at once: then a spectrum and its low-pass copy stay in the cache (measured: half the time).

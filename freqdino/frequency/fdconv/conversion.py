@@ -1,4 +1,4 @@
-"""Swap the convolutions of a finished model for FDConv, keeping what the model computes.
+"""Swap the convolutions of a finished model for FDConv, or a linear layer for FDLinear, keeping what it computes.
 
 Source: Frequency Dynamic Convolution for Dense Image Prediction (CVPR 2025, arXiv 2503.18783): its pretrained networks
 are converted this way.
@@ -9,7 +9,8 @@ from inspect import Parameter, signature
 
 from torch import nn
 
-from freqdino.frequency.fdconv import FDConv
+from freqdino.frequency.fdconv.conv import FDConv
+from freqdino.frequency.fdconv.linear import FDLinear
 
 Predicate = Callable[[str, nn.Conv2d], bool]
 
@@ -103,3 +104,26 @@ def fdconv_from_conv2d(conv: nn.Conv2d, **fdconv_arguments) -> FDConv:
         parameter.requires_grad_((conv.bias if name == "bias" else conv.weight).requires_grad)
     fdconv.norm, fdconv.activation = getattr(conv, "norm", None), getattr(conv, "activation", None)
     return fdconv
+
+
+def fdlinear_from_linear(linear: nn.Linear, **fdlinear_arguments) -> FDLinear:
+    """An FDLinear that computes what ``linear`` computes: its weights, device, type and training mode.
+
+    What is frozen stays so, but the modulation is always trainable. ``fdlinear_arguments`` are FDLinear's.
+    Raises ValueError where FDLinear does, and for a subclass of nn.Linear.
+
+    >>> import torch
+    >>> plain, tokens = nn.Linear(32, 64), torch.randn(2, 49, 32)
+    >>> torch.allclose(fdlinear_from_linear(plain, kernel_num=16)(tokens), plain(tokens), atol=1e-4)
+    True
+    """
+    if type(linear) is not nn.Linear:
+        raise ValueError(f"a {type(linear).__module__}.{type(linear).__qualname__} may compute something else than "
+                         f"nn.Linear and cannot be converted")
+    fdlinear = FDLinear(linear.in_features, linear.out_features, linear.bias is not None, linear.weight.device,
+                        linear.weight.dtype, **fdlinear_arguments)
+    fdlinear.load_state_dict(linear.state_dict())
+    fdlinear.train(linear.training)
+    for name, parameter in fdlinear.named_parameters(recurse=False):
+        parameter.requires_grad_((linear.bias if name == "bias" else linear.weight).requires_grad)
+    return fdlinear

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from freqdino.frequency.fourier_weight import (
+from freqdino.frequency.fdconv.fourier_weight import (
     at_least_float32,
     frequency_groups,
     grouped_matrices,
@@ -19,8 +19,8 @@ from freqdino.frequency.fourier_weight import (
     spectrum_to_matrix,
     weight_to_spectrum,
 )
-from freqdino.frequency.gated_product import gated, gated_product
-from freqdino.frequency.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal
+from freqdino.frequency.fdconv.gated_product import gated, gated_product
+from freqdino.frequency.fdconv.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal
 
 MODULATION = ("KSM_Global", "KSM_Local", "FBM")
 

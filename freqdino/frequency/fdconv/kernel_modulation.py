@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqdino.frequency.fourier_weight import at_least_float32
+from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.star_relu import StarReLU
 
 # Standard deviation of the weights of a head that starts neutral: not zero, so that gradients pass it from the first

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdino.frequency.argument_checks import check_counts, check_type
-from freqdino.frequency.dynamic_weight import DynamicWeight, product_type
-from freqdino.frequency.fourier_weight import at_least_float32
-from freqdino.frequency.kernel_modulation import KernelFactors
+from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
+from freqdino.frequency.fdconv.fourier_weight import at_least_float32
+from freqdino.frequency.fdconv.kernel_modulation import KernelFactors
 
 
 class FDLinear(DynamicWeight, nn.Linear):

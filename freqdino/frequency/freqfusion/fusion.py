@@ -2,7 +2,7 @@
 
 Source: Chen et al., "Frequency-aware Feature Fusion for Dense Image Prediction", TPAMI 2024 (arXiv 2408.12879). Three
 generators: adaptive low-pass filters smooth the low-resolution map while it is upsampled, offsets resample it where it
-is inconsistent (``dysample.py``), adaptive high-pass filters bring out the detail of the high-resolution map.
+is inconsistent (``offset_generator.py``), adaptive high-pass filters bring out the detail of the high-resolution map.
 
 B: batch, C_h, C_l: channels of the maps, D: compressed channels, G: up_group, k: filter size,
 H × W: low-resolution map, Y × X: high-resolution map; h, l: the compressed maps.
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from freqdino.frequency.argument_checks import check_counts, check_type
-from freqdino.frequency.dysample import SimilarityGuidedSampler
-from freqdino.frequency.joint_conv import joint_conv
+from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler, joint_conv
 from freqdino.ops.carafe import carafe
 
 UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic")
@@ -247,6 +246,23 @@ class FreqFusion(nn.Module):
         if height % 2 or width % 2:
             filters = F.pad(filters, (0, width % 2, 0, height % 2))
         return carafe(x, filters, self.lowpass_kernel, self.up_group, up=2)[..., :height, :width]
+
+
+class FreqFusionSum(FreqFusion):
+    """A drop-in for ``hr + upsample(lr)``; arguments and state-dict keys are FreqFusion's, C_h and C_l must be equal.
+
+    >>> fuse = FreqFusionSum(64, 64)
+    >>> fuse(torch.rand(1, 64, 16, 24), torch.rand(1, 64, 8, 12)).shape
+    torch.Size([1, 64, 16, 24])
+    """
+
+    def forward(self, hr_feat: Tensor, lr_feat: Tensor) -> Tensor:
+        """(B, C_h, Y, X) and (B, C_l, H, W) → (B, C_h, Y, X): the sharpened map plus the upsampled one.
+
+        Sizes and errors as in :meth:`FreqFusion.forward`.
+        """
+        _, hr, lr = super().forward(hr_feat, lr_feat)
+        return hr + lr
 
 
 def tap_window(size: int, hamming: bool) -> Tensor:

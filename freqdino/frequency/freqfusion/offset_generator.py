@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from freqdino.frequency.argument_checks import check_counts
-from freqdino.frequency.joint_conv import joint_conv
 from freqdino.ops.weighted_gather import weighted_gather
 
 NEIGHBOUR_DISTANCE = 2
@@ -167,3 +166,18 @@ def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
     index = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1)
     sampled = weighted_gather(table, index.view(-1, 4), weights.view(-1, 4))
     return sampled.view(batch, *x.shape[1:3], channels).permute(0, 3, 1, 2)
+
+
+def joint_conv(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
+    """What ``torch.cat([first(x), second(x)], dim=1)`` gives, reading ``x`` once.
+
+    Args:
+        x: (B, C, H, W).
+        first, second: convolutions with a bias, alike in everything but their numbers of output channels.
+
+    Returns:
+        (B, output channels of first + output channels of second, H', W').
+    """
+    weight = torch.cat([first.weight, second.weight])
+    bias = torch.cat([first.bias, second.bias])
+    return F.conv2d(x, weight, bias, first.stride, first.padding, first.dilation)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from freqdino.frequency.dysample import sample_bilinear
-from freqdino.frequency.freqfusion import extend, make_filters, tap_window
+from freqdino.frequency.freqfusion.fusion import extend, make_filters, tap_window
+from freqdino.frequency.freqfusion.offset_generator import sample_bilinear
 from freqdino.ops.carafe import carafe
 
 

@@ -15,10 +15,10 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...frequency import FDLinear, fdconv_from_conv2d
-from ...frequency.transformer_block import LAYER_NORM_EPSILON, DropPath
-from ...frequency.vision_transformer import initialize_linear
-from .token_block import TokenBlock, to_fdlinear
+from freqdino.frequency import FDLinear, fdconv_from_conv2d
+from freqdino.frequency.fdam.transformer_block import LAYER_NORM_EPSILON, DropPath
+from freqdino.frequency.fdam.vision_transformer import initialize_linear
+from freqdino.modeling.backbones.token_block import TokenBlock, to_fdlinear
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
 # The same in all published variants, from the finest stage to the coarsest.

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from detectron2.modeling import ResNet
 from torch import nn
 
-from ...frequency import ResidualFrequencyScale, convert_to_fdconv
+from freqdino.frequency import ResidualFrequencyScale, convert_to_fdconv
 
 # All convolutions of the residual branches; the stem and the shortcuts stay plain.
 BRANCH_CONVOLUTIONS = "res[2345].*.conv[123]"

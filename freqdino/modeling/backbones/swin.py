@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from detectron2.modeling.backbone.swin import SwinTransformer
 from torch import Tensor, nn
 
-from .swin_block import FrequencySwinBlock
+from freqdino.modeling.backbones.swin_block import FrequencySwinBlock
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
 

@@ -14,7 +14,7 @@ from detectron2.modeling.backbone.swin import (
 )
 from torch import Tensor
 
-from .token_block import TokenBlock, to_fdlinear
+from freqdino.modeling.backbones.token_block import TokenBlock, to_fdlinear
 
 
 class MapWindowAttention(WindowAttention):

@@ -18,8 +18,8 @@ from timm.models.convnext import ConvNeXtBlock
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from ...frequency import ResidualFrequencyScale, convert_to_fdconv
-from .token_block import to_fdlinear
+from freqdino.frequency import ResidualFrequencyScale, convert_to_fdconv
+from freqdino.modeling.backbones.token_block import to_fdlinear
 
 LEVEL_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 # The side lengths of a trial image: two whole multiples of the coarsest stride that differ.

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ...frequency import FrequencyScale, InversionGates
-from ...frequency.fdam_block import scaled_tokens
-from ...frequency.fdlinear_conversion import fdlinear_from_linear
-from ...frequency.frequency_scale import BLOCK_OPTIONS
+from freqdino.frequency import FrequencyScale, InversionGates
+from freqdino.frequency.fdam.frequency_scale import BLOCK_OPTIONS
+from freqdino.frequency.fdam.transformer_block import scaled_tokens
+from freqdino.frequency.fdconv.conversion import fdlinear_from_linear
 
 
 class TokenBlock(nn.Module):

@@ -10,9 +10,9 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from ...frequency import FDAMVisionTransformer
-from ...frequency.vision_transformer import VisionTransformer
-from .token_block import to_fdlinear
+from freqdino.frequency import FDAMVisionTransformer
+from freqdino.frequency.fdam.vision_transformer import VisionTransformer
+from freqdino.modeling.backbones.token_block import to_fdlinear
 
 PATCH_SIZE = 16
 NECK_NORMS = ("LN", "BN", "SyncBN", "GN")

@@ -2,7 +2,7 @@
 import pytest
 import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
-from scripts import load_script
+from helpers.paths import load_script
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
@@ -13,7 +13,7 @@ from freqdino.ops.carafe import CarafeFunction, carafe
 from freqdino.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
 
 load_script("tools/analyze_model.py")      # puts tools/ on the path
-from analysis.flop_counting import counting  # noqa: E402
+from freqdino.analysis.costs.flop_counting import counting
 
 
 def count(run, *arguments, **options):

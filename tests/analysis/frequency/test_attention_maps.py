@@ -2,20 +2,20 @@
 import pytest
 import timm
 import torch
-from scripts import load_script
+from helpers.paths import load_script
 from torch import nn
 
 from freqdino.frequency import FDAMVisionTransformer, InversionGates
-from freqdino.frequency.vision_transformer import VisionTransformer
+from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from freqdino.layers.deformable_attention import DeformableEncoder
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
 from freqdino.modeling.backbones.token_block import add_fdam
 
 load_script("tools/analyze_frequency.py")      # puts tools/ on the path
-from frequency_analysis import responses  # noqa: E402
-from frequency_analysis.attention_maps import attention_maps, belongs_to_blocks  # noqa: E402
-from frequency_analysis.recording import recorded_calls  # noqa: E402
+from freqdino.analysis.frequency import responses
+from freqdino.analysis.frequency.attention_maps import attention_maps, belongs_to_blocks
+from freqdino.analysis.frequency.recording import recorded_calls
 
 
 @pytest.fixture(autouse=True)

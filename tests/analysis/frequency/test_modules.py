@@ -4,14 +4,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from scripts import load_script
+from helpers.paths import load_script
 
 from freqdino.frequency import FDConv, FDLinear, FreqFusion, FrequencyScale, InversionGates
-from freqdino.frequency.band_modulation import FrequencyBandModulation
-from freqdino.frequency.scale_spectrum import scale_spectrum_reference
+from freqdino.frequency.fdam.scale_spectrum import scale_spectrum_reference
+from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 
 load_script("tools/analyze_frequency.py")      # puts tools/ on the path
-from frequency_analysis import fdconv, freqfusion, modulation  # noqa: E402
+from freqdino.analysis.frequency import fdconv, freqfusion, modulation
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
-from scripts import load_script
+from helpers.paths import load_script
 
 load_script("tools/analyze_frequency.py")      # puts tools/ on the path
-from frequency_analysis import representation  # noqa: E402
+from freqdino.analysis.frequency import representation
 
 
 @pytest.mark.parametrize("k", [1, 3, 8])

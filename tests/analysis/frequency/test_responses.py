@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
-from scripts import load_script
+from helpers.paths import load_script
 
 load_script("tools/analyze_frequency.py")      # puts tools/ on the path
-from frequency_analysis import responses  # noqa: E402
+from freqdino.analysis.frequency import responses
 
 GRID = (6, 8)
 

@@ -7,18 +7,26 @@ import pytest
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
+from helpers.paths import load_script
 from PIL import Image
-from scripts import load_script
 
-from freqdino.config import load_config
-from freqdino.segment_colors import id_to_rgb
+from freqdino.config.loading import load_config
+from freqdino.data.panoptic_png import id_to_rgb
 
 report = load_script("tools/report.py")
-from reporting.charts import Axis, line_chart  # noqa: E402  (the line before sets the path)
-from reporting.image_scores import score_image  # noqa: E402
-from reporting.page import metrics_tables, page, table  # noqa: E402
-from reporting.run_files import (FILE, OPTIONS, RUN, Difference, command_line,  # noqa: E402
-                                 configuration_differences, find_checkpoint, read_curves)
+from freqdino.analysis.report.image_scores import score_image
+from freqdino.analysis.report.run_files import (
+    FILE,
+    OPTIONS,
+    RUN,
+    Difference,
+    command_line,
+    configuration_differences,
+    find_checkpoint,
+    read_curves,
+)
+from freqdino.visualization.charts import Axis, line_chart
+from freqdino.visualization.page import metrics_tables, page, table
 
 HEIGHT, WIDTH = 20, 40
 LEFT = np.tile(np.arange(WIDTH) < WIDTH // 2, (HEIGHT, 1))

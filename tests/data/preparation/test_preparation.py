@@ -7,8 +7,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog
+from helpers.paths import ROOT, load_script
 from PIL import Image
-from scripts import ROOT, load_script
 
 import freqdino.data  # noqa: F401  (registers the names)
 

@@ -4,10 +4,10 @@ from importlib import import_module
 
 import pytest
 import torch
-from golden_files import assert_agrees, load_golden, subset
+from helpers.golden import assert_agrees, load_golden, subset
 from torch.autograd import gradcheck
 
-from freqdino.frequency.attention_inversion import AttentionInversion, InversionGates, attention_inversion
+from freqdino.frequency.fdam.attention_inversion import AttentionInversion, InversionGates, attention_inversion
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:

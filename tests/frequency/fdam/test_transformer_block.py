@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from freqdino.frequency import transformer_block
-from freqdino.frequency.transformer_block import DropPath, TransformerBlock
+from freqdino.frequency.fdam import transformer_block
+from freqdino.frequency.fdam.transformer_block import DropPath, TransformerBlock
 
 
 def test_plain_block_is_its_equation():

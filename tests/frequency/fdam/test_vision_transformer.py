@@ -5,8 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from freqdino.frequency import FDAMVisionTransformer, vision_transformer
-from freqdino.frequency.vision_transformer import VisionTransformer, adapt_position_embedding, resize_position_embedding
+from freqdino.frequency import FDAMVisionTransformer
+from freqdino.frequency.fdam import vision_transformer
+from freqdino.frequency.fdam.vision_transformer import (
+    VisionTransformer,
+    adapt_position_embedding,
+    resize_position_embedding,
+)
 
 
 @pytest.fixture(params=[VisionTransformer, FDAMVisionTransformer])

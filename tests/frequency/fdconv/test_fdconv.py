@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import assert_agrees, load_golden, subset
+from helpers.golden import assert_agrees, load_golden, subset
 from torch import nn
 
-from freqdino.frequency import fdconv as fdconv_module
-from freqdino.frequency.fdconv import FDConv
-from tools.benchmarks.fdconv import plain_fdconv
+from freqdino.analysis.benchmarks.fdconv import plain_fdconv
+from freqdino.frequency.fdconv import conv as fdconv_module
+from freqdino.frequency.fdconv.conv import FDConv
 
 
 def randomised(layer, seed=0, spread=0.3):

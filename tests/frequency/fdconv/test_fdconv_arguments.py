@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from freqdino.frequency.fdconv import FDConv
+from freqdino.frequency.fdconv.conv import FDConv
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from freqdino.frequency.band_modulation import FrequencyBandModulation, low_pass, low_pass_box
+from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation, low_pass, low_pass_box
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 8, 100])

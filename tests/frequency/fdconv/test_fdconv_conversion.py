@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from freqdino.frequency import fdconv_conversion
-from freqdino.frequency.fdconv import FDConv
-from freqdino.frequency.fdconv_conversion import convert_to_fdconv, fdconv_from_conv2d
+from freqdino.frequency.fdconv import conversion as fdconv_conversion
+from freqdino.frequency.fdconv.conv import FDConv
+from freqdino.frequency.fdconv.conversion import convert_to_fdconv, fdconv_from_conv2d
 
 
 class NormedConv2d(nn.Conv2d):

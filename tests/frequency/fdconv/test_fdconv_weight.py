@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from freqdino.frequency.fdconv import FDConv
-from freqdino.frequency.fourier_weight import frequency_groups, grouped_matrices
+from freqdino.frequency.fdconv.conv import FDConv
+from freqdino.frequency.fdconv.fourier_weight import frequency_groups, grouped_matrices
 
 
 @pytest.mark.parametrize("rows, columns, kernel_num", [(6, 8, 4), (5, 7, 3), (9, 3, 18), (1, 1, 1), (4, 5, 5)])

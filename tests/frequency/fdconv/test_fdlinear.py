@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from freqdino.frequency import fdlinear as fdlinear_module
-from freqdino.frequency.fdconv import FDConv
-from freqdino.frequency.fdlinear import FDLinear
+from freqdino.frequency.fdconv import linear as fdlinear_module
+from freqdino.frequency.fdconv.conv import FDConv
+from freqdino.frequency.fdconv.linear import FDLinear
 
 
 def randomised(layer):

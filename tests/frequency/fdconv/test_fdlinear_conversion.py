@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from freqdino.frequency import FDLinear, fdlinear_conversion
-from freqdino.frequency.fdlinear_conversion import fdlinear_from_linear
+from freqdino.frequency import FDLinear
+from freqdino.frequency.fdconv import conversion as fdlinear_conversion
+from freqdino.frequency.fdconv.conversion import fdlinear_from_linear
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -4,8 +4,8 @@ import doctest
 import pytest
 import torch
 
-from freqdino.frequency import gated_product as gated_product_module
-from freqdino.frequency.gated_product import blocks, gated, gated_product
+from freqdino.frequency.fdconv import gated_product as gated_product_module
+from freqdino.frequency.fdconv.gated_product import blocks, gated, gated_product
 
 
 def factors(count, outputs, run, columns, dtype=torch.float64):

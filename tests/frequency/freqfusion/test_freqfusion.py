@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from golden_files import assert_agrees, load_golden, subset
+from helpers.golden import assert_agrees, load_golden, subset
 from torch.nn import functional as F
 
 from freqdino.frequency import FreqFusion, freqfusion

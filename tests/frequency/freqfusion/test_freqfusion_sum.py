@@ -2,8 +2,7 @@
 import pytest
 import torch
 
-from freqdino.frequency.freqfusion import FreqFusion
-from freqdino.frequency.freqfusion_sum import FreqFusionSum
+from freqdino.frequency.freqfusion.fusion import FreqFusion, FreqFusionSum
 
 
 @pytest.mark.parametrize("size", [(8, 6), (7, 6), (9, 5)])

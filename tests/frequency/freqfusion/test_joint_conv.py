@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from freqdino.frequency.joint_conv import joint_conv
+from freqdino.frequency.freqfusion.offset_generator import joint_conv
 
 
 def test_equals_the_two_convolutions():

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from freqdino.frequency import dysample
-from freqdino.frequency.dysample import SimilarityGuidedSampler, local_similarity, sample_bilinear
+from freqdino.frequency.freqfusion import offset_generator as dysample
+from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler, local_similarity, sample_bilinear
 
 
 def still_sampler(channels=8, groups=2, **arguments):

@@ -5,8 +5,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from freqdino.frequency import upsamplers
-from freqdino.frequency.upsamplers import (CarafeSum, DeconvolutionSum, DySampleSum, InterpolationSum, PixelShuffleSum)
+from freqdino.frequency.rivals import upsamplers
+from freqdino.frequency.rivals.upsamplers import (
+    CarafeSum,
+    DeconvolutionSum,
+    DySampleSum,
+    InterpolationSum,
+    PixelShuffleSum,
+)
 
 MAKERS = {
     "nearest": lambda channels: InterpolationSum("nearest"),

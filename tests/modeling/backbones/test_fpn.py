@@ -6,7 +6,7 @@ from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
-from freqdino.frequency.upsamplers import InterpolationSum
+from freqdino.frequency.rivals.upsamplers import InterpolationSum
 from freqdino.modeling.backbones.fpn import FusionFPN
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}

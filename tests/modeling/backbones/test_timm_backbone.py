@@ -11,7 +11,7 @@ from freqdino.frequency import FDConv, FDLinear, ResidualFrequencyScale
 
 timm = pytest.importorskip("timm")
 
-from freqdino.modeling.backbones.timm import add_fdconv, add_frequency_scale, timm_backbone  # noqa: E402
+from freqdino.modeling.backbones.timm_backbone import add_fdconv, add_frequency_scale, timm_backbone
 
 NAMES = ["res2", "res3", "res4", "res5"]
 # name -> channels of its maps.

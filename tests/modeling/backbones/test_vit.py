@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 
 from freqdino.frequency import FDAMVisionTransformer, FDLinear
-from freqdino.frequency.vision_transformer import VisionTransformer
+from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
 
 KINDS = pytest.mark.parametrize("kind", [ViTBackbone, FDAMViTBackbone])

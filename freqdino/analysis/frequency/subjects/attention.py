@@ -6,10 +6,11 @@ C: channels, H × W: map.
 """
 from collections import defaultdict
 
-from .. import responses
-from ..attention_maps import AttentionMap, attention_blocks, attention_maps, belongs_to_blocks
-from ..recording import recorded_calls
-from ..summary import NotThere, Source, chosen, mean_over_images, plain
+from freqdino.analysis.frequency import responses
+from freqdino.analysis.frequency.attention_maps import AttentionMap, attention_blocks, attention_maps, belongs_to_blocks
+from freqdino.analysis.frequency.recording import recorded_calls
+from freqdino.analysis.frequency.summary import Source, chosen, mean_over_images, plain
+from freqdino.errors import NotThere
 
 
 def record_attention(source: Source, record: dict) -> list[AttentionMap]:

@@ -5,12 +5,12 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 import torch
 import torch.nn.functional as F
 
-from freqdino.frequency.band_modulation import FrequencyBandModulation
-from freqdino.frequency.dynamic_weight import DynamicWeight
-
-from .. import fdconv, responses
-from ..recording import recorded_calls
-from ..summary import NotThere, Source, chosen, mean_over_images, plain
+from freqdino.analysis.frequency import fdconv, responses
+from freqdino.analysis.frequency.recording import recorded_calls
+from freqdino.analysis.frequency.summary import Source, chosen, mean_over_images, plain
+from freqdino.errors import NotThere
+from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
+from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight
 
 DRAWN_GROUPS = 8            # of the groups of coefficients, whose spectra are kept as maps
 DRAWN_SIDE = 96             # to which the spectra of large weight matrices are averaged

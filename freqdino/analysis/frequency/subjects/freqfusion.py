@@ -7,13 +7,13 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from freqdino.frequency.freqfusion_sum import FreqFusionSum
+from freqdino.analysis.frequency import freqfusion
+from freqdino.analysis.frequency.recording import recorded_calls
+from freqdino.analysis.frequency.sources import ConfiguredModel
+from freqdino.analysis.frequency.summary import chosen, mean_over_images, plain
+from freqdino.errors import NotThere
+from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.modeling.pixel_decoder import upsample_and_add
-
-from .. import freqfusion
-from ..recording import recorded_calls
-from ..sources import ConfiguredModel
-from ..summary import NotThere, chosen, mean_over_images, plain
 
 MEASURES = ("intra_category_similarity", "similarity_margin")
 

@@ -6,12 +6,12 @@ from collections import defaultdict
 
 import torch
 
+from freqdino.analysis.frequency import modulation, responses
+from freqdino.analysis.frequency.attention_maps import attention_maps, belongs_to_blocks
+from freqdino.analysis.frequency.recording import recorded_calls
+from freqdino.analysis.frequency.summary import Source, mean_over_images, plain
+from freqdino.errors import NotThere
 from freqdino.frequency import FrequencyScale
-
-from .. import modulation, responses
-from ..attention_maps import attention_maps, belongs_to_blocks
-from ..recording import recorded_calls
-from ..summary import NotThere, Source, mean_over_images, plain
 
 
 def measure(source: Source) -> dict:

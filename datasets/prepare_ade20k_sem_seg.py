@@ -1,0 +1,6 @@
+#!/usr/bin/env python
+"""--help says how; `freqdino.data.preparation.ade20k_sem_seg` says what is converted."""
+from freqdino.commands.prepare import ade20k_sem_seg as main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Fast paths against plainly written ones: a file a benchmark, with ``cases(device)``."""

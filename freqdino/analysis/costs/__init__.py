@@ -1,0 +1,1 @@
+"""Parameters, FLOPs, activations, time and memory of models, part by part."""

@@ -1,0 +1,86 @@
+"""Trains and evaluates every model of FreqDINO, and Detectron2's own, with Detectron2's command line.
+
+    train_net.py --config-file FILE [--num-gpus N] [--resume] [KEY VALUE ...]          trains, evaluates at the end
+    train_net.py --config-file FILE --eval-only MODEL.WEIGHTS CHECKPOINT               evaluates
+
+OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the
+last evaluation in inference/results.json. With MODEL_EMA.ENABLED True an average of the weights over training is what
+is evaluated, and lies in model_final_ema.pth; with TEST.AUG.ENABLED True the last evaluation is done again with
+several sizes and mirror images, in inference_TTA. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes
+there. Errors in what the user gives end in a message on stderr and exit status 1; their traceback is in log.txt.
+"""
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from freqdino.commands.command_line import exit_status, make_parser, start_logging, tell
+from freqdino.errors import USER_ERRORS
+
+# The first of the ports that are nobody's, and how many they are: each user has one of them.
+PORTS, PORT_COUNT = 49152, 16384
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--config-file", default="", metavar="FILE",
+                        help="a YAML file, or the name of one in configs/, as in coco/instance/mask2former_r50.yaml")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, with --resume the last "
+                                                                 "checkpoint of OUTPUT_DIR, and train nothing")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on each machine (default 1)")
+    parser.add_argument("--num-machines", type=int, default=1, help="machines in all (default 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0 (default 0)")
+    # The same port every time: a process that an earlier run left behind shows as an address in use.
+    port = PORTS + (os.getuid() if hasattr(os, "getuid") else 0) % PORT_COUNT
+    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL",
+                        help="where the processes meet; of several machines an address of the first (default "
+                             "%(default)s)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration options")
+    return parser.parse_args(arguments)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """The command line, by default sys.argv's words. Exits with status 1 on an error in what the user gave."""
+    args = parse_arguments(arguments)
+    status = exit_status(lambda: launch_processes(args))
+    if status:
+        sys.exit(status)
+
+
+def launch_processes(args: argparse.Namespace) -> int:
+    """Run the job in as many processes as are asked for; 1 where one of them ended itself and said why."""
+    start_logging()
+    from detectron2.engine import launch
+    from torch.multiprocessing import ProcessExitedException
+
+    from freqdino.engine.launch import load_checked_config
+
+    cfg, predictions = load_checked_config(args)
+    try:
+        launch(run_process, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url,
+               args=(cfg, predictions, args))
+    except ProcessExitedException as error:
+        if error.exit_code != 1:
+            raise
+        return 1
+    return 0
+
+
+def run_process(cfg, predictions, args: argparse.Namespace) -> None:
+    """The work of one process; errors of the user's end it here, since no other process sees them."""
+    from detectron2.utils import comm
+
+    from freqdino.engine.launch import run_job
+
+    try:
+        run_job(cfg, predictions, args)
+    except USER_ERRORS as error:
+        logging.getLogger(__name__).exception("Stopped by an error")
+        tell(error, where=f" in process {comm.get_rank()}" if comm.get_world_size() > 1 else "")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,79 @@
+"""What is held against a whole configuration once it is merged: settings that nobody would read, names that are none.
+
+Each check raises ConfigError, with the key, for what cannot be meant.
+"""
+from detectron2.layers import get_norm
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from freqdino.config.keys import lookup
+from freqdino.errors import ConfigError
+
+# Names of the builders that read MODEL.BACKBONE.FDCONV and MODEL.BACKBONE.FDAM.
+FREQUENCY_BACKBONES = (
+    "build_resnet_backbone", "build_fdconv_resnet_backbone", "build_fdam_resnet_backbone",
+    "build_resnet_freqfusion_fpn_backbone", "D2SwinTransformer", "build_vit_backbone", "build_fdam_vit_backbone",
+    "build_mit_backbone", "build_timm_backbone",
+)
+# Of these Detectron2's own: it reads them where our models build it; Detectron2's models call Detectron2's function.
+FREQUENCY_IN_OUR_MODELS = ("build_resnet_backbone",)
+# Switch of our models' pixel decoder -> what Detectron2's models have in its place.
+HEAD_SWITCHES = {
+    "FREQFUSION": "MODEL.BACKBONE.NAME build_resnet_freqfusion_fpn_backbone has FreqFusion in a feature pyramid",
+    "FDAM": "MODEL.BACKBONE.NAME build_fdam_resnet_backbone has FDAM in the backbone",
+}
+NORMALISATIONS = ("MODEL.SEM_SEG_HEAD.NORM", "MODEL.VIT.NECK_NORM", "MODEL.RESNETS.NORM", "MODEL.FPN.NORM",
+                  "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+TRIAL_CHANNELS = 32                         # group normalisation has 32 groups
+
+
+def check_switches(cfg, *, in_our_models: bool = True) -> None:
+    """Raise ConfigError for a switch that is on and that the backbone does not read."""
+    name = cfg.MODEL.BACKBONE.NAME
+    readers = [builder for builder in FREQUENCY_BACKBONES if in_our_models or builder not in FREQUENCY_IN_OUR_MODELS]
+    for switch in ("FDCONV", "FDAM"):
+        if cfg.MODEL.BACKBONE[switch].ENABLED and name not in readers:
+            where = "" if in_our_models else f" in the meta-architecture {cfg.MODEL.META_ARCHITECTURE}"
+            raise ConfigError(f"MODEL.BACKBONE.{switch}.ENABLED is True, but the backbone {name} does not read it"
+                              f"{where}; set it to False, or MODEL.BACKBONE.NAME to one of {', '.join(readers)}")
+
+
+def check_detectron2_model(cfg) -> None:
+    """Raise ConfigError for a frequency switch that is on in a model of Detectron2's that does not read it.
+
+    Other projects' models may build our heads and backbones: what they read is not known here.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY or not META_ARCH_REGISTRY.get(name).__module__.startswith("detectron2."):
+        return
+    for switch, instead in HEAD_SWITCHES.items():
+        if cfg.MODEL.SEM_SEG_HEAD[switch].ENABLED:
+            raise ConfigError(f"MODEL.SEM_SEG_HEAD.{switch}.ENABLED is True, but the meta-architecture {name} does not "
+                              "read it; set it to False, or MODEL.META_ARCHITECTURE to MaskFormer or MaskDINO; "
+                              f"{instead}")
+    check_switches(cfg, in_our_models=False)
+
+
+def check_upsampler(cfg) -> None:
+    """Raise ConfigError for an upsampler that the backbone does not read.
+
+    The default is let through, and what Detectron2's backbones do anyway.
+    """
+    name, upsampler = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN.UPSAMPLER
+    if name != "build_resnet_freqfusion_fpn_backbone" and upsampler not in ("freqfusion", "nearest"):
+        raise ConfigError(f"MODEL.FPN.UPSAMPLER is {upsampler}, but the backbone {name} does not read it; set "
+                          "MODEL.BACKBONE.NAME to build_resnet_freqfusion_fpn_backbone")
+
+
+def check_normalisations(cfg) -> None:
+    """Raise ConfigError for a name that Detectron2 does not know."""
+    for key in NORMALISATIONS:
+        name = lookup(cfg, key)
+        try:
+            get_norm(name, TRIAL_CHANNELS)
+        except KeyError as error:
+            raise ConfigError(f"{key} is {name!r}; Detectron2 knows BN, SyncBN, FrozenBN, GN, LN and \"\", "
+                              "none") from error
+
+
+# What `load_config` asks, in this order.
+CHECKS = (check_upsampler, check_detectron2_model, check_normalisations)

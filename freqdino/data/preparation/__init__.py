@@ -1,0 +1,1 @@
+"""Published data sets into the files that the loaders read."""

@@ -1,0 +1,75 @@
+"""From a command line to running processes: the configuration held against the machine, then a job in each process."""
+import argparse
+import logging
+import os
+import sys
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from freqdino.config import load_config
+from freqdino.data import register_custom_datasets
+from freqdino.engine.trainer import Trainer, evaluate
+from freqdino.errors import ConfigError
+from freqdino.registration.predictions import Predictions, predictions_of
+
+logger = logging.getLogger(__name__)
+
+
+def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]:
+    """The configuration of a command line, held against the machine, and what its models predict.
+
+    Raises ConfigError.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    predictions = predictions_of(cfg)
+    processes = args.num_gpus * args.num_machines
+    if args.num_gpus < 1 or not 0 <= args.machine_rank < args.num_machines:
+        raise ConfigError(f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank "
+                          f"{args.machine_rank}: each machine needs a process or more (the CPU too) and a rank")
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise ConfigError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}")
+    if torch.cuda.is_available() and processes > 1 and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ConfigError(f"MODEL.DEVICE {cfg.MODEL.DEVICE} with {processes} processes: hide the GPUs with "
+                          "CUDA_VISIBLE_DEVICES='', since Detectron2 connects processes through NCCL where it sees one")
+    if not args.eval_only and not cfg.SOLVER.REFERENCE_WORLD_SIZE and cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared equally by {processes} "
+                          "processes")
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise ConfigError("--eval-only, but DATASETS.TEST is empty")
+    if not args.eval_only and not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN is empty: name a data set, or your own as datasets/README.md describes")
+    if cfg.TEST.AUG.ENABLED and "panoptic" in predictions.tasks:
+        raise ConfigError("TEST.AUG.ENABLED: augmented predictions merge to instances and semantic maps, not to "
+                          "panoptic ones; set PANOPTIC_ON of the model's TEST section to False")
+    if not 0 <= cfg.MODEL_EMA.DECAY < 1:
+        raise ConfigError(f"MODEL_EMA.DECAY must be at least 0 and below 1, got {cfg.MODEL_EMA.DECAY}")
+    cfg.freeze()
+    return cfg, predictions
+
+
+def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Loggers (tracebacks go to the file only), OUTPUT_DIR and seeds of this process; own data sets by their names."""
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="freqdino", configure_stdout=comm.get_world_size() > 1)
+    for name in ("detectron2", "fvcore", "freqdino"):
+        for handler in logging.getLogger(name).handlers:
+            if handler.stream is sys.stdout:
+                handler.addFilter(lambda record: not record.exc_info)
+    if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
+    logger.info("Running on %s in %d process(es)", cfg.MODEL.DEVICE, comm.get_world_size())
+    register_custom_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+
+
+def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace) -> dict:
+    """Train, or with ``args.eval_only`` evaluate, in this process; returns the results of the last evaluation."""
+    set_up(cfg, args)
+    if args.eval_only:
+        return evaluate(cfg, resume=args.resume, predictions=predictions)
+    trainer = Trainer(cfg, predictions)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()

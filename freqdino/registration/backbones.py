@@ -1,0 +1,252 @@
+"""Backbones by their registry names, with FDConv and FDAM where MODEL.BACKBONE.{FDCONV,FDAM}.ENABLED switch them on.
+
+ResNets have no attention: their FDAM is frequency scaling alone. Sources of the feature pyramids: FreqFusion's Faster
+R-CNN, Mask R-CNN and Panoptic FPN (arXiv 2408.12879) and FDConv's Faster and Mask R-CNN (arXiv 2503.18783).
+"""
+from functools import partial
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, build_resnet_backbone
+from detectron2.modeling import build_backbone as build_registered_backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+
+from freqdino.config.checks import check_switches
+from freqdino.errors import ConfigError
+from freqdino.frequency.freqfusion.fusion import FreqFusionSum
+from freqdino.frequency.rivals.upsamplers import (
+    CarafeSum,
+    DeconvolutionSum,
+    DySampleSum,
+    InterpolationSum,
+    PixelShuffleSum,
+)
+from freqdino.modeling.backbones import resnet, token_block
+from freqdino.modeling.backbones.fpn import FusionFPN
+from freqdino.modeling.backbones.mit import MixTransformer
+from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
+from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
+from freqdino.registration.binding import errors_about, register
+
+
+def build_backbone(cfg):
+    """The backbone named by MODEL.BACKBONE.NAME; Detectron2's ResNet with the frequency modules that are switched on.
+
+    Raises ConfigError for a frequency module that the backbone has no place for.
+    """
+    check_switches(cfg)
+    if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
+        return resnet_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+    return build_registered_backbone(cfg)
+
+
+def with_switch(cfg, switch: str):
+    """A copy of the configuration with the switch on: what an alias such as build_fdconv_resnet_backbone means."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE[switch].ENABLED = True
+    cfg.freeze()
+    return cfg
+
+
+def resnet_backbone(cfg, input_shape):
+    """Detectron2's ResNet with what MODEL.BACKBONE.FDCONV.ENABLED and MODEL.BACKBONE.FDAM.ENABLED switch on."""
+    options = cfg.MODEL.BACKBONE.FDCONV
+    if options.ENABLED and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
+        raise ConfigError("FDConv (MODEL.BACKBONE.FDCONV.ENABLED) cannot replace deformable convolutions; set "
+                          "MODEL.RESNETS.DEFORM_ON_PER_STAGE to [False, False, False, False]")
+    network = build_resnet_backbone(cfg, input_shape)
+    # After the first stages were frozen: the frequency modules stay trainable there.
+    if options.ENABLED:
+        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {options.KERNEL_NUM}"):
+            resnet.add_fdconv(network, kernel_num=options.KERNEL_NUM)
+    if cfg.MODEL.BACKBONE.FDAM.ENABLED:
+        resnet.add_frequency_scale(network)
+    return network
+
+
+@BACKBONE_REGISTRY.register()
+def build_fdconv_resnet_backbone(cfg, input_shape):
+    """build_resnet_backbone with MODEL.BACKBONE.FDCONV.ENABLED, for any of Detectron2's models."""
+    return resnet_backbone(with_switch(cfg, "FDCONV"), input_shape)
+
+
+@BACKBONE_REGISTRY.register()
+def build_fdam_resnet_backbone(cfg, input_shape):
+    """build_resnet_backbone with MODEL.BACKBONE.FDAM.ENABLED, for any of Detectron2's models."""
+    return resnet_backbone(with_switch(cfg, "FDAM"), input_shape)
+
+
+def freqfusion(channels: int) -> FreqFusionSum:
+    """FreqFusion as its Mask2Former has it: 104,434 parameters at 256 channels, +0.3 M for the three of a pyramid.
+
+    Known of the published detectors is that cost: it tells that the offset generator is in use (without it: +0.2 M),
+    but not whether its guides are normalised and the filters windowed. That they are not is our reading. A pyramid that
+    learns from random weights then needs a normalisation, MODEL.FPN.NORM GN: without it its maps, and with them the
+    offsets, grow until the coarse levels are sampled at their borders.
+    """
+    return FreqFusionSum(channels, channels, compressed_channels=channels // 4, feature_resample=True,
+                         hamming_window=False, feature_resample_norm=False)
+
+
+# Value of MODEL.FPN.UPSAMPLER -> what makes the fusion of two levels of so many channels.
+UPSAMPLERS = {
+    "freqfusion": freqfusion,
+    "nearest": lambda channels: InterpolationSum("nearest"),
+    "bilinear": lambda channels: InterpolationSum("bilinear"),
+    "deconv": DeconvolutionSum,
+    "pixelshuffle": PixelShuffleSum,
+    "carafe": CarafeSum,
+    "dysample": partial(DySampleSum, groups=4, shuffle_first=False),      # the table's DySample+
+    "dysample_s": partial(DySampleSum, groups=8, shuffle_first=True),     # its DySample-S+
+}
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_freqfusion_fpn_backbone(cfg, input_shape):
+    """Detectron2's build_resnet_fpn_backbone with MODEL.FPN.UPSAMPLER in its top-down path.
+
+    Reads Detectron2's keys of ResNet and FPN, and MODEL.BACKBONE.{FDCONV,FDAM}.ENABLED for the ResNet. With "nearest"
+    and without these it is Detectron2's own.
+    """
+    options = cfg.MODEL.FPN
+    if options.UPSAMPLER not in UPSAMPLERS:
+        raise ConfigError(f"MODEL.FPN.UPSAMPLER is {options.UPSAMPLER!r}; known are {', '.join(UPSAMPLERS)}")
+    bottom_up = resnet_backbone(cfg, input_shape)
+    with errors_about("MODEL.FPN"):
+        return FusionFPN(
+            bottom_up=bottom_up,
+            in_features=options.IN_FEATURES,
+            out_channels=options.OUT_CHANNELS,
+            norm=options.NORM,
+            top_block=LastLevelMaxPool(),
+            fuse_type=options.FUSE_TYPE,
+            make_fusion=partial(UPSAMPLERS[options.UPSAMPLER], options.OUT_CHANNELS),
+        )
+
+
+def add_frequency_modules(cfg, network, section: str) -> None:
+    """Put what is switched on into all blocks of ``network``, in place.
+
+    Raises ConfigError for a number of groups that does not fit, and for channels that do not, which ``section`` sets.
+    """
+    fdconv = cfg.MODEL.BACKBONE.FDCONV
+    if fdconv.ENABLED:
+        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}"):
+            token_block.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
+    if cfg.MODEL.BACKBONE.FDAM.ENABLED:
+        with errors_about(f"{section}, with MODEL.BACKBONE.FDAM.ENABLED"):
+            token_block.add_fdam(network)
+
+
+@register(BACKBONE_REGISTRY, "D2SwinTransformer")
+def build_swin_backbone(cfg, input_shape):
+    """MODEL.SWIN.* -> `freqdino.modeling.backbones.swin.D2SwinTransformer`.
+
+    MODEL.BACKBONE.FDAM.ENABLED: attention inversion in each window and frequency scaling of both branches;
+    MODEL.BACKBONE.FDCONV.ENABLED: FDLinear in attention and MLP.
+    """
+    options = cfg.MODEL.SWIN
+    with errors_about("MODEL.SWIN"):
+        network = D2SwinTransformer(
+            in_chans=input_shape.channels,
+            out_features=options.OUT_FEATURES,
+            pretrain_img_size=options.PRETRAIN_IMG_SIZE,
+            patch_size=options.PATCH_SIZE,
+            embed_dim=options.EMBED_DIM,
+            depths=options.DEPTHS,
+            num_heads=options.NUM_HEADS,
+            window_size=options.WINDOW_SIZE,
+            mlp_ratio=options.MLP_RATIO,
+            qkv_bias=options.QKV_BIAS,
+            qk_scale=options.QK_SCALE,
+            drop_rate=options.DROP_RATE,
+            attn_drop_rate=options.ATTN_DROP_RATE,
+            drop_path_rate=options.DROP_PATH_RATE,
+            ape=options.APE,
+            patch_norm=options.PATCH_NORM,
+            use_checkpoint=options.USE_CHECKPOINT,
+        )
+    if cfg.MODEL.BACKBONE.FDCONV.ENABLED or cfg.MODEL.BACKBONE.FDAM.ENABLED:
+        use_frequency_blocks(network)
+        add_frequency_modules(cfg, network, "MODEL.SWIN")
+    return network
+
+
+@BACKBONE_REGISTRY.register()
+def build_mit_backbone(cfg, input_shape):
+    """MODEL.MIT.* -> `freqdino.modeling.backbones.mit.MixTransformer`.
+
+    MODEL.BACKBONE.FDAM.ENABLED: inverted attention and frequency scaling of both branches;
+    MODEL.BACKBONE.FDCONV.ENABLED: FDLinear in attention and MLP, FDConv for the MLP's convolution.
+    """
+    options = cfg.MODEL.MIT
+    with errors_about("MODEL.MIT"):
+        network = MixTransformer(
+            in_chans=input_shape.channels,
+            embed_dims=options.EMBED_DIMS,
+            depths=options.DEPTHS,
+            drop_path_rate=options.DROP_PATH_RATE,
+            activation_checkpointing=options.USE_CHECKPOINT,
+        )
+    add_frequency_modules(cfg, network, "MODEL.MIT")
+    return network
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg, input_shape):
+    """MODEL.TIMM.* -> `freqdino.modeling.backbones.timm.timm_backbone`; MODEL.WEIGHTS may be a checkpoint of timm's.
+
+    MODEL.BACKBONE.FDCONV.ENABLED: FDConv for the convolutions that it serves; MODEL.BACKBONE.FDAM.ENABLED: frequency
+    scaling in ResNets and ConvNeXts.
+    """
+    from freqdino.modeling.backbones import timm_backbone as timm
+
+    options, fdconv = cfg.MODEL.TIMM, cfg.MODEL.BACKBONE.FDCONV
+    with errors_about("MODEL.TIMM"):
+        network = timm.timm_backbone(
+            options.NAME,
+            in_chans=input_shape.channels,
+            drop_path_rate=options.DROP_PATH_RATE,
+            activation_checkpointing=options.USE_CHECKPOINT,
+        )
+    if fdconv.ENABLED:
+        with errors_about(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME} and KERNEL_NUM {fdconv.KERNEL_NUM}"):
+            timm.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
+    if cfg.MODEL.BACKBONE.FDAM.ENABLED:
+        with errors_about(f"MODEL.BACKBONE.FDAM with timm's {options.NAME}"):
+            timm.add_frequency_scale(network)
+    return network
+
+
+@BACKBONE_REGISTRY.register()
+def build_vit_backbone(cfg, input_shape):
+    """MODEL.VIT.* -> `freqdino.modeling.backbones.vit.ViTBackbone`.
+
+    MODEL.BACKBONE.FDAM.ENABLED gives it FDAM's blocks, MODEL.BACKBONE.FDCONV.ENABLED FDLinear in its blocks.
+    """
+    options, fdconv = cfg.MODEL.VIT, cfg.MODEL.BACKBONE.FDCONV
+    backbone = FDAMViTBackbone if cfg.MODEL.BACKBONE.FDAM.ENABLED else ViTBackbone
+    with errors_about("MODEL.VIT", dim="EMBED_DIM", num_heads="NUM_HEADS", out_indices="OUT_INDICES",
+                      neck_norm="NECK_NORM"):
+        transformer = backbone(
+            img_size=options.IMG_SIZE,
+            in_chans=input_shape.channels,
+            embed_dim=options.EMBED_DIM,
+            depth=options.DEPTH,
+            num_heads=options.NUM_HEADS,
+            init_values=options.INIT_VALUES,
+            drop_path_rate=options.DROP_PATH_RATE,
+            out_indices=options.OUT_INDICES,
+            neck_norm=options.NECK_NORM,
+            activation_checkpointing=options.USE_CHECKPOINT,
+        )
+    if fdconv.ENABLED:
+        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}"):
+            add_fdlinear(transformer, kernel_num=fdconv.KERNEL_NUM)
+    return transformer
+
+
+@BACKBONE_REGISTRY.register()
+def build_fdam_vit_backbone(cfg, input_shape):
+    """build_vit_backbone with MODEL.BACKBONE.FDAM.ENABLED."""
+    return build_vit_backbone(with_switch(cfg, "FDAM"), input_shape)

@@ -1,0 +1,29 @@
+"""What the models of a configuration predict, from which their evaluators follow."""
+from dataclasses import dataclass
+
+from freqdino.config import lookup
+
+# Meta-architecture -> the section with its TEST switches.
+FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO",
+                   "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
+# What Detectron2's own models predict, where it is not instances alone.
+DETECTRON2_TASKS = {"PanopticFPN": ("semantic", "instance", "panoptic"), "SemanticSegmentor": ("semantic",)}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """``tasks``: some of semantic, instance, panoptic. ``masks``: whether instances have masks, not boxes alone."""
+
+    tasks: tuple[str, ...]
+    masks: bool
+
+
+def predictions_of(cfg) -> Predictions:
+    """Of Detectron2's own models instances have masks with MODEL.MASK_ON, of ours always."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    section = FAMILY_SECTIONS.get(architecture)
+    if section is None:
+        return Predictions(DETECTRON2_TASKS.get(architecture, ("instance",)), masks=cfg.MODEL.MASK_ON)
+    test = lookup(cfg, f"{section}.TEST")
+    tasks = tuple(task for task in ("semantic", "instance", "panoptic") if test[f"{task.upper()}_ON"])
+    return Predictions(tasks, masks=True)
