@@ -6,15 +6,34 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "freqdino" / "__init__.py").read_text()).group(1)
+# Console command -> function of freqdino.commands.
+COMMANDS = {
+    "freqdino-train": "train:run",
+    "freqdino-demo": "demo:main",
+    "freqdino-visualize-data": "visualize_data:main",
+    "freqdino-analyze-frequency": "analyze_frequency:main",
+    "freqdino-analyze-model": "analyze_model:main",
+    "freqdino-report": "report:main",
+    "freqdino-summarize-run": "summarize_run:main",
+    "freqdino-convert": "convert_weights:main",
+    "freqdino-benchmark": "benchmark:main",
+    "freqdino-ablation": "ablation:main",
+}
 
 setup(
     name="freqdino",
     version=VERSION,
     description="Frequency-aware segmentation for Detectron2: FreqFusion, FDConv and FDAM in Mask2Former and Mask DINO",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    packages=find_packages(include=["freqdino", "freqdino.*"]),
-    package_data={"freqdino.data": ["categories/*.json"]},
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    # The configurations lie beside the package in a checkout and inside it where it is installed.
+    packages=[*find_packages(include=["freqdino", "freqdino.*"]), "freqdino.configs"],
+    package_dir={"freqdino.configs": "configs"},
+    package_data={"freqdino": ["py.typed", "ARCHITECTURE.md"], "freqdino.data": ["categories/*.json"],
+                  "freqdino.configs": ["README.md", "**/*.yaml"]},
+    entry_points={"console_scripts": [f"{name} = freqdino.commands.{function}" for name, function in COMMANDS.items()]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",
@@ -29,6 +48,7 @@ setup(
         "pyyaml>=5.1",
         "scipy>=1.9",
         "tensorboard>=2.9",
+        "tqdm>=4.29",
     ],
     extras_require={
         "fast-eval": ["faster-coco-eval>=1.6"],

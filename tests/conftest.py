@@ -32,6 +32,9 @@ def loggers_as_before():
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "freqdino")]
     before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     threads = torch.get_num_threads()
+    for logger in loggers:
+        logger.handlers = []        # of an earlier call, whose stream is another test's
+    setup_logger.cache_clear()
     yield
     for logger, (handlers, propagate, level) in zip(loggers, before):
         logger.handlers, logger.propagate = handlers, propagate

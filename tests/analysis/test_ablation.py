@@ -1,10 +1,12 @@
 """The ablation's runs and table; its trainings are replaced by a script that writes the results of an evaluation."""
 import json
+import sys
+from pathlib import Path
 
 import pytest
-from helpers.paths import load_script
 
-ablation = load_script("tools/ablation.py")
+from freqdino.analysis import ablation
+from freqdino.commands.ablation import main
 
 TRAIN = """
 import json, sys
@@ -23,15 +25,14 @@ results = {"scenes": {"segm": {"AP": 20.0 + seed + gain}, "panoptic_seg": {"PQ":
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "ROOT", tmp_path)
-    (tmp_path / "configs" / "quickstart").mkdir(parents=True)
-    (tmp_path / "configs" / "quickstart" / "mask2former.yaml").touch()
-    (tmp_path / "train_net.py").write_text(TRAIN)
+    (tmp_path / "train.py").write_text(TRAIN)
+    monkeypatch.setattr(ablation, "TRAIN", (sys.executable, str(tmp_path / "train.py")))
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_table_over_the_seeds(root, capsys):
-    ablation.main(["--seeds", "1", "3", "--jobs", "2"])
+    main(["--seeds", "1", "3", "--jobs", "2"])
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "mask2former, seeds 1 3, 400 iterations",
@@ -48,33 +49,36 @@ def test_table_over_the_seeds(root, capsys):
 
 
 def test_finished_runs_are_not_repeated_unless_their_options_change(root, capsys):
-    ablation.main(["--seeds", "1"])
+    main(["--seeds", "1"])
     results = root / "output" / "ablation" / "mask2former" / "plain_seed1" / "inference" / "results.json"
     results.write_text(json.dumps({"scenes": {"segm": {"AP": 7.0}, "panoptic_seg": {"PQ": 8.0}}}))
     capsys.readouterr()
-    ablation.main(["--seeds", "1"])
+    main(["--seeds", "1"])
     out, err = capsys.readouterr()
     assert "| plain | 7.0 | 8.0 |" in out and err.count("done before") == 5
-    ablation.main(["--seeds", "1", "SOLVER.MAX_ITER", "9"])
+    main(["--seeds", "1", "SOLVER.MAX_ITER", "9"])
     out, err = capsys.readouterr()
     assert "| plain | 21.0 | 50.0 |" in out and "SOLVER.MAX_ITER 9" in out and "done before" not in err
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["maskdeeno"], "no configs/quickstart/maskdeeno.yaml"),
     (["--jobs", "0"], "--jobs must be at least 1, got 0"),
     (["--sedes", "1"], "unrecognized arguments: --sedes"),
     (["SOLVER.MAX_ITER"], "expected KEY VALUE pairs"),
 ])
 def test_wrong_arguments(root, capsys, arguments, message):
     with pytest.raises(SystemExit):
-        ablation.main(arguments)
+        main(arguments)
     assert message in capsys.readouterr().err
 
 
-def test_a_training_that_fails_is_named_with_its_log(root):
-    with pytest.raises(SystemExit) as error:
-        ablation.main(["--seeds", "1", "MODEL.WEIGHTS", "fail"])
-    log = root / "output" / "ablation" / "mask2former" / "plain_seed1" / "output.txt"
-    assert f"error: plain_seed1 ended with status 1; see {log}" in str(error.value)
+def test_an_unknown_model(root, capsys):
+    assert main(["maskdeeno"]) == 1
+    assert "configs/quickstart/maskdeeno.yaml" in capsys.readouterr().err
+
+
+def test_a_training_that_fails_is_named_with_its_log(root, capsys):
+    assert main(["--seeds", "1", "MODEL.WEIGHTS", "fail"]) == 1
+    log = Path("output", "ablation", "mask2former", "plain_seed1", "output.txt")
+    assert f"error: plain_seed1 ended with status 1; see {log}" in capsys.readouterr().err
     assert "no data" in log.read_text()

@@ -1,14 +1,12 @@
 """Frequency modules by name: the options exist, switch the module on in every quickstart model, and change it."""
-from pathlib import Path
-
 import pytest
-from helpers.paths import load_script
 
-from freqdino.config.loading import load_config, lookup
+from freqdino.analysis.ablation import OPTIONS, module_options
+from freqdino.commands.quickstart_options import main
+from freqdino.config import load_config, lookup
+from helpers.paths import CONFIGS
 
-script = load_script("tools/quickstart_options.py")
-OPTIONS, main, module_options = script.OPTIONS, script.main, script.module_options
-QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
+QUICKSTART = CONFIGS / "quickstart"
 MODELS = sorted(file.stem for file in QUICKSTART.glob("*.yaml"))
 
 
@@ -26,7 +24,7 @@ def test_several_modules_on_the_command_line(capsys):
                                        "MODEL.BACKBONE.FDCONV.ENABLED True\n")
 
 
-@pytest.mark.parametrize(("modules", "message"), [(["freqfuson"], "invalid choice: 'freqfuson'"),
+@pytest.mark.parametrize(("modules", "message"), [(["freqfuson"], "there is no module freqfuson"),
                                                   (["fdam", "fdam"], "a module is named twice: fdam fdam")])
 def test_bad_modules(capsys, modules, message):
     with pytest.raises(SystemExit):

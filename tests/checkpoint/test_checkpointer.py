@@ -1,7 +1,6 @@
 """Loading of checkpoints: both published key styles, backbone weights, resuming, and what every misfit says."""
 import collections
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -10,11 +9,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from safetensors.torch import save_file
 from torch import nn
 
-from freqdino.checkpoint.checkpointer import StrictCheckpointer
+from freqdino.checkpoint import StrictCheckpointer
 from freqdino.checkpoint.names.mask2former import upgrade_keys
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
 from freqdino.engine.predictor import load_trained_model
 from freqdino.errors import CheckpointError, ConfigError
+from helpers.caffe2 import caffe2_blobs
 
 
 class Backbone(nn.Module):
@@ -146,23 +146,6 @@ class ResNetModel(nn.Module):
         cfg = load_config(opts=["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", "18",
                                 "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.RESNETS.OUT_FEATURES", "['res2']"])
         self.backbone = build_backbone(cfg)
-
-
-# Detectron2's names → Detectron's, in this order.
-CAFFE2_SPELLING = ((r"^stem\.conv1\.norm", "res_conv1.norm"), (r"^stem\.", ""), (r"\.shortcut", ".branch1"),
-                   (r"\.conv1", ".branch2a"), (r"\.conv2", ".branch2b"), (r"norm\.weight$", "bn_s"),
-                   (r"norm\.bias$", "bn_b"), (r"weight$", "w"), (r"\.", "_"))
-
-
-def caffe2_blobs(state):
-    """Without the statistics, which there are folded into scale and shift of the normalisation."""
-    blobs = {}
-    for name, tensor in state.items():
-        if "running" not in name:
-            for pattern, spelling in CAFFE2_SPELLING:
-                name = re.sub(pattern, spelling, name)
-            blobs[name] = tensor.numpy()
-    return blobs
 
 
 @pytest.mark.parametrize("origin", ["torchvision", "Caffe2"])

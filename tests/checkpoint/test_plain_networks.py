@@ -3,18 +3,18 @@ import pickle
 
 import pytest
 import torch
-from helpers.small_detectors import BACKBONE as RESNET_FPN
-from helpers.small_detectors import FASTER_RCNN
-from helpers.small_models import RESNET18, small_config, small_model
-from test_checkpoint import caffe2_blobs
 from torch import nn
 from torchvision.models import resnet18, resnet34, resnet50
 
-from freqdino.checkpoint.checkpointer import StrictCheckpointer
+from freqdino.checkpoint import StrictCheckpointer
 from freqdino.errors import CheckpointError
 from freqdino.frequency import FDAMVisionTransformer, FDConv, FrequencyScale
 from freqdino.frequency.fdam.vision_transformer import resize_position_embedding
 from freqdino.registration.backbones import build_backbone
+from helpers.caffe2 import caffe2_blobs
+from helpers.small_detectors import BACKBONE as RESNET_FPN
+from helpers.small_detectors import FASTER_RCNN
+from helpers.small_models import RESNET18, small_config, small_model
 
 PLAIN = {**RESNET18, "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3"]}
 FREQUENCY = {**PLAIN, "MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDAM.ENABLED": True}

@@ -8,11 +8,10 @@ import timm
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from helpers.paths import load_script
-from helpers.small_models import RESNET18, small_config
 from PIL import Image
 
-analyze_frequency = load_script("tools/analyze_frequency.py")
+from freqdino.commands import analyze_frequency
+from helpers.small_models import RESNET18, small_config
 
 DATASET = "analyze_frequency_test"
 VIT = {"MODEL.BACKBONE.NAME": "build_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "MODEL.VIT.EMBED_DIM": 32,
@@ -254,7 +253,7 @@ def test_timm_names_with_a_tag(run, project, capsys):
 def test_what_cannot_be_analysed(run, project, capsys, subject, config, arguments, message):
     status, _ = run(subject, *[argument.format(project) for argument in arguments], config=config)
     error = capsys.readouterr().err
-    assert status == 1 and error.startswith("analyze_frequency.py: ") and message in error
+    assert status == 1 and error.startswith("error: ") and message in error
 
 
 def test_timm_weights_of_another_model(run, project, tmp_path, capsys):

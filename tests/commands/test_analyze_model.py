@@ -2,17 +2,16 @@
 import pytest
 import torch
 from detectron2.config import get_cfg
-from helpers.paths import ROOT, load_script
 from torch import nn
 
-from freqdino.config.loading import load_config
-
-analyze_model = load_script("tools/analyze_model.py")
 from freqdino.analysis.costs.frequency_costs import describe_costs, frequency_parameters
 from freqdino.analysis.costs.measuring import analyze, build, noise
 from freqdino.analysis.costs.parts import REST, PartClock, split_into_parts
+from freqdino.commands import analyze_model
+from freqdino.config import load_config, loading
+from helpers.paths import CONFIGS
 
-SMALL = ROOT / "configs" / "quickstart" / "mask2former.yaml"
+SMALL = CONFIGS / "quickstart" / "mask2former.yaml"
 NO_AMP = ("SOLVER.AMP.ENABLED", False)
 
 
@@ -106,7 +105,7 @@ def test_two_configurations(capsys):
 
 
 def test_a_frequency_module_shows_as_difference(capsys):
-    leaves = [str(ROOT / "configs/coco/panoptic" / name) for name in (
+    leaves = [str(CONFIGS / "coco/panoptic" / name) for name in (
         "mask2former_r50.yaml", "mask2former_r50_freqfusion.yaml")]
     assert analyze_model.main([*leaves, "--size", "64", "64", "--no-time"]) == 0
     lines = {(line[0], line[1]): line[2:] for line in rows(capsys.readouterr().out)}
@@ -125,7 +124,7 @@ def test_time_and_memory(capsys):
 
 def parameters(leaf, *options):
     """Of a leaf's model, and what it says of its frequency modules; nothing is allocated."""
-    cfg = load_config(str(ROOT / "configs" / f"{leaf}.yaml"), ["MODEL.DEVICE", "meta", *NO_AMP, *options])
+    cfg = load_config(str(CONFIGS / f"{leaf}.yaml"), ["MODEL.DEVICE", "meta", *NO_AMP, *options])
     with torch.device("meta"):
         model = build(cfg)
     costs = frequency_parameters(model)
@@ -183,7 +182,7 @@ def test_detectors_find_objects_for_their_later_stages():
 
 
 def test_all_configurations(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(analyze_model, "CONFIGS", tmp_path)
+    monkeypatch.setattr(loading, "configs_folder", lambda: tmp_path)
     (tmp_path / "_base_").mkdir()
     (tmp_path / "_base_" / "part.yaml").write_text("MODEL: {}\n")
     (tmp_path / "coco").mkdir()
@@ -208,7 +207,7 @@ def test_all_configurations(tmp_path, monkeypatch, capsys):
     ([str(SMALL), "MODEL.META_ARCHITECTURE", "NoSuchModel"], "NoSuchModel"),
 ])
 def test_errors_in_a_configuration(words, message, capsys):
-    assert analyze_model.main([*words, "--no-time"]) == 2
+    assert analyze_model.main([*words, "--no-time"]) == 1
     assert message in capsys.readouterr().err
 
 

@@ -12,13 +12,15 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.visualizer import Visualizer
-from helpers.demo_project import DemoTestModel, demo, demo_project, run
-from helpers.paths import ROOT
 from PIL import Image
 
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
+from freqdino.engine import artist
 from freqdino.engine.predictor import class_metadata
 from freqdino.registration.class_tables import thing_classes
+from freqdino.visualization.output_files import output_paths
+from helpers.demo_project import DemoTestModel, demo_project, run
+from helpers.paths import ROOT
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_folders_patterns_and_names_that_repeat(project, capsys):
 
 def test_names_that_look_numbered_stay_apart(project, tmp_path):
     names = ["x/a.png", "x/a.jpg", "x/a_2.png", "y/a.png", "y/a_2.png"]
-    paths = demo.output_paths([{"file_name": name} for name in names], tmp_path)
+    paths = output_paths([{"file_name": name} for name in names], tmp_path)
     assert [path.name for path in paths] == ["a.png", "a_2.png", "a_2_2.png", "a_3.png", "a_2_3.png"]
 
 
@@ -146,7 +148,7 @@ def test_segments_without_score_are_drawn_and_it_is_said(project, monkeypatch, c
         return output
     monkeypatch.setattr(DemoTestModel, "predict", without_scores)
     warned = []
-    monkeypatch.setattr(demo, "log_first_n", lambda level, message, **_: warned.append(message))
+    monkeypatch.setattr(artist, "log_first_n", lambda level, message, **_: warned.append(message))
     assert run(project, "--input", project / "images" / "a.png", "--confidence-threshold", 0.99) == 0
     assert colored(picture(project, "a.png"))[20:].mean() > 0.5
     assert "--confidence-threshold does not apply" in warned[0]
@@ -185,7 +187,8 @@ def test_names_and_scores(project, monkeypatch):
 @pytest.mark.parametrize("test_sets", ["()", "('gone.json@images', 'unknown')"])
 def test_numbers_where_no_data_set_is_known(project, monkeypatch, test_sets):
     words, warned = drawn_words(monkeypatch), []
-    monkeypatch.setattr(logging.getLogger("freqdino.tools"), "warning", lambda *message: warned.append(message))
+    monkeypatch.setattr(logging.getLogger("freqdino.engine.predictor"), "warning",
+                        lambda *message: warned.append(message))
     assert run(project, "--input", project / "images" / "a.png", "--confidence-threshold", 0.4, "DATASETS.TEST",
                test_sets, "DATASETS.TRAIN", "()") == 0
     assert sorted(words) == ["0 90%", "1 40%"]
@@ -234,10 +237,10 @@ def test_process_that_dies(project, monkeypatch, capsys):
     def die(*_):
         raise BrokenProcessPool
 
-    monkeypatch.setattr(demo.ProcessPoolExecutor, "map", die)
+    monkeypatch.setattr(artist.ProcessPoolExecutor, "map", die)
     assert run(project, "--input", project / "images", "--processes", 2) == 1
     error = capsys.readouterr().err
-    assert "demo.py: one of the processes was ended from outside" in error and "fewer than --processes 2" in error
+    assert "error: one of the processes was ended from outside" in error and "fewer than --processes 2" in error
 
 
 def test_pictures_are_the_same_every_time(project):
@@ -262,7 +265,7 @@ def test_errors_that_end_the_run(project, capsys, arguments, message):
     (project / "out").mkdir()
     status = run(project, *[argument.format(project) for argument in arguments])
     error = capsys.readouterr().err
-    assert status == 1 and error.startswith("demo.py: ") and message in error
+    assert status == 1 and error.startswith("error: ") and message in error
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -4,9 +4,9 @@ import re
 import cv2
 import numpy as np
 import pytest
-from helpers.demo_project import demo_project, run
 
 from freqdino.visualization.videos import VideoWriter
+from helpers.demo_project import demo_project, run
 
 
 @pytest.fixture
@@ -124,4 +124,4 @@ def test_videos_that_cannot_be_read_or_written(project, capsys, arguments, messa
     write_clip(project / "clip.avi")
     status = run(project, *[argument.format(project) for argument in arguments])
     error = capsys.readouterr().err
-    assert status == 1 and error.startswith("demo.py: ") and message in error
+    assert status == 1 and error.startswith("error: ") and message in error

@@ -8,14 +8,14 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from helpers.paths import ROOT, load_script
 from PIL import Image
 
-from freqdino.config.loading import load_config
+from freqdino.analysis.report import sections
+from freqdino.commands import report
+from freqdino.config import load_config
 from freqdino.data import register_custom_datasets
 from freqdino.data.panoptic_png import id_to_rgb
-
-report = load_script("tools/report.py")
+from helpers.paths import ROOT
 
 SECTIONS = ["configuration", "training", "metrics", "images", "cost"]
 LEAF = "configs/quickstart/mask2former.yaml"
@@ -143,7 +143,7 @@ def copied_run(evaluated_run, tmp_path):
 def refused(run, capsys, *arguments):
     assert report.main([str(run), *arguments]) == 1
     error = capsys.readouterr().err
-    assert "report.py: " in error and not (run / "report.html").exists()
+    assert "error: " in error and not (run / "report.html").exists()
     return error
 
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_reported(copied_run, capsys, options, message):
 
 
 def test_output_file(evaluated_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report, "cost_section", lambda *_: "")
+    monkeypatch.setattr(sections, "cost_section", lambda *_: "")
     path = tmp_path / "new" / "page.html"
     assert report.main([str(evaluated_run), "--output", str(path), "--max-images", "1"]) == 0
     assert f"report written to {path}" in capsys.readouterr().out

@@ -1,10 +1,8 @@
 """The table of a run's metrics."""
 import json
 
-import pytest
-from helpers.paths import load_script
+from freqdino.commands import summarize_run
 
-summarize_run = load_script("tools/summarize_run.py")
 format_table, main = summarize_run.format_table, summarize_run.main
 
 
@@ -18,15 +16,13 @@ def test_table_of_a_panoptic_model():
 
 
 def test_run_folder(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="has no finished evaluation"):
-        main([str(tmp_path)])
+    assert main([str(tmp_path)]) == 1 and "has no finished evaluation" in capsys.readouterr().err
     (tmp_path / "inference").mkdir()
     path = tmp_path / "inference" / "results.json"
     path.write_text(json.dumps({"first": {"sem_seg": {"mIoU": 7.0}}, "second": {}}))
-    main(["--dataset", str(tmp_path)])
+    assert main(["--dataset", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "first\n"
-    main([str(tmp_path)])
+    assert main([str(tmp_path)]) == 0
     assert "|  7.0 |" in capsys.readouterr().out
     path.write_text("{")
-    with pytest.raises(SystemExit, match="is not JSON"):
-        main([str(tmp_path)])
+    assert main([str(tmp_path)]) == 1 and "is not JSON" in capsys.readouterr().err

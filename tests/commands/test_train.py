@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
-from helpers.small_training import SHORT, TINY_HEAD, fails, options, results
-from modeling import small_mask_dino, small_models
 
-from freqdino.config.loading import load_config
+from freqdino.commands.train import parse_arguments, run
+from freqdino.config import load_config
+from freqdino.engine.launch import load_checked_config
 from freqdino.errors import ConfigError
-
-pytestmark = pytest.mark.usefixtures("loggers_as_before")
+from freqdino.evaluation.results import write_results
+from freqdino.registration.predictions import predictions_of
+from helpers import small_mask_dino, small_models, two_processes
+from helpers.small_training import SHORT, TINY_HEAD, fails, options, results
 
 
 @pytest.fixture(scope="module")
 def trained(squares, tmp_path_factory):
     """Output folder of a run of four iterations."""
     output = tmp_path_factory.mktemp("run")
-    train_net.run(options(squares, output, "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"))
+    run(options(squares, output, "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"))
     return output
 
 
@@ -44,18 +46,18 @@ def test_training_leaves_what_detectron2_users_expect(trained, squares):
 
 
 def test_eval_only_reproduces_the_last_evaluation(trained, squares, tmp_path):
-    train_net.run(["--eval-only", *options(squares, tmp_path, "MODEL.WEIGHTS", str(trained / "model_final.pth"))])
+    run(["--eval-only", *options(squares, tmp_path, "MODEL.WEIGHTS", str(trained / "model_final.pth"))])
     assert results(tmp_path) == results(trained)
 
 
 def test_augmented_evaluation_stands_beside_the_plain_one(trained, squares, tmp_path):
     augmentation = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 64)", "TEST.AUG.MAX_SIZE", "96")
     weights = ("MODEL.WEIGHTS", str(trained / "model_final.pth"))
-    train_net.run(["--eval-only", *options(squares, tmp_path / "a", *weights, *augmentation)])
+    run(["--eval-only", *options(squares, tmp_path / "a", *weights, *augmentation)])
     assert results(tmp_path / "a") == results(trained)
     augmented = json.loads((tmp_path / "a" / "inference_TTA" / "results.json").read_text())
     assert set(augmented[squares]) == {"bbox", "segm"}
-    train_net.run(options(squares, tmp_path / "b", "SOLVER.MAX_ITER", "1", *augmentation))
+    run(options(squares, tmp_path / "b", "SOLVER.MAX_ITER", "1", *augmentation))
     assert (tmp_path / "b" / "inference_TTA" / "results.json").is_file()
     assert "segm_TTA/AP" in (tmp_path / "b" / "metrics.json").read_text()
 
@@ -63,10 +65,10 @@ def test_augmented_evaluation_stands_beside_the_plain_one(trained, squares, tmp_
 def test_resume_continues_and_two_processes_resume_what_one_began(trained, squares, tmp_path):
     for name in ("last_checkpoint", "model_final.pth"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
-    train_net.run(["--resume", *options(squares, tmp_path, "SOLVER.MAX_ITER", "5")])
+    run(["--resume", *options(squares, tmp_path, "SOLVER.MAX_ITER", "5")])
     assert "Starting training from iteration 4" in (tmp_path / "log.txt").read_text()
     assert iterations(tmp_path) == [4]
-    train_net.run(["--resume", "--num-gpus", "2", "--dist-url", "auto",
+    run(["--resume", "--num-gpus", "2", "--dist-url", "auto",
                    *options(squares, tmp_path, "SOLVER.MAX_ITER", "7")])
     assert iterations(tmp_path) == [4, 6]
     assert "Rank of current process: 1. World size: 2" in (tmp_path / "log.txt.rank1").read_text()
@@ -77,7 +79,7 @@ def test_resume_continues_and_two_processes_resume_what_one_began(trained, squar
 def test_resume_after_the_last_iteration_only_evaluates(trained, squares, tmp_path):
     for name in ("last_checkpoint", "model_final.pth"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
-    train_net.run(["--resume", *options(squares, tmp_path)])
+    run(["--resume", *options(squares, tmp_path)])
     assert results(tmp_path) == results(trained)
 
 
@@ -130,7 +132,7 @@ def boxes_alone(squares, tmp_path):
 
 @pytest.mark.parametrize("mapper", ["coco_boxes_lsj", "coco_boxes_detr"])
 def test_boxes_alone_train_and_are_evaluated(boxes_alone, tmp_path, mapper):
-    train_net.run(boxes_alone(mapper))
+    run(boxes_alone(mapper))
     (of_boxes,) = results(tmp_path / "out").values()
     assert list(of_boxes) == ["bbox"] and 0 <= of_boxes["bbox"]["AP"] <= 100
     log = (tmp_path / "out" / "log.txt").read_text()
@@ -168,7 +170,7 @@ def test_errors_during_training_keep_their_message(squares, tmp_path, capsys):
 
 def test_an_error_in_one_of_two_processes_ends_both(squares, tmp_path, capfd):
     with pytest.raises(SystemExit) as caught:
-        train_net.run(["--num-gpus", "2", "--dist-url", "auto",
+        run(["--num-gpus", "2", "--dist-url", "auto",
                        *options(squares, tmp_path, "MODEL.WEIGHTS", "gone.pth")])
     error = capfd.readouterr().err
     assert caught.value.code == 1 and "error in process " in error and "gone.pth: no such checkpoint file" in error
@@ -188,7 +190,7 @@ def test_an_error_in_one_of_two_processes_ends_both(squares, tmp_path, capfd):
 def test_command_lines_that_cannot_work(words, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=message):
-        train_net.load_checked_config(default_argument_parser().parse_args(words))
+        load_checked_config(parse_arguments(words))
 
 
 def test_gpus_that_are_not_there(monkeypatch):
@@ -196,39 +198,39 @@ def test_gpus_that_are_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     parse = default_argument_parser().parse_args
     with pytest.raises(ConfigError, match="--num-gpus 4, but this machine has 2"):
-        train_net.load_checked_config(parse(["--num-gpus", "4"]))
+        load_checked_config(parse(["--num-gpus", "4"]))
     with pytest.raises(ConfigError, match="MODEL.DEVICE cpu with 2 processes: hide the GPUs"):
-        train_net.load_checked_config(parse(["--num-gpus", "2", "MODEL.DEVICE", "cpu"]))
+        load_checked_config(parse(["--num-gpus", "2", "MODEL.DEVICE", "cpu"]))
 
 
 def test_tasks_of_each_family():
     cfg = load_config(opts=["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True"])
-    assert train_net.predicted_tasks(cfg) == ("semantic", "panoptic")
+    assert predictions_of(cfg).tasks == ("semantic", "panoptic")
     cfg = load_config(opts=["MODEL.META_ARCHITECTURE", "MaskDINO", "MODEL.MaskDINO.TEST.SEMANTIC_ON", "False",
                             "MODEL.MaskDINO.TEST.INSTANCE_ON", "True"])
-    assert train_net.predicted_tasks(cfg) == ("instance",)
+    assert predictions_of(cfg).tasks == ("instance",)
     detectors = {"GeneralizedRCNN": ("instance",), "PanopticFPN": ("semantic", "instance", "panoptic"),
                  "SemanticSegmentor": ("semantic",), "RetinaNet": ("instance",)}
     for name, tasks in detectors.items():
-        assert train_net.predicted_tasks(load_config(opts=["MODEL.META_ARCHITECTURE", name])) == tasks
+        assert predictions_of(load_config(opts=["MODEL.META_ARCHITECTURE", name])).tasks == tasks
 
 
 @pytest.mark.parametrize(("options", "expected"), [
     (["MODEL.META_ARCHITECTURE", "MaskDINO"], True), (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], False),
     (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.MASK_ON", "True"], True)])
 def test_models_with_masks(options, expected):
-    assert train_net.predicts_masks(load_config(opts=options)) == expected
+    assert predictions_of(load_config(opts=options)).masks == expected
 
 
 def test_undefined_metrics_are_null(tmp_path):
-    train_net.write_results({"set": {"segm": {"AP": np.float64(12.5), "APs": math.nan}}}, tmp_path / "inference")
+    write_results({"set": {"segm": {"AP": np.float64(12.5), "APs": math.nan}}}, tmp_path / "inference")
     assert results(tmp_path) == {"set": {"segm": {"AP": 12.5, "APs": None}}}
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_mixed_precision_trains(squares, tmp_path, dtype):
-    train_net.run(options(squares, tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", "True",
+    run(options(squares, tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", "True",
                           "SOLVER.AMP.DTYPE", dtype))
     scaler = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]["_trainer"]["grad_scaler"]
     assert bool(scaler) == (dtype == "float16")

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic_separated
-from helpers.small_detectors import BACKBONE, DETECTORS
-from helpers.small_training import fails, results
 from PIL import Image
 
-pytestmark = pytest.mark.usefixtures("loggers_as_before")
+from freqdino.commands.train import run
+from helpers.small_detectors import BACKBONE, DETECTORS
+from helpers.small_training import fails, results
 
 NAME = "train_detectors_test"
 SEPARATED = f"{NAME}_separated"
@@ -71,7 +71,7 @@ def options(detector, output, **changes):
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_a_detector_trains_and_is_evaluated(detector, tmp_path):
-    train_net.run(options(detector, tmp_path))
+    run(options(detector, tmp_path))
     assert set(results(tmp_path)[SEPARATED]) == TASKS[detector]
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     losses = {key for line in lines for key in line if key.startswith("loss")}
@@ -80,7 +80,7 @@ def test_a_detector_trains_and_is_evaluated(detector, tmp_path):
     expected |= {"loss_sem_seg"} if detector == "Panoptic FPN" else set()
     assert losses == expected
     evaluated = tmp_path / "again"
-    train_net.run(["--eval-only", *options(detector, evaluated), "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")])
+    run(["--eval-only", *options(detector, evaluated), "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")])
     assert results(evaluated) == results(tmp_path)
 
 

@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.visualizer import Visualizer
-from helpers.paths import load_script
 from PIL import Image
 
+from freqdino.commands import visualize_data
 from freqdino.data.mapper import MAPPERS
 from freqdino.data.panoptic_png import id_to_rgb
-
-visualize_data = load_script("tools/visualize_data.py")
 from freqdino.visualization.drawing import Drawing
 
 HEIGHT, WIDTH, IMAGES = 40, 60, 3
@@ -131,7 +129,7 @@ def test_damaged_files_are_skipped(data, capsys):
 def test_errors_that_end_the_run(data, capsys, options, message):
     assert run(data, "coco_instance_lsj", *options) == 1
     error = capsys.readouterr().err
-    assert error.startswith("visualize_data.py: ") and message in error
+    assert error.startswith("error: ") and message in error
 
 
 @pytest.mark.parametrize(("name", "value"), [("--max-images", "0"), ("--seed", "-1"), ("--scale", "0")])

@@ -6,6 +6,7 @@ from detectron2.config import get_cfg
 from freqdino.config.keys import add_freqdino_config
 from freqdino.config.loading import load_config, merge_config_file
 from freqdino.errors import ConfigError, UnknownKeyError
+from helpers.paths import CONFIGS
 
 
 def write(folder, name, text):
@@ -141,3 +142,20 @@ def test_with_cuda_both_stay_as_they_are(caplog, monkeypatch):
 def test_unknown_precision():
     with pytest.raises(ConfigError, match="SOLVER.AMP.DTYPE is 'float8'; float16 or bfloat16"):
         load_config(opts=["SOLVER.AMP.DTYPE", "float8"])
+
+
+@pytest.mark.parametrize("name", ["coco/instance/mask2former_r50.yaml", "configs/coco/instance/mask2former_r50.yaml"])
+def test_a_configuration_of_the_project_is_found_from_any_folder(tmp_path, monkeypatch, caplog, name):
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", "freqdino"):
+        assert load_config(name).MODEL.META_ARCHITECTURE == "MaskFormer"
+    assert f"{name} is not here: reading {CONFIGS / 'coco/instance/mask2former_r50.yaml'}" in caplog.text
+
+
+def test_a_file_at_hand_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coco" / "instance").mkdir(parents=True)
+    (tmp_path / "coco" / "instance" / "mask2former_r50.yaml").write_text("SEED: 7\n")
+    assert load_config("coco/instance/mask2former_r50.yaml").SEED == 7
+    with pytest.raises(ConfigError, match="coco/instance/mask2former_r5.yaml: no such configuration file"):
+        load_config("coco/instance/mask2former_r5.yaml")

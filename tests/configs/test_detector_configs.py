@@ -3,15 +3,15 @@
 The published numbers are those of FreqFusion's tables (arXiv 2408.12879) of Faster R-CNN, Mask R-CNN and Panoptic FPN.
 `test_configs.py` has what holds for every leaf, `test_config_models.py` builds each and counts its parameters.
 """
-from pathlib import Path
 
 import pytest
-from configs.test_configs import CONFIGS, defaults, flatten, resolved
 from detectron2 import model_zoo
 
-from configs import test_configs
+from helpers import config_leaves
+from helpers.config_leaves import defaults, flatten, resolved
+from helpers.parameter_counts import FOLDERS, PARAMETERS, detector_parts
+from helpers.paths import CONFIGS
 
-FOLDERS = {"faster_rcnn": "coco/detection", "mask_rcnn": "coco/instance", "panoptic_fpn": "coco/panoptic"}
 # Suffix of the leaf -> published: box AP of Faster R-CNN; box and mask AP of Mask R-CNN; PQ, things, stuff, SQ, RQ of
 # Panoptic FPN.
 TABLE = {
@@ -56,44 +56,13 @@ OURS = {"SOLVER.OPTIMIZER": "SGD", "SOLVER.BACKBONE_MULTIPLIER": 1.0, "MODEL.RES
 UNREAD = {"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"], "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256}
 UNREAD = {"faster_rcnn": {**UNREAD, "MODEL.ROI_MASK_HEAD.NUM_CONV": 0}, "mask_rcnn": UNREAD, "panoptic_fpn": {}}
 
-# By hand. R50 and R101 without normalisation; the pyramid's 1 × 1 and 3 × 3 convolutions; a 3 × 3 convolution, 3
-# anchors' scores and boxes; two layers of 1024 on 7 × 7 × 256, 81 scores and 80 boxes; for masks four 3 × 3
-# convolutions, a 2 × 2 deconvolution and 80 masks; for semantics 1, 1, 2 and 3 convolutions without bias, GN's 2 × 128
-# each, 54 scores.
-BOTTLENECKS = {"r50": 23_454_912, "r101": 23_454_912 + 17 * (2 * 1024 * 256 + 9 * 256 ** 2)}
-PYRAMID = 256 * (256 + 512 + 1024 + 2048) + 4 * 256 + 4 * (9 * 256 ** 2 + 256)
-PROPOSALS = 9 * 256 ** 2 + 256 + 257 * 3 * 5
-BOXES = (49 * 256 + 1) * 1024 + 1025 * 1024 + 1025 * (81 + 320)
-MASKS = 4 * (9 * 256 ** 2 + 256) + (4 * 256 ** 2 + 256) + 257 * 80
-SEMANTICS = 9 * 128 * (4 * 256 + 3 * 128) + 7 * 256 + 129 * 54
-HEADS = {"faster_rcnn": BOXES, "mask_rcnn": BOXES + MASKS, "panoptic_fpn": BOXES + MASKS + SEMANTICS}
-COSTS = {"": 0, "deconv": 1_770_240, "pixelshuffle": 7_080_960, "carafe": 222_444, "dysample_s": 6_192,
-         "dysample": 49_248, "freqfusion": 313_302, "fdconv": 3_647_120}
-
-
-def parts(leaf):
-    """Detector, depth and what is added to it ("" for the baseline)."""
-    name = Path(leaf).stem
-    kind = next(kind for kind in FOLDERS if name.startswith(kind))
-    depth, _, addition = name.removeprefix(f"{kind}_").partition("_")
-    return kind, depth, addition
-
-
-def parameters(leaf):
-    kind, depth, addition = parts(leaf)
-    return BOTTLENECKS[depth] + PYRAMID + PROPOSALS + HEADS[kind] + COSTS[addition]
-
-
-PARAMETERS = {leaf: parameters(leaf) for leaf in DETECTORS}
-
-
 def test_tables_name_every_detector():
-    assert sorted(DETECTORS) == test_configs.DETECTORS
+    assert sorted(DETECTORS) == config_leaves.DETECTORS
 
 
 @pytest.mark.parametrize("leaf", DETECTORS)
 def test_a_leaf_is_the_model_zoos_but_for_what_is_listed(leaf):
-    kind, depth, addition = parts(leaf)
+    kind, depth, addition = detector_parts(leaf)
     expected = {
         **flatten(defaults()), **flatten(model_zoo.get_config(MODEL_ZOO[kind])), **RESNET, **OURS, **UNREAD[kind],
         "MODEL.BACKBONE.NAME": "build_resnet_freqfusion_fpn_backbone",
@@ -108,7 +77,7 @@ def test_a_leaf_is_the_model_zoos_but_for_what_is_listed(leaf):
 
 @pytest.mark.parametrize("leaf", DETECTORS)
 def test_a_leaf_says_its_row_of_the_table(leaf):
-    kind, depth, addition = parts(leaf)
+    kind, depth, addition = detector_parts(leaf)
     second = (CONFIGS / leaf).read_text().splitlines()[1]
     if leaf in FDCONV:
         expected = f"{DETECTORS[leaf]} (no baseline stated)"
@@ -123,7 +92,7 @@ def test_a_leaf_says_its_row_of_the_table(leaf):
 
 @pytest.mark.parametrize("leaf", [leaf for leaf in DETECTORS if "panoptic" in leaf or leaf in FDCONV])
 def test_a_leaf_says_the_published_parameters(leaf):
-    _, depth, addition = parts(leaf)
+    _, depth, addition = detector_parts(leaf)
     third = (CONFIGS / leaf).read_text().splitlines()[2]
     assert third == f"# Parameters: {PUBLISHED_PARAMETERS[addition or depth]} published."
 

@@ -6,9 +6,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
-from helpers.small_models import example, rectangles
 
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
+from helpers.small_models import example, rectangles
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -5,9 +5,10 @@ the numbers FDAM's (arXiv 2507.12006) and FDConv's (arXiv 2503.18783). `test_con
 `test_config_models.py` builds each and counts its parameters.
 """
 import pytest
-from configs.test_configs import CONFIGS, FDAM_IN_BLOCKS, MIT_B0, TRANSFORMERS, defaults, flatten, resolved
 
-from configs import test_configs
+from helpers.config_leaves import FDAM_IN_BLOCKS, MIT_B0, SEMANTIC_SEGMENTORS, TRANSFORMERS, defaults, flatten, resolved
+from helpers.parameter_counts import HEAD_PARAMETERS, MIT_WIDTHS, mit_parameters
+from helpers.paths import CONFIGS
 
 # Second line of the leaf where a number is published.
 SAID = {
@@ -60,58 +61,8 @@ SCHEDULES = {
 }
 
 
-def conv(in_channels, out_channels, kernel):
-    """A convolution without bias, scale and shift of its normalisation."""
-    return in_channels * out_channels * kernel ** 2 + 2 * out_channels
-
-
-def upernet_parameters(widths, classes=150, channels=512):
-    """Pooling at four scales and its fusion, the pyramid and its fusion, scores, the auxiliary head of 256 channels."""
-    *finer, coarsest = widths
-    pooling = 4 * conv(coarsest, channels, 1) + conv(coarsest + 4 * channels, channels, 3)
-    pyramid = sum(conv(width, channels, 1) + conv(channels, channels, 3) for width in finer)
-    return (pooling + pyramid + conv(4 * channels, channels, 3) + (channels + 1) * classes
-            + conv(finer[-1], 256, 3) + 257 * classes)
-
-
-def segformer_parameters(widths, classes=150, channels=256):
-    """A projection of each map, their fusion, scores."""
-    projections = sum(conv(width, channels, 1) for width in widths)
-    return projections + conv(4 * channels, channels, 1) + (channels + 1) * classes
-
-
-def fdam_parameters(width, heads):
-    """A block's gates and its two frequency scalings."""
-    scale = 4 * (width // 16) * 14 * 8 + (width + 64) * (width // 16) + 2
-    return 2 * width + 2 * (width + 1) * heads + 2 + 2 * scale
-
-
-def mit_parameters(widths, fdam):
-    """Four stages of two blocks: overlapping patches, attention with reduced keys, MLP with a 3 × 3 convolution."""
-    total, channels = 0, 3
-    for width, heads, reduction, kernel in zip(widths, (1, 2, 5, 8), (8, 4, 2, 1), (7, 3, 3, 3)):
-        norm, linear = 2 * width, width ** 2 + width
-        block = 2 * norm + 4 * linear + 4 * width * (width + 1) + 4 * width * 10 + width * (4 * width + 1)
-        if reduction > 1:
-            block += width ** 2 * reduction ** 2 + width + norm
-        if fdam:
-            block += fdam_parameters(width, heads)
-        total += channels * width * kernel ** 2 + width + norm + 2 * block + norm
-        channels = width
-    return total
-
-
-MIT_WIDTHS = (32, 64, 160, 256)
-HEAD_PARAMETERS = {
-    **{f"upernet_{deit}": upernet_parameters(4 * (width,))
-       for deit, width in {"deit_s": 384, "deit_s_fdam": 384, "deit3_b_fdam": 768}.items()},
-    **{f"upernet_{r50}": upernet_parameters((256, 512, 1024, 2048)) for r50 in ("r50", "r50_fdconv")},
-    **{f"segformer_{mit}": segformer_parameters(MIT_WIDTHS) for mit in ("mit_b0", "mit_b0_fdam")},
-}
-
-
 def test_tables_name_every_leaf():
-    assert sorted(LEAVES.values()) == test_configs.SEMANTIC_SEGMENTORS
+    assert sorted(LEAVES.values()) == SEMANTIC_SEGMENTORS
     assert HEAD_PARAMETERS.keys() == LEAVES.keys()
 
 

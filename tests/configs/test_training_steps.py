@@ -5,9 +5,9 @@ Options make the leaf's model narrow and shallow and keep what it is made of: le
 from pathlib import Path
 
 import pytest
-from helpers.training_step import assert_a_step_reaches_every_parameter
 
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
+from helpers.training_step import assert_a_step_reaches_every_parameter
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*/*.yaml"))

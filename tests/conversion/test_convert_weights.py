@@ -11,6 +11,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.models.swin_transformer import SwinTransformer
+
+from freqdino.config import load_config
 from helpers.openmmlab_models import Detector, MapLayerNorm, Segmentor, randomised
 from helpers.small_conversions import (
     FASTER,
@@ -25,11 +30,6 @@ from helpers.small_conversions import (
     words,
 )
 from helpers.small_detectors import BACKBONE, PANOPTIC_FPN
-from torch import nn
-from torchvision.models import resnet18
-from torchvision.models.swin_transformer import SwinTransformer
-
-from freqdino.config.loading import load_config
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 

@@ -2,6 +2,9 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from torchvision.models import resnet18
+
+from freqdino.config import load_config
 from helpers.openmmlab_models import Detector, MapLayerNorm, Segmentor, randomised
 from helpers.small_conversions import (
     FASTER,
@@ -14,9 +17,6 @@ from helpers.small_conversions import (
     convert_weights,
     words,
 )
-from torchvision.models import resnet18
-
-from freqdino.config.loading import load_config
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """Class tables: contiguous indices in the order of the ids, metadata of the three kinds, tables out of order."""
+import json
+
 import pytest
 
 from freqdino.data.categories import ClassTable, class_colors, load_class_table
+from helpers.paths import FACTS
 
 CATEGORIES = [{"id": 20, "name": "dog", "isthing": 1}, {"id": 9, "name": "sky", "isthing": 0},
               {"id": 90, "name": "cat", "isthing": 1}]
@@ -42,6 +45,18 @@ def test_built_in_tables():
     assert panoptic.ids == tuple(range(150))
     assert instance.ids == tuple(index for index in panoptic.ids if panoptic.isthing[index])
     assert (panoptic.names[0], instance.names[0], instance.ids[0]) == ("wall", "bed", 7)
+
+
+def test_ade20k_tables_are_the_published_ones():
+    """Ids and kinds; names are the full ones here, where the published list shortens some."""
+    published = json.loads((FACTS / "ade20k_categories.json").read_text())
+    panoptic, instance = load_class_table("ade20k_panoptic"), load_class_table("ade20k_instance")
+    assert [(entry["id"], bool(entry["isthing"])) for entry in published["panoptic_150"]] == list(
+        zip(panoptic.ids, panoptic.isthing))
+    assert [entry["id"] for entry in published["instance_100"]] == list(instance.ids)
+    rows = (FACTS / "ade20k_instance_catid_mapping.txt").read_text().splitlines()[1:]
+    ours = [int(row.split()[1]) - 1 for row in rows if row.strip()]      # the list counts from 1
+    assert ours == list(instance.ids)
 
 
 def test_colours_are_distinct_and_in_range():

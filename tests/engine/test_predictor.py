@@ -3,12 +3,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
-from helpers.paths import ROOT, load_script
 from torch import nn
 
-from freqdino.config.loading import load_config
-
-predictor = load_script("tools/predictor.py")
+from freqdino.config import load_config
+from freqdino.engine.predictor import Predictor
+from freqdino.errors import message_of
 
 IMAGE = np.zeros((30, 40, 3), np.uint8)
 IMAGE[..., 0] = 200     # red
@@ -34,7 +33,7 @@ def config(folder, *options):
 
 @pytest.mark.parametrize(("order", "red"), [("RGB", 0), ("BGR", 2)])
 def test_what_the_model_is_given(tmp_path, order, red):
-    predict = predictor.Predictor(config(tmp_path, "INPUT.FORMAT", order))
+    predict = Predictor(config(tmp_path, "INPUT.FORMAT", order))
     sample = predict(IMAGE)
     assert sample["image"].shape == (3, 60, 80) and (sample["height"], sample["width"]) == (30, 40)
     assert (sample["image"][red] == 200).all() and sample["image"].sum() == 200 * 60 * 80
@@ -42,19 +41,19 @@ def test_what_the_model_is_given(tmp_path, order, red):
 
 
 def test_segments_of_our_models_have_scores(tmp_path):
-    cfg = load_config(str(ROOT / "configs/quickstart/mask2former.yaml"), [
+    cfg = load_config("quickstart/mask2former.yaml", [
         "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(tmp_path / "small.pth"),
         "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", 0.0, "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.0])
     model = build_model(cfg)
     with torch.no_grad():       # no query takes "no object"
         model.sem_seg_head.predictor.class_embed.bias[-1] = -100.0
     torch.save({"model": model.state_dict()}, tmp_path / "small.pth")
-    segments = predictor.Predictor(cfg)(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    segments = Predictor(cfg)(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     scores = [segment["score"] for segment in segments["panoptic_seg"][1]]
     assert scores and all(isinstance(score, float) and 0 < score < 1 for score in scores)
 
 
 def test_message_of_an_error():
-    assert predictor.message_of(KeyError("no 'x'")) == "no 'x'"
-    assert predictor.message_of(ValueError("wrong")) == "wrong"
-    assert predictor.message_of(KeyError()) == ""
+    assert message_of(KeyError("no 'x'")) == "no 'x'"
+    assert message_of(ValueError("wrong")) == "wrong"
+    assert message_of(KeyError()) == "KeyError"

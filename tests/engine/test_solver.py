@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
 from freqdino.engine.solver import ParameterRule, build_lr_scheduler, build_optimizer, parameter_groups
 from freqdino.errors import ConfigError
 from freqdino.frequency import FDAMVisionTransformer, InversionGates, ResidualFrequencyScale

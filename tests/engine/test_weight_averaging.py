@@ -3,10 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.small_training import options, results
 from torch import nn
 
+from freqdino.commands.train import run
+from freqdino.engine.trainer import Trainer
 from freqdino.engine.weight_averaging import WeightAveraging
+from helpers.small_training import options, results
 
 pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
@@ -60,33 +62,33 @@ def test_decay_out_of_range(tmp_path, decay):
 def test_averaged_weights_are_evaluated_and_written(squares, tmp_path):
     """A decay of 0 averages nothing: the average is the trained model; with a decay it differs, and resumes."""
     averaging = ("MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY")
-    train_net.run(options(squares, tmp_path / "none", *averaging, "0.0"))
+    run(options(squares, tmp_path / "none", *averaging, "0.0"))
     weights, average = (torch.load(tmp_path / "none" / f"{name}.pth", weights_only=True)["model"]
                         for name in ("model_final", "model_final_ema"))
     assert weights.keys() == average.keys() and all(torch.equal(weights[key], average[key]) for key in weights)
 
-    train_net.run(options(squares, tmp_path / "all", *averaging, "0.5"))
-    train_net.run(["--eval-only", *options(squares, tmp_path / "again", "MODEL.WEIGHTS",
+    run(options(squares, tmp_path / "all", *averaging, "0.5"))
+    run(["--eval-only", *options(squares, tmp_path / "again", "MODEL.WEIGHTS",
                                            str(tmp_path / "all" / "model_final_ema.pth"))])
     assert results(tmp_path / "again") == results(tmp_path / "all")
 
-    train_net.run(options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "2"))
-    train_net.run(["--resume", *options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "4")])
+    run(options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "2"))
+    run(["--resume", *options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "4")])
     state = torch.load(tmp_path / "part" / "model_final.pth", weights_only=True)
     assert state["trainer"]["hooks"]["WeightAveraging"]["n_averaged"] == 4
 
 
 def test_the_average_in_a_checkpoint_is_evaluated(squares, tmp_path, monkeypatch):
     averaging = ("MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY", "0.5", "SOLVER.MAX_ITER", "2")
-    train_net.run(options(squares, tmp_path, *averaging))
+    run(options(squares, tmp_path, *averaging))
     weights, average = (torch.load(tmp_path / f"{name}.pth", weights_only=True)["model"]
                         for name in ("model_final", "model_final_ema"))
     evaluated = []
-    monkeypatch.setattr(train_net.Trainer, "test", lambda cfg, model: evaluated.append(model.state_dict()) or {})
+    monkeypatch.setattr(Trainer, "test", lambda cfg, model, **_: evaluated.append(model.state_dict()) or {})
     final, final_ema = (("MODEL.WEIGHTS", str(tmp_path / f"model_final{suffix}.pth")) for suffix in ("", "_ema"))
     for words in ((*averaging, *final), (*averaging, *final_ema), final):
-        train_net.run(["--eval-only", *options(squares, tmp_path / "again", *words)])
-    train_net.run(["--eval-only", "--resume", *options(squares, tmp_path, *averaging)])
+        run(["--eval-only", *options(squares, tmp_path / "again", *words)])
+    run(["--eval-only", "--resume", *options(squares, tmp_path, *averaging)])
     for state, expected in zip(evaluated, (average, average, weights, average), strict=True):
         assert all(torch.equal(state[key], tensor) for key, tensor in expected.items())
     assert any(not torch.equal(weights[key], average[key]) for key in weights)

@@ -1,4 +1,4 @@
-"""Panoptic quality: worked examples, an independent slow count, real COCO ground truth, files and their errors."""
+"""Panoptic quality: worked examples, an independent slow count, the drawn scenes, files and their errors."""
 import json
 from pathlib import Path
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from freqdino.data import sample_scenes
 from freqdino.data.panoptic_png import id_to_rgb, read_segment_ids
 from freqdino.evaluation.panoptic_files import panoptic_quality
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
 
 THING, STUFF, OTHER = 7, 40, 3  # category ids, neither contiguous nor sorted
 CATEGORIES = (THING, STUFF, OTHER)
-SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_panoptic_sample"
 
 
 def segments(**categories):
@@ -241,36 +241,38 @@ class TestFileErrors:
     def test_grey_missing_and_damaged_files(self, files):
         path = files[0] / "found" / "a.png"
         Image.fromarray(np.zeros((1, 3), np.uint8)).save(path)
-        self.fails(files, "found.a.png: a panoptic PNG stores segment ids in RGB, this file has mode L")
+        self.fails(files, "found.a.png: panoptic PNG .*has mode L; expected three 8-bit channels")
         path.write_bytes(path.read_bytes()[:40])
         self.fails(files, "found.a.png")
         path.unlink()
-        self.fails(files, "No such file.*found.a.png")
+        self.fails(files, "found.a.png does not exist")
 
     def test_processes(self, files):
         self.fails(files, "processes must be at least 1, got 0", processes=0)
 
 
 @pytest.fixture(scope="module")
-def sample():
-    if not SAMPLE.is_dir():
-        pytest.skip(f"the COCO panoptic sample is not at {SAMPLE}")
-    content = json.loads((SAMPLE / "panoptic_examples.json").read_text())
-    images = [(read_segment_ids(str(SAMPLE / "panoptic_examples" / a["file_name"])), a) for a in content["annotations"]]
-    return content, images
+def scenes(tmp_path_factory):
+    """Panoptic JSON and PNG folder of the sample scenes' validation set, drawn here, cut to six pictures."""
+    root = tmp_path_factory.mktemp("scenes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_scenes, "SPLITS", {"train": 0, "val": 6})
+        sample_scenes.make_sample_scenes(str(root))
+    folder = root / "freqdino_scenes"
+    return str(folder / "panoptic_val.json"), str(folder / "panoptic_val")
 
 
-class TestCocoSample:
-    files = str(SAMPLE / "panoptic_examples.json"), str(SAMPLE / "panoptic_examples")
-
-    def test_ground_truth_against_itself(self, sample):
-        quality = panoptic_quality(*self.files, *self.files)
+class TestDrawnScenes:
+    def test_ground_truth_against_itself(self, scenes):
+        quality = panoptic_quality(*scenes, *scenes)
         for group in ("All", "Things", "Stuff"):
             np.testing.assert_array_equal(quality[group], [1, 1, 1])
 
     @pytest.mark.parametrize("change", ["shifted", "merged"])
-    def test_against_a_changed_version(self, sample, tmp_path, change):
-        content, images = sample
+    def test_against_a_changed_version(self, scenes, tmp_path, change):
+        json_file, folder = scenes
+        content = json.loads(Path(json_file).read_text())
+        images = [(read_segment_ids(f"{folder}/{entry['file_name']}"), entry) for entry in content["annotations"]]
         category_ids = [category["id"] for category in content["categories"]]
         expected, annotations = 0, []
         (tmp_path / "found").mkdir()
@@ -290,7 +292,7 @@ class TestCocoSample:
             Image.fromarray(id_to_rgb(found)).save(tmp_path / "found" / annotation["file_name"])
             annotations.append({**annotation, "segments_info": info})
         (tmp_path / "found.json").write_text(json.dumps({"annotations": annotations}))
-        quality = panoptic_quality(*self.files, str(tmp_path / "found.json"), str(tmp_path / "found"))
+        quality = panoptic_quality(*scenes, str(tmp_path / "found.json"), str(tmp_path / "found"))
         wanted = average_quality(expected, [category["isthing"] for category in content["categories"]])
         assert 0.1 < wanted["All"][0] < 0.99
         for name, value in wanted.items():

@@ -3,16 +3,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent
+from helpers import two_ranks
 
 
 def test_every_evaluator_gathers_over_ranks(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(TESTS.parents[1]), "OMP_NUM_THREADS": "1"}
-    ranks = [subprocess.Popen([sys.executable, str(TESTS / "two_ranks.py"), str(rank), str(tmp_path)], env=environment,
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ranks = [subprocess.Popen([sys.executable, two_ranks.__file__, str(rank), str(tmp_path)], env=environment,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for rank in (0, 1)]
     try:
         logs = [rank.communicate(timeout=120)[0] for rank in ranks]

@@ -6,13 +6,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
-from helpers.paths import load_script
 from PIL import Image
 from torch import nn
 
+from freqdino.commands import demo
 from freqdino.data.panoptic_png import id_to_rgb
-
-demo = load_script("tools/demo.py")
 
 CLASSES = ["cat", "sky"]
 

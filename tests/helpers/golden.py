@@ -1,18 +1,25 @@
 """Golden numbers: tensors that the published implementations computed, in safetensors files.
 
-They are looked for under the environment variable FREQDINO_GOLDEN, then ../shared/golden beside the repository, then
-tests/golden; a test that asks for a file that is in none of them skips and says so.
+They lie in tests/golden; the environment variable FREQDINO_GOLDEN adds a folder of the same layout, in which they are
+looked for first. A file that is in neither is an error: no comparison is left out silently.
 """
 import json
 import os
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors import safe_open
 
-TESTS = Path(__file__).resolve().parent
-FOLDERS = (Path(os.environ.get("FREQDINO_GOLDEN", TESTS.parents[1] / "shared" / "golden")), TESTS / "golden")
+from helpers.paths import TESTS
+
+FOLDERS = [TESTS / "golden"]
+if "FREQDINO_GOLDEN" in os.environ:
+    FOLDERS.insert(0, Path(os.environ["FREQDINO_GOLDEN"]))
+
+
+def has_golden(name):
+    """Whether ``modules/<x>`` or ``models/<x>`` is at hand."""
+    return any((folder / f"{name}.safetensors").is_file() for folder in FOLDERS)
 
 
 def load_golden(name):
@@ -23,7 +30,7 @@ def load_golden(name):
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
                 return tensors, json.loads(file.metadata()["case"])
-    pytest.skip(f"golden file {name}.safetensors is in none of {', '.join(map(str, FOLDERS))}")
+    raise FileNotFoundError(f"golden file {name}.safetensors is in none of {', '.join(map(str, FOLDERS))}")
 
 
 def subset(tensors, prefix):

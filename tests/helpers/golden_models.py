@@ -3,12 +3,12 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.structures import Boxes, Instances
-from helpers.golden import load_golden, subset
 from torch import nn
 
 import freqdino.data
 import freqdino.registration  # noqa: F401  fills the registries
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
+from helpers.golden import load_golden, subset
 
 STAGES = {"res2": (8, 4), "res3": (12, 8), "res4": (16, 16), "res5": (16, 32)}
 

@@ -1,17 +1,7 @@
-"""Load a script of the repository as a module: the folders tools/ and datasets/ hold scripts, not packages."""
-import importlib.util
-import sys
+"""Where things are in the repository."""
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def load_script(path):
-    """The script at ``path`` below the repository's root, its folder importable as it is for a script."""
-    file = ROOT / path
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    spec = importlib.util.spec_from_file_location(f"script_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+CONFIGS = ROOT / "configs"
+FACTS = TESTS / "golden" / "facts"      # what the published projects set and what their models have, as JSON

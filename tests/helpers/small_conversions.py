@@ -1,15 +1,13 @@
 """For the tests of tools/convert_weights.py: configurations of small models, and the tool run on a file in a folder."""
 import torch
 from detectron2.modeling import build_model
-from helpers.paths import load_script
+
+from freqdino.checkpoint import StrictCheckpointer
+from freqdino.commands import convert_weights
+from freqdino.config import load_config
+from helpers import small_models
 from helpers.small_detectors import BACKBONE, FASTER_RCNN, MASK_RCNN
 from helpers.small_semantic_heads import SMALL_MODEL
-from modeling import small_models
-
-from freqdino.checkpoint.checkpointer import StrictCheckpointer
-from freqdino.config.loading import load_config
-
-convert_weights = load_script("tools/convert_weights.py")
 
 RGB = {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375], "MODEL.RESNETS.STRIDE_IN_1X1": False}
@@ -57,6 +55,6 @@ class Converter:
     def refuse(self, contents, options, *flags):
         """The message of a refusal, which has written nothing."""
         status, _, error = self.run(contents, options, *flags)
-        assert status == 1 and error.startswith("convert_weights.py: ")
+        assert status == 1 and error.startswith("error: ")
         assert not list(self.folder.glob("converted*"))
         return error

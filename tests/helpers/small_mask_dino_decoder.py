@@ -1,9 +1,9 @@
 """A small Mask DINO decoder, with random maps and ground truth for it."""
 import torch
-from helpers.targets import image_targets
 from torch import nn
 
 from freqdino.modeling.mask_dino_decoder import MaskDINODecoder
+from helpers.targets import image_targets
 
 SIZES = [(2, 3), (4, 6), (8, 12)]          # encoder order; the decoder reads them finest first
 DIM = 32

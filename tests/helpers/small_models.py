@@ -2,10 +2,10 @@
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from modeling import golden_models  # noqa: F401  registers PatchBackbone
 
 import freqdino.registration  # noqa: F401  fills the registries
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
+from helpers import golden_models  # noqa: F401  registers PatchBackbone
 
 OPTIONS = {
     "MODEL.META_ARCHITECTURE": "MaskFormer",

@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
-from modeling import golden_models  # noqa: F401  registers PatchBackbone
 
 import freqdino.registration  # noqa: F401  fills the registries
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
 from freqdino.modeling.upernet_head import UPerNetHead
+from helpers import golden_models  # noqa: F401  registers PatchBackbone
 
 SHAPES = {"res2": ShapeSpec(channels=8, stride=4), "res3": ShapeSpec(channels=12, stride=8),
           "res4": ShapeSpec(channels=16, stride=16), "res5": ShapeSpec(channels=20, stride=32)}

@@ -3,6 +3,8 @@ import json
 
 import pytest
 
+from freqdino.commands.train import run
+
 TINY_SWIN = ["MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM", "8",
              "MODEL.SWIN.DEPTHS", "[1, 1, 1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 1, 2, 2]", "MODEL.SWIN.WINDOW_SIZE", "4"]
 TINY_HEAD = ["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead", "MODEL.WEIGHTS", "",
@@ -32,7 +34,7 @@ def results(folder):
 def fails(capsys, words):
     """The message with which a run ends, without a traceback."""
     with pytest.raises(SystemExit) as caught:
-        train_net.run(words)
+        run(words)
     error = capsys.readouterr().err
     assert caught.value.code == 1 and "Traceback" not in error
     return error[error.index("error: "):]

@@ -3,9 +3,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
-from helpers.small_models import example
 
 from freqdino.engine.solver import build_optimizer
+from helpers.small_models import example
 
 # What may have a gradient of zeros in a model this small, by a part of the parameter's name, and why.
 ZERO_IF_SMALL = {

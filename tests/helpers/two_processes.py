@@ -12,12 +12,13 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import nn
 
-from freqdino.commands.train import Trainer
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
+from freqdino.engine.trainer import Trainer
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
+@BACKBONE_REGISTRY.register()
 class PatchesBackbone(Backbone):
     """Four maps, each one strided convolution."""
 
@@ -32,6 +33,7 @@ class PatchesBackbone(Backbone):
         return {name: ShapeSpec(channels=8, stride=stride) for name, stride in STRIDES.items()}
 
 
+@META_ARCH_REGISTRY.register()
 class MeanColour(nn.Module):
     """Regresses each image's number of objects from its mean colour: a loss that is a mean over images."""
 
@@ -44,11 +46,6 @@ class MeanColour(nn.Module):
         colours = torch.stack([example["image"].mean(dim=(1, 2)) for example in batched_inputs]) / 255
         counts = torch.tensor([[float(len(example["instances"]))] for example in batched_inputs])
         return {"loss_count": nn.functional.mse_loss(self.head(self.backbone(colours).tanh()), counts)}
-
-
-if "PatchesBackbone" not in BACKBONE_REGISTRY:          # pytest may import this file under a second name
-    BACKBONE_REGISTRY.register(PatchesBackbone)
-    META_ARCH_REGISTRY.register(MeanColour)
 
 
 def fixed_rand(*size, device=None):

@@ -3,11 +3,11 @@ import math
 
 import pytest
 import torch
-from helpers.targets import image_targets, logits_of, quadrants
 
 from freqdino.modeling.criterion import SetCriterion
 from freqdino.modeling.losses import softmax_class_cost
 from freqdino.modeling.matcher import HungarianMatcher
+from helpers.targets import image_targets, logits_of, quadrants
 
 POINTS = 100
 WEIGHTS = {"ce": 2.0, "mask": 5.0, "dice": 3.0}

@@ -2,10 +2,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.small_models import example, small_model
 
 from freqdino.errors import ConfigError
 from freqdino.modeling.image_guided_head import ImageGuidedHead, ImageGuidedStage, ImageGuidedUpsampler, ImageHighPass
+from helpers.small_models import example, small_model
 
 GUIDED = {"MODEL.META_ARCHITECTURE": "MaskFormerFreqAware", "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHeadFreqAware",
           "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "FreqAwareMSDeformAttnPixelDecoder2"}

@@ -2,9 +2,10 @@
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from torch import nn
+
 from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
 from helpers.small_models import RESNET18, example
-from torch import nn
 
 TERMS = ("loss_ce", "loss_mask", "loss_dice", "loss_bbox", "loss_giou")
 SUFFIXES = ("", "_0", "_1", "_interm", "_dn", "_dn_0", "_dn_1")

@@ -3,12 +3,12 @@ import math
 
 import pytest
 import torch
-from helpers.targets import image_targets
 
 from freqdino.modeling.denoising import NoisedQueries
 from freqdino.modeling.losses import focal_class_cost
 from freqdino.modeling.mask_dino_criterion import MaskDINOCriterion
 from freqdino.modeling.matcher import HungarianMatcher
+from helpers.targets import image_targets
 
 WEIGHTS = {"ce": 4.0, "mask": 5.0, "dice": 5.0, "bbox": 5.0, "giou": 2.0}
 COSTS = {"class": 4.0, "mask": 5.0, "dice": 5.0, "box": 5.0, "giou": 2.0}

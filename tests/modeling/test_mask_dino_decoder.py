@@ -2,10 +2,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.small_mask_dino_decoder import DIM, KEYS, OPTIONS, SIZES, decoder, inputs, randomise, targets
 from torch import nn
 
 from freqdino.modeling.query_selection import box_logits_from_masks
+from helpers.small_mask_dino_decoder import DIM, KEYS, OPTIONS, SIZES, decoder, inputs, randomise, targets
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from helpers.small_mask_dino_decoder import DIM, KEYS, OPTIONS, decoder, inputs, randomise, targets
 
 

@@ -2,10 +2,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.golden_models import STAGES
-from helpers.small_mask_dino import mask_dino_model
 
 from freqdino.layers.position_encoding import sine_position_map
+from helpers.golden_models import STAGES
+from helpers.small_mask_dino import mask_dino_model
 
 SIZES = {"res2": (32, 48), "res3": (16, 24), "res4": (8, 12), "res5": (4, 6)}
 EXTRAS = [(2, 3), (1, 2)]                   # each halves the one before, the first halves res5

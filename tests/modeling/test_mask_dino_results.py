@@ -4,10 +4,11 @@ import itertools
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from torch import nn
+
 from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
 from helpers.small_models import example
 from helpers.targets import image_targets
-from torch import nn
 
 PREFIX = "MODEL.MaskDINO."
 

@@ -1,10 +1,10 @@
 """Matching: known optima, more objects than queries, none at all, costs that are not finite."""
 import pytest
 import torch
-from helpers.targets import image_targets, logits_of, quadrants
 
 from freqdino.modeling.losses import softmax_class_cost
 from freqdino.modeling.matcher import HungarianMatcher, NonFiniteCostError
+from helpers.targets import image_targets, logits_of, quadrants
 
 WEIGHTS = {"class": 2.0, "mask": 5.0, "dice": 5.0}
 

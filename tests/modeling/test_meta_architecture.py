@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import BitMasks
+
 from helpers.small_models import RESNET18, example, small_model
 
 TERMS = ("loss_ce", "loss_mask", "loss_dice")

@@ -3,9 +3,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from helpers.small_semantic_heads import SHAPES, bilinear, conv_norm_relu, features, randomised, small_head
 
 from freqdino.modeling.segformer_head import SegFormerHead
+from helpers.small_semantic_heads import SHAPES, bilinear, conv_norm_relu, features, randomised, small_head
 
 
 def test_number_of_parameters():

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from helpers.small_semantic_heads import SHAPES, bilinear, features, randomised, small_head
 
 from freqdino.modeling.segformer_head import SegFormerHead
 from freqdino.modeling.semantic_head import conv_norm_relu, pixel_cross_entropy, upsample
 from freqdino.modeling.upernet_head import UPerNetHead
+from helpers.small_semantic_heads import SHAPES, bilinear, features, randomised, small_head
 
 BOTH = pytest.mark.parametrize("kind", [UPerNetHead, SegFormerHead])
 

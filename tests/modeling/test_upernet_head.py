@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from helpers.small_semantic_heads import SHAPES, bilinear, conv_norm_relu, features, randomised, small_head
 
 from freqdino.modeling.upernet_head import UPerNetHead
+from helpers.small_semantic_heads import SHAPES, bilinear, conv_norm_relu, features, randomised, small_head
 
 
 def conv_parameters(in_channels, out_channels, kernel_size):

@@ -3,10 +3,10 @@ import itertools
 
 import pytest
 from detectron2.data import MetadataCatalog
-from helpers.small_models import small_config, small_model
 
 from freqdino.errors import ConfigError
 from freqdino.registration.class_tables import check_detector_classes, check_num_classes, count_classes, thing_classes
+from helpers.small_models import small_config, small_model
 
 COUNTER = itertools.count()
 THINGS = {"thing_dataset_id_to_contiguous_id": {7: 0, 9: 2}, "thing_classes": ["cat", "dog"], "evaluator_type": "coco"}

@@ -4,14 +4,14 @@ import torch
 from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
-from helpers.small_detectors import BACKBONE, DETECTORS, MASK_RCNN
 
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
 from freqdino.errors import ConfigError
 from freqdino.frequency import FDConv, FrequencyScale
 from freqdino.frequency.freqfusion.fusion import FreqFusion
 from freqdino.frequency.rivals.upsamplers import UpsampleSum
 from freqdino.registration.backbones import UPSAMPLERS
+from helpers.small_detectors import BACKBONE, DETECTORS, MASK_RCNN
 
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4}
 FDAM = {"MODEL.BACKBONE.FDAM.ENABLED": True}

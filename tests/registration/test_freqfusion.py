@@ -2,12 +2,12 @@
 import pytest
 import torch
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from helpers.small_mask_dino import OPTIONS as MASK_DINO
-from helpers.small_models import example, small_config, small_model
 
 from freqdino.errors import ConfigError
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.modeling.pixel_decoder import UpsampleAndAdd
+from helpers.small_mask_dino import OPTIONS as MASK_DINO
+from helpers.small_models import example, small_config, small_model
 
 HEAD = "MODEL.SEM_SEG_HEAD."
 ON = {f"{HEAD}FREQFUSION.ENABLED": True}

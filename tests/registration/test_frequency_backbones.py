@@ -4,14 +4,14 @@ import pickle
 import pytest
 import torch
 from detectron2.modeling import build_backbone as build_registered_backbone
-from helpers.small_mask_dino import OPTIONS as MASK_DINO
-from helpers.small_models import RESNET18, example, small_config, small_model
 
-from freqdino.checkpoint.checkpointer import StrictCheckpointer
+from freqdino.checkpoint import StrictCheckpointer
 from freqdino.errors import ConfigError
 from freqdino.frequency import FDConv, FrequencyScale, InversionGates
 from freqdino.modeling.backbones.vit import FDAMViTBackbone
 from freqdino.registration.backbones import build_backbone
+from helpers.small_mask_dino import OPTIONS as MASK_DINO
+from helpers.small_models import RESNET18, example, small_config, small_model
 
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True}
 FDAM = {"MODEL.BACKBONE.FDAM.ENABLED": True}

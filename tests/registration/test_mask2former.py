@@ -2,11 +2,11 @@
 import pytest
 import torch
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_backbone
-from helpers.small_models import RESNET18, example, small_config, small_model
 
 from freqdino.errors import ConfigError
 from freqdino.modeling.backbones.swin import D2SwinTransformer
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY
+from helpers.small_models import RESNET18, example, small_config, small_model
 
 
 def test_published_names():

@@ -4,13 +4,13 @@ import itertools
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_config, mask_dino_model
-from helpers.small_models import example, small_model
 
 from freqdino.errors import ConfigError
 from freqdino.modeling.losses import focal_class_cost
 from freqdino.modeling.post_processing import SigmoidScores, SoftmaxScores
 from freqdino.registration.pixel_decoders import build_pixel_decoder
+from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_config, mask_dino_model
+from helpers.small_models import example, small_model
 
 PREFIX = "MODEL.MaskDINO."
 COUNTER = itertools.count()

@@ -3,9 +3,9 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor
-from helpers.small_semantic_heads import BACKBONES, scene, semantic_segmentor
 
 from freqdino.errors import ConfigError
+from helpers.small_semantic_heads import BACKBONES, scene, semantic_segmentor
 
 HEADS = pytest.mark.parametrize("head", ["UPerNetHead", "SegFormerHead"])
 NAME = "MODEL.SEM_SEG_HEAD.NAME"

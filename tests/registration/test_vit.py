@@ -1,14 +1,14 @@
 """MODEL.VIT.* and the checkpoints of timm's DeiT and DeiT III: every key finds its place, the function stays."""
 import pytest
 import torch
-from helpers.small_models import small_config
 from torch import nn
 
-from freqdino.checkpoint.checkpointer import StrictCheckpointer
+from freqdino.checkpoint import StrictCheckpointer
 from freqdino.errors import CheckpointError, ConfigError
 from freqdino.frequency import AttentionInversion, FDAMBlock, FDLinear, FrequencyScale
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer, resize_position_embedding
 from freqdino.registration.backbones import build_backbone
+from helpers.small_models import small_config
 
 timm = pytest.importorskip("timm")
 

@@ -2,15 +2,15 @@
 import pytest
 import torch
 from detectron2.modeling import build_backbone as build_registered_backbone
-from helpers.small_mask_dino import OPTIONS as MASK_DINO
-from helpers.small_models import example, small_config, small_model
 from torch import nn
 
-from freqdino.checkpoint.checkpointer import StrictCheckpointer
+from freqdino.checkpoint import StrictCheckpointer
 from freqdino.engine.solver import build_optimizer
 from freqdino.errors import CheckpointError, ConfigError
 from freqdino.frequency import FDConv, FDLinear, FrequencyScale, InversionGates
 from freqdino.registration.backbones import build_backbone
+from helpers.small_mask_dino import OPTIONS as MASK_DINO
+from helpers.small_models import example, small_config, small_model
 
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 16}
 FDAM = {"MODEL.BACKBONE.FDAM.ENABLED": True}

@@ -5,13 +5,11 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
-from helpers.paths import load_script
 from PIL import Image
 
 from freqdino.data.categories import class_colors
-
-drawing = load_script("tools/drawing.py")
-Drawing = drawing.Drawing
+from freqdino.visualization import drawing
+from freqdino.visualization.drawing import Drawing
 
 GREY = np.full((40, 60, 3), 128, np.uint8)
 RED, BLUE = [255, 0, 0], [0, 0, 255]

@@ -14,7 +14,7 @@ from torch import nn
 
 import freqdino  # noqa: F401  fills the registries
 from freqdino.analysis.benchmarks.measure import Case
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "coco"
 SIZE, OBJECTS = 512, 8

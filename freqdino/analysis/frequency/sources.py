@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from freqdino.analysis.frequency.ground_truth import category_labels
 from freqdino.checkpoint.files import local_path, read_checkpoint
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
 from freqdino.data import build_mapper, register_custom_datasets
 from freqdino.data.image_files import find_records
 from freqdino.data.image_reading import read_image

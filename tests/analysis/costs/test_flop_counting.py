@@ -2,18 +2,15 @@
 import pytest
 import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
-from helpers.paths import load_script
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from freqdino.analysis.costs.flop_counting import counting
 from freqdino.frequency import FrequencyScale
 from freqdino.ops import weighted_gather
 from freqdino.ops.carafe import CarafeFunction, carafe
 from freqdino.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
-
-load_script("tools/analyze_model.py")      # puts tools/ on the path
-from freqdino.analysis.costs.flop_counting import counting
 
 
 def count(run, *arguments, **options):

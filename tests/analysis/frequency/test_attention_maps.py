@@ -2,20 +2,17 @@
 import pytest
 import timm
 import torch
-from helpers.paths import load_script
 from torch import nn
 
+from freqdino.analysis.frequency import responses
+from freqdino.analysis.frequency.attention_maps import attention_maps, belongs_to_blocks
+from freqdino.analysis.frequency.recording import recorded_calls
 from freqdino.frequency import FDAMVisionTransformer, InversionGates
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from freqdino.layers.deformable_attention import DeformableEncoder
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
 from freqdino.modeling.backbones.token_block import add_fdam
-
-load_script("tools/analyze_frequency.py")      # puts tools/ on the path
-from freqdino.analysis.frequency import responses
-from freqdino.analysis.frequency.attention_maps import attention_maps, belongs_to_blocks
-from freqdino.analysis.frequency.recording import recorded_calls
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,10 @@
 import numpy as np
 import pytest
 from detectron2.data import Metadata
-from helpers.paths import load_script
 from PIL import Image
 
-from freqdino.data.panoptic_png import id_to_rgb
-
-load_script("tools/analyze_frequency.py")      # puts tools/ on the path
 from freqdino.analysis.frequency.ground_truth import category_labels
+from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.errors import NotThere
 
 METADATA = Metadata(stuff_classes=["a", "b", "c"], thing_classes=["d", "e"], ignore_label=200)

@@ -4,14 +4,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.paths import load_script
 
+from freqdino.analysis.frequency import fdconv, freqfusion, modulation
 from freqdino.frequency import FDConv, FDLinear, FreqFusion, FrequencyScale, InversionGates
 from freqdino.frequency.fdam.scale_spectrum import scale_spectrum_reference
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
-
-load_script("tools/analyze_frequency.py")      # puts tools/ on the path
-from freqdino.analysis.frequency import fdconv, freqfusion, modulation
 
 
 @pytest.fixture(autouse=True)

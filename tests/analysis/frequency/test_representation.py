@@ -3,9 +3,7 @@ import math
 
 import pytest
 import torch
-from helpers.paths import load_script
 
-load_script("tools/analyze_frequency.py")      # puts tools/ on the path
 from freqdino.analysis.frequency import representation
 
 

@@ -7,13 +7,9 @@ import pytest
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
-from helpers.paths import load_script
 from PIL import Image
 
-from freqdino.config.loading import load_config
-from freqdino.data.panoptic_png import id_to_rgb
-
-report = load_script("tools/report.py")
+from freqdino.analysis.report import sections
 from freqdino.analysis.report.image_scores import score_image
 from freqdino.analysis.report.run_files import (
     FILE,
@@ -25,6 +21,8 @@ from freqdino.analysis.report.run_files import (
     find_checkpoint,
     read_curves,
 )
+from freqdino.config import load_config
+from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.visualization.charts import Axis, line_chart
 from freqdino.visualization.page import metrics_tables, page, table
 
@@ -221,7 +219,7 @@ def test_best_and_worst_images(tmp_path):
         mask = np.tile(np.arange(WIDTH) < 4 * image[0, 0, 0], (HEIGHT, 1))
         return instances(masks=[mask], boxes=[[0] * 4], scores=[0.9], classes=[0])
 
-    text = report.images_section(predict, records, Metadata(), 4)
+    text = sections.images_section(predict, records, Metadata(), 4)
     best, worst = text.split("Best")[1].split("Worst")
     assert [part.split("<")[0] for part in best.split("<figcaption>")[1:]] == ["5.png: 100.0", "4.png: 80.0"]
     assert [part.split("<")[0] for part in worst.split("<figcaption>")[1:]] == ["1.png: 20.0", "2.png: 40.0"]
@@ -230,9 +228,9 @@ def test_best_and_worst_images(tmp_path):
 
 def test_no_common_task():
     with pytest.raises(ValueError, match=r"x: the model predicts \['semantic'\], .* ground truth for \['instance'\]"):
-        report.choose_common_task({"sem_seg": 0}, {"file_name": "x", "annotations": []})
+        sections.choose_common_task({"sem_seg": 0}, {"file_name": "x", "annotations": []})
     record = {"file_name": "x", "annotations": [], "sem_seg_file_name": "y"}
-    assert report.choose_common_task({"sem_seg": 0, "panoptic_seg": 0}, record) == "semantic"
+    assert sections.choose_common_task({"sem_seg": 0, "panoptic_seg": 0}, record) == "semantic"
 
 
 def cells(text):

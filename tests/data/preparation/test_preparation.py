@@ -7,18 +7,13 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog
-from helpers.paths import ROOT, load_script
 from PIL import Image
 
 import freqdino.data  # noqa: F401  (registers the names)
+from freqdino.commands.prepare import prepare
+from helpers.paths import ROOT
 
 SCRIPTS = ROOT / "datasets"
-
-
-@pytest.fixture
-def script():
-    """The main function of a script, by its name."""
-    return lambda name: load_script(f"datasets/{name}.py").main
 
 
 @pytest.fixture
@@ -41,18 +36,24 @@ def ade20k(tmp_path, monkeypatch):
     return root
 
 
+def error_of(capsys, name, words):
+    """The sentence with which a preparation ends."""
+    assert prepare(name, words) == 1
+    return capsys.readouterr().err
+
+
 def arguments(root):
     return ["--root", str(root), "--processes", "1"]
 
 
-def test_ade20k_semantic(ade20k, script):
-    script("prepare_ade20k_sem_seg")([*arguments(ade20k.parent), "--splits", "val"])
+def test_ade20k_semantic(ade20k):
+    prepare("ade20k_sem_seg", [*arguments(ade20k.parent), "--splits", "val"])
     labels = np.asarray(Image.open(ade20k / "annotations_detectron2" / "validation" / "ADE_val_00000007.png"))
     assert labels.dtype == np.uint8 and labels.tolist() == [[0, 0, 7, 7, 7, 255]] * 4
 
 
-def test_ade20k_instance(ade20k, script):
-    script("prepare_ade20k_instance")([*arguments(ade20k.parent), "--splits", "val"])
+def test_ade20k_instance(ade20k):
+    prepare("ade20k_instance", [*arguments(ade20k.parent), "--splits", "val"])
     document = json.loads((ade20k / "ade20k_instance_val.json").read_text())
     assert document["images"] == [{"id": 7, "file_name": "ADE_val_00000007.jpg", "height": 4, "width": 6}]
     assert len(document["categories"]) == 100 and document["categories"][0] == {"id": 7, "name": "bed"}
@@ -64,10 +65,10 @@ def test_ade20k_instance(ade20k, script):
     assert sorted(annotation["category_id"] for annotation in record["annotations"])[:2] == [0, 0]
 
 
-def test_ade20k_panoptic(ade20k, script):
-    script("prepare_ade20k_sem_seg")([*arguments(ade20k.parent), "--splits", "val"])
-    script("prepare_ade20k_panoptic")([*arguments(ade20k.parent), "--splits", "val"])
-    script("prepare_ade20k_instance")([*arguments(ade20k.parent), "--splits", "val"])
+def test_ade20k_panoptic(ade20k):
+    prepare("ade20k_sem_seg", [*arguments(ade20k.parent), "--splits", "val"])
+    prepare("ade20k_panoptic", [*arguments(ade20k.parent), "--splits", "val"])
+    prepare("ade20k_instance", [*arguments(ade20k.parent), "--splits", "val"])
     record, = DatasetCatalog.get("ade20k_panoptic_val")
     colors = np.asarray(Image.open(record["pan_seg_file_name"])).astype(int)
     ids = colors @ [1, 256, 65536]
@@ -81,20 +82,20 @@ def test_ade20k_panoptic(ade20k, script):
     assert record["image_id"] == 7 and record["sem_seg_file_name"].endswith("validation/ADE_val_00000007.png")
 
 
-def test_ade20k_values_out_of_range(ade20k, script):
+def test_ade20k_values_out_of_range(ade20k, capsys):
     path = ade20k / "annotations" / "validation" / "ADE_val_00000007.png"
     Image.fromarray(np.full((4, 6), 151, np.uint8)).save(path)
-    with pytest.raises(ValueError, match=r"ADE_val_00000007\.png has the value 151; expected 0\.\.150"):
-        script("prepare_ade20k_sem_seg")([*arguments(ade20k.parent), "--splits", "val"])
+    error = error_of(capsys, "ade20k_sem_seg", [*arguments(ade20k.parent), "--splits", "val"])
+    assert "ADE_val_00000007.png has the value 151; expected 0..150" in error
     path = ade20k / "annotations_instance" / "validation" / "ADE_val_00000007.png"
     Image.new("RGB", (6, 4), (101, 1, 0)).save(path)
-    with pytest.raises(ValueError, match=r"ADE_val_00000007\.png: .*class 101 in its R channel; expected 1\.\.100"):
-        script("prepare_ade20k_instance")([*arguments(ade20k.parent), "--splits", "val"])
+    error = error_of(capsys, "ade20k_instance", [*arguments(ade20k.parent), "--splits", "val"])
+    assert "ADE_val_00000007.png: an object has the class 101 in its R channel; expected 1..100" in error
 
 
-def test_missing_folder_is_named(ade20k, script):
-    with pytest.raises(FileNotFoundError, match=r"no \*\.png in .*annotations/training; datasets/README\.md"):
-        script("prepare_ade20k_sem_seg")([*arguments(ade20k.parent), "--splits", "train"])
+def test_missing_folder_is_named(ade20k, capsys):
+    error = error_of(capsys, "ade20k_sem_seg", [*arguments(ade20k.parent), "--splits", "train"])
+    assert "there is no *.png in" in error and "annotations/training; datasets/README.md describes" in error
 
 
 @pytest.mark.parametrize(("script_name", "folder", "expected"), [
@@ -118,6 +119,6 @@ def test_coco_label_maps_from_the_command_line(tmp_path, script_name, folder, ex
     (coco / "annotations" / "panoptic_val2017.json").write_text(json.dumps(document))
     output = subprocess.run([sys.executable, SCRIPTS / f"{script_name}.py", "--root", tmp_path, "--splits", "val2017",
                              "--processes", "2"], check=True, capture_output=True, text=True, cwd=tmp_path)
-    assert "val2017: 2 of 2" in output.stdout
+    assert f"wrote {coco / folder}" in output.stdout and "2/2" in output.stderr
     for name in ("a.png", "b.png"):
         assert np.asarray(Image.open(coco / folder / name)).tolist() == expected

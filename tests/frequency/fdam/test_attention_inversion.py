@@ -4,10 +4,10 @@ from importlib import import_module
 
 import pytest
 import torch
-from helpers.golden import assert_agrees, load_golden, subset
 from torch.autograd import gradcheck
 
 from freqdino.frequency.fdam.attention_inversion import AttentionInversion, InversionGates, attention_inversion
+from helpers.golden import assert_agrees, load_golden, subset
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:

@@ -3,12 +3,12 @@ import doctest
 
 import pytest
 import torch
-from helpers.golden import assert_agrees, load_golden, subset
 from torch.autograd import gradcheck
 
 from freqdino.frequency import FDAMBlock, FDAMVisionTransformer
 from freqdino.frequency.fdam import transformer_block as fdam_block
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
+from helpers.golden import assert_agrees, load_golden, subset
 
 
 def small_backbone(**arguments) -> FDAMVisionTransformer:

@@ -7,12 +7,12 @@ from importlib import import_module
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.golden import assert_agrees, load_golden, subset
 from torch.autograd import gradcheck
 
 from freqdino.frequency import FrequencyScale
 from freqdino.frequency.fdam.frequency_scale import resize_filters
 from freqdino.frequency.fdam.scale_spectrum import scale_spectrum, scale_spectrum_reference
+from helpers.golden import assert_agrees, load_golden, subset
 
 
 def randomised(**arguments) -> FrequencyScale:

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.golden import assert_agrees, load_golden, subset
 from torch import nn
 
 from freqdino.analysis.benchmarks.fdconv import plain_fdconv
 from freqdino.frequency.fdconv import conv as fdconv_module
 from freqdino.frequency.fdconv.conv import FDConv
+from helpers.golden import assert_agrees, load_golden, subset
 
 
 def randomised(layer, seed=0, spread=0.3):

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from helpers.golden import assert_agrees, load_golden, subset
 from torch.nn import functional as F
 
 from freqdino.frequency import FreqFusion, freqfusion
+from helpers.golden import assert_agrees, load_golden, subset
 
 OUTPUTS = ("lowpass_mask", "hr", "lr")
 IN_MASK2FORMER = dict(feature_resample=True, hamming_window=False, feature_resample_norm=False)

@@ -7,7 +7,7 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import build_resnet_backbone
 from torch import nn
 
-from freqdino.config.loading import load_config
+from freqdino.config import load_config
 from freqdino.frequency import FDConv, FrequencyScale
 from freqdino.modeling.backbones.resnet import add_fdconv, add_frequency_scale
 

@@ -3,14 +3,12 @@ import copy
 import math
 
 import pytest
+import timm
 import torch
 from detectron2.layers import ShapeSpec
 from torch import nn
 
 from freqdino.frequency import FDConv, FDLinear, ResidualFrequencyScale
-
-timm = pytest.importorskip("timm")
-
 from freqdino.modeling.backbones.timm_backbone import add_fdconv, add_frequency_scale, timm_backbone
 
 NAMES = ["res2", "res3", "res4", "res5"]

@@ -1,0 +1,42 @@
+"""What the commands share: their ends, and choices that are spelt out where the rooms that rule them load slowly."""
+import pytest
+
+from freqdino.analysis.frequency import figures
+from freqdino.commands import analyze_frequency, command_line, convert_weights, demo, prepare
+from freqdino.conversion.families import FAMILIES
+from freqdino.errors import USER_ERRORS, ConfigError
+from freqdino.visualization.drawing import OUTPUT_KEYS
+
+
+@pytest.mark.parametrize("error", [ConfigError("MODEL.X: wrong"), KeyError("MODEL.X: wrong"), OSError("MODEL.X: wrong"),
+                                   FloatingPointError("MODEL.X: wrong")])
+def test_an_error_of_the_users_is_a_sentence_and_status_1(error, capsys):
+    def work():
+        raise error
+
+    assert isinstance(error, USER_ERRORS) and command_line.exit_status(work) == 1
+    assert capsys.readouterr() == ("", "error: MODEL.X: wrong\n")
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        command_line.exit_status(lambda: 1 // 0)
+
+
+def test_status_of_work_that_ends_well():
+    assert command_line.exit_status(lambda: None) == 0 and command_line.exit_status(lambda: 3) == 3
+
+
+def test_options_after_the_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MODEL.png").touch()
+    words = ["a.png", "MODEL.png", "MODEL.DEVICE", "cpu"]
+    assert command_line.split_options(words) == (["a.png", "MODEL.png"], ["MODEL.DEVICE", "cpu"])
+
+
+def test_choices_are_those_of_the_rooms():
+    assert demo.TASKS == tuple(OUTPUT_KEYS) and convert_weights.FORMATS == tuple(FAMILIES)
+    for subject in analyze_frequency.SUBJECTS:
+        assert callable(analyze_frequency.module_of(subject).measure) and callable(getattr(figures, subject))
+    assert [name for name, (_, splits) in prepare.PREPARATIONS.items() if splits == prepare.COCO] == [
+        "coco_semantic", "coco_stuff"]

@@ -1,0 +1,1 @@
+"""What tests share: golden files, small models and data, command lines, two processes."""
