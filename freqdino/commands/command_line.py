@@ -24,11 +24,14 @@ def exit_status(work: Callable[[], int | None]) -> int:
         return 1
 
 
-def start_logging() -> None:
-    """Messages of freqdino and Detectron2 on stdout. Raises ImportError with the remedy where Detectron2 is absent."""
+def start_logging(*names: str) -> None:
+    """Messages of these loggers, by default freqdino's and Detectron2's, on stdout.
+
+    Raises ImportError with the remedy where Detectron2 is absent.
+    """
     with detectron2_remedy():
         from detectron2.utils.logger import setup_logger
-    for name in ("freqdino", "detectron2"):
+    for name in names or ("freqdino", "detectron2"):
         setup_logger(name=name)
 
 

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 def launch_processes(args: argparse.Namespace) -> int:
     """Run the job in as many processes as are asked for; 1 where one of them ended itself and said why."""
-    start_logging()
+    start_logging("freqdino")       # Detectron2's own are set up with OUTPUT_DIR
     from detectron2.engine import launch
     from torch.multiprocessing import ProcessExitedException
 

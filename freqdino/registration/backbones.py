@@ -194,7 +194,7 @@ def build_mit_backbone(cfg, input_shape):
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg, input_shape):
-    """MODEL.TIMM.* -> `freqdino.modeling.backbones.timm.timm_backbone`; MODEL.WEIGHTS may be a checkpoint of timm's.
+    """MODEL.TIMM.* -> `freqdino.modeling.backbones.timm_backbone.timm_backbone`; MODEL.WEIGHTS may be a checkpoint of timm's.
 
     MODEL.BACKBONE.FDCONV.ENABLED: FDConv for the convolutions that it serves; MODEL.BACKBONE.FDAM.ENABLED: frequency
     scaling in ResNets and ConvNeXts.

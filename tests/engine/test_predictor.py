@@ -1,4 +1,4 @@
-"""tools/predictor.py: channel order, sizes, scores of segments, messages."""
+"""The predictor: channel order, sizes, scores of segments, messages."""
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""tools/drawing.py: names, colours, ignored pixels, ground truth of every kind, pictures in a row."""
+"""Drawing: names, colours, ignored pixels, ground truth of every kind, pictures in a row."""
 import numpy as np
 import pytest
 import torch

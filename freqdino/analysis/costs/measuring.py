@@ -15,7 +15,6 @@ from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from torch import nn
 
-import freqdino  # noqa: F401  fills the registries
 from freqdino.analysis.benchmarks.measure import MIB, allocation_peak
 from freqdino.analysis.costs.flop_counting import counting
 from freqdino.analysis.costs.parts import REST, PartClock, split_into_parts

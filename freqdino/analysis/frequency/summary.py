@@ -1,4 +1,4 @@
-"""What the subjects share: numbers as JSON has them, means over images, and the error of a subject that has no object.
+"""What the subjects share: numbers as JSON has them, means over images, the choice of a layer.
 
 Curves and single numbers are means over the images, maps are the first image's; a number that is undefined is None.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Source(Protocol):
-    """What subjects ask of a model with its images; ``frequency_analysis.sources`` has them."""
+    """What subjects ask of a model with its images; ``sources`` has them."""
 
     name: str
     model: nn.Module

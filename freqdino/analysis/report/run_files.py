@@ -10,11 +10,10 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-from freqdino.config.keys import add_freqdino_config
-from freqdino.config.loading import merge_config_file, read_yaml
+from freqdino.config import add_freqdino_config, merge_config_file, read_yaml
+from freqdino.config.loading import find_config_file
 from freqdino.evaluation.results import COLUMNS
 
-ROOT = Path(__file__).resolve().parents[2]
 # Losses of the last layer; those of the other layers, of denoising and of the encoder have names made from theirs.
 AUXILIARY_LOSS = re.compile(r"_(\d+|dn|interm)(_|$)")
 FILE, OPTIONS, RUN = "configuration file", "command line", "the run"
@@ -82,18 +81,18 @@ def configuration_differences(run: Path) -> tuple[str, list[Difference]]:
     """
     arguments = command_line(run)
     name = arguments.get("config_file", "")
-    paths = [path for path in (Path(name), ROOT / name) if name and path.is_file()]
+    file = find_config_file(name)
     base, file_values = defaults(), None
-    if not paths:
+    if not Path(file).is_file():
         description = (f"the defaults: the configuration file {name} is not there any more" if name else
                        "the defaults: log.txt does not name the configuration file")
     else:
-        bases = read_yaml(str(paths[0])).get("_BASE_", [])
+        bases = read_yaml(file).get("_BASE_", [])
         bases = [bases] if isinstance(bases, str) else bases
         for path in bases:
-            merge_config_file(base, os.path.join(paths[0].parent, os.path.expanduser(path)))
+            merge_config_file(base, os.path.join(os.path.dirname(file), os.path.expanduser(path)))
         of_file = defaults()
-        merge_config_file(of_file, str(paths[0]))
+        merge_config_file(of_file, file)
         file_values = flatten(of_file)
         description = f"{', '.join(bases) or 'the defaults'}, on which {name} is built"
     of_run = defaults()

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from freqdino.analysis.frequency import fdconv, freqfusion, modulation
+from freqdino.analysis.frequency import groups_and_bands, modulation, similarity_and_filters
 from freqdino.frequency import FDConv, FDLinear, FreqFusion, FrequencyScale, InversionGates
 from freqdino.frequency.fdam.scale_spectrum import scale_spectrum_reference
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
@@ -62,7 +62,7 @@ def test_weights_of_frequency_scaling_are_what_it_multiplies_with(size):
     FDLinear(20, 24, kernel_num=6), FDConv(20, 20, 1, kernel_num=3, convert_param=False)],
     ids=["conv", "two shares", "linear", "plain parameter"])
 def test_group_kernels_sum_to_the_weight(layer):
-    matrices = fdconv.group_matrices(layer)
+    matrices = groups_and_bands.group_matrices(layer)
     out_channels, _, height, width = layer.conv_shape
     weight = layer.static_weight().reshape(layer.conv_shape)
     expected = weight.permute(0, 2, 1, 3).reshape(out_channels * height, -1)
@@ -70,12 +70,12 @@ def test_group_kernels_sum_to_the_weight(layer):
 
 
 def test_kernels_of_disjoint_groups_are_orthogonal():
-    matrices = fdconv.group_matrices(FDConv(20, 24, 3, kernel_num=7))
-    torch.testing.assert_close(fdconv.similarity_matrix(matrices), torch.eye(7), atol=1e-5, rtol=0)
+    matrices = groups_and_bands.group_matrices(FDConv(20, 24, 3, kernel_num=7))
+    torch.testing.assert_close(groups_and_bands.similarity_matrix(matrices), torch.eye(7), atol=1e-5, rtol=0)
 
 
 def test_kernels_of_two_equal_shares_are_parallel():
-    similarity = fdconv.similarity_matrix(fdconv.group_matrices(FDConv(20, 24, 3, kernel_num=2, param_ratio=2)))
+    similarity = groups_and_bands.similarity_matrix(groups_and_bands.group_matrices(FDConv(20, 24, 3, kernel_num=2, param_ratio=2)))
     torch.testing.assert_close(similarity, torch.eye(2).repeat(2, 2), atol=1e-5, rtol=0)
 
 
@@ -83,12 +83,12 @@ def test_similarity_of_known_kernels():
     kernels = torch.tensor([[[3.0, 0.0]], [[1.0, 1.0]], [[-2.0, 0.0]], [[0.0, 0.0]]])
     half = math.sqrt(0.5)
     expected = torch.tensor([[1, half, -1, 0], [half, 1, -half, 0], [-1, -half, 1, 0], [0, 0, 0, 0]])
-    torch.testing.assert_close(fdconv.similarity_matrix(kernels), expected)
+    torch.testing.assert_close(groups_and_bands.similarity_matrix(kernels), expected)
 
 
 def test_band_masks_by_their_definition():
     """On a 64 × 64 map nothing is resized: band i has max(|fy|, |fx|) between the cut-offs 0.5 / k."""
-    masks = fdconv.band_masks((2, 4, 8), 64, 64)
+    masks = groups_and_bands.band_masks((2, 4, 8), 64, 64)
     f = torch.fft.fftfreq(64).abs()
     largest = torch.maximum(f[:, None], f[None])
     inside = [torch.ones(64, 64)] + [(largest < 0.5 / k + 1e-8).float() for k in (2, 4, 8)]
@@ -100,7 +100,7 @@ def test_band_masks_by_their_definition():
 def test_bands_and_weights_are_what_the_module_computes(size):
     module = shaken(FrequencyBandModulation(6, k_list=(2, 4)))
     x = torch.randn(1, 6, *size)
-    masks, weights = fdconv.band_masks((2, 4), *size), fdconv.band_weights(module, x)
+    masks, weights = groups_and_bands.band_masks((2, 4), *size), groups_and_bands.band_weights(module, x)
     torch.testing.assert_close(masks.sum(0), torch.ones(size))
     bands = torch.fft.ifft2(torch.fft.fft2(x)[:, None] * masks[None, :, None]).real     # (1, bands, C, H, W)
     torch.testing.assert_close((bands * weights[None, :, None]).sum(1), module(x), atol=1e-4, rtol=1e-4)
@@ -112,24 +112,24 @@ def test_similarity_of_a_toy_map_of_two_categories():
     c, s = math.cos(math.pi / 6), math.sin(math.pi / 6)
     features = torch.tensor([[c, c, 0.0, 7.0], [s, -s, 2.0, 7.0]]).view(2, 2, 2)
     labels = torch.tensor([[4, 4], [9, -1]])
-    intra, margin = freqfusion.category_similarity(features, labels)
+    intra, margin = similarity_and_filters.category_similarity(features, labels)
     assert intra == pytest.approx((2 * c + 1) / 3)
     assert margin == pytest.approx(((c - s) + (c + s) + 1) / 3)
 
 
 def test_similarity_of_one_category_and_of_none():
     features = torch.ones(2, 2, 2)
-    intra, margin = freqfusion.category_similarity(features, torch.zeros(2, 2, dtype=torch.int64))
+    intra, margin = similarity_and_filters.category_similarity(features, torch.zeros(2, 2, dtype=torch.int64))
     assert intra == pytest.approx(1) and math.isnan(margin)
-    assert all(map(math.isnan, freqfusion.category_similarity(features, torch.full((2, 2), -1))))
+    assert all(map(math.isnan, similarity_and_filters.category_similarity(features, torch.full((2, 2), -1))))
     with pytest.raises(ValueError, match=r"features are \(2, 2\) pixels, labels \(3, 2\)"):
-        freqfusion.category_similarity(features, torch.zeros(3, 2))
+        similarity_and_filters.category_similarity(features, torch.zeros(3, 2))
 
 
 def test_labels_on_a_map():
     """A 4 × 6 picture, shown at half its size in a padded input of 4 × 4: the map has a pixel for each of its 2 × 2."""
     labels = torch.tensor([[1, 1, 2, 2, 3, 3]] * 2 + [[4, 4, 5, 5, 6, 6]] * 2)
-    on_map = freqfusion.labels_on_map(labels, (2, 3), (4, 4), (4, 4))
+    on_map = similarity_and_filters.labels_on_map(labels, (2, 3), (4, 4), (4, 4))
     assert on_map.tolist() == [[1, 2, 3, -1], [4, 5, 6, -1], [-1] * 4, [-1] * 4]
 
 
@@ -143,7 +143,7 @@ def test_fusion_kernels_are_what_the_unit_filters_with(options, size):
     hr, lr = torch.randn(1, 8, *size), torch.randn(1, 8, *(-(-side // 2) for side in size))
     filters, hr_out, _ = unit(hr, lr)
     y, x = 3, 2
-    low, high = freqfusion.fusion_kernels(unit, hr, lr, (y, x))
+    low, high = similarity_and_filters.fusion_kernels(unit, hr, lr, (y, x))
     torch.testing.assert_close(low.flatten(), filters[0, :, y, x])
     torch.testing.assert_close(low.sum((1, 2)), torch.ones(unit.up_group))
     torch.testing.assert_close(high.sum((1, 2)), torch.zeros(unit.up_group), atol=1e-6, rtol=0)
@@ -156,6 +156,6 @@ def test_fusion_kernels_are_what_the_unit_filters_with(options, size):
 def test_unit_without_high_pass_and_point_outside():
     unit = FreqFusion(8, 8, compressed_channels=4, use_high_pass=False, comp_feat_upsample=False)
     hr, lr = torch.randn(1, 8, 4, 6), torch.randn(1, 8, 2, 3)
-    assert freqfusion.fusion_kernels(unit, hr, lr, (0, 5))[1] is None
+    assert similarity_and_filters.fusion_kernels(unit, hr, lr, (0, 5))[1] is None
     with pytest.raises(ValueError, match=r"\(4, 0\) lies outside of the map of 4 × 6"):
-        freqfusion.fusion_kernels(unit, hr, lr, (4, 0))
+        similarity_and_filters.fusion_kernels(unit, hr, lr, (4, 0))

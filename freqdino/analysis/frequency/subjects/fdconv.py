@@ -5,7 +5,7 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 import torch
 import torch.nn.functional as F
 
-from freqdino.analysis.frequency import fdconv, responses
+from freqdino.analysis.frequency import groups_and_bands, responses
 from freqdino.analysis.frequency.recording import recorded_calls
 from freqdino.analysis.frequency.summary import Source, chosen, mean_over_images, plain
 from freqdino.errors import NotThere
@@ -26,8 +26,8 @@ def measure(source: Source, *, layer: int | None = None) -> dict:
     names = list(layers)
     with_bands = [index for index, name in enumerate(names) if has_bands(layers[name])]
     name = chosen(names, layer, with_bands[0] if with_bands else 0, "layers of FDConv or FDLinear")
-    matrices = fdconv.group_matrices(layers[name]).cpu()
-    similarity = fdconv.similarity_matrix(matrices)
+    matrices = groups_and_bands.group_matrices(layers[name]).cpu()
+    similarity = groups_and_bands.similarity_matrix(matrices)
     spectra = torch.fft.fft2(matrices).abs()
     drawn = torch.linspace(0, len(spectra) - 1, min(DRAWN_GROUPS, len(spectra))).round().long()
     side = [min(size, DRAWN_SIDE) for size in spectra.shape[1:]]
@@ -54,9 +54,9 @@ def image_bands(source: Source, name: str, modulation: FrequencyBandModulation) 
     for record in source.records:
         with recorded_calls(source.model, lambda other, module: other == f"{name}.FBM") as calls:
             source.run(record)
-        weights.append(fdconv.band_weights(modulation, calls[f"{name}.FBM"][0].args[0]).cpu())
+        weights.append(groups_and_bands.band_weights(modulation, calls[f"{name}.FBM"][0].args[0]).cpu())
     height, width = weights[0].shape[1:]
     return {"size": [height, width], "k_list": list(modulation.k_list),
             "mean_weights": mean_over_images([each.mean((1, 2)) for each in weights]),
-            "masks": plain(responses.centred(fdconv.band_masks(modulation.k_list, height, width))),
+            "masks": plain(responses.centred(groups_and_bands.band_masks(modulation.k_list, height, width))),
             "weights": plain(weights[0])}

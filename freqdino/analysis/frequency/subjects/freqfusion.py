@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from freqdino.analysis.frequency import freqfusion
+from freqdino.analysis.frequency import similarity_and_filters
 from freqdino.analysis.frequency.recording import recorded_calls
 from freqdino.analysis.frequency.sources import ConfiguredModel
 from freqdino.analysis.frequency.summary import chosen, mean_over_images, plain
@@ -35,9 +35,9 @@ def measure(source: ConfiguredModel, *, layer: int | None = None, token: tuple[i
             module, (hr, lr), fused = calls[unit][0]
             size = tuple(hr.shape[2:])
             sizes.setdefault(unit, size)
-            here = freqfusion.labels_on_map(labels, source.image_size(record), padded, size)
+            here = similarity_and_filters.labels_on_map(labels, source.image_size(record), padded, size)
             for stage, feature_map in stages(hr, lr, fused).items():
-                measured = freqfusion.category_similarity(feature_map[0].cpu(), here)
+                measured = similarity_and_filters.category_similarity(feature_map[0].cpu(), here)
                 similarities[unit, stage].append(torch.tensor(measured))
             if unit == drawn and kernels is None:
                 kernels = {"unit": unit, **filters(module, hr, lr, token or (size[0] // 2, size[1] // 2))}
@@ -56,5 +56,5 @@ def stages(hr: Tensor, lr: Tensor, fused: Tensor) -> dict[str, Tensor]:
 
 
 def filters(unit: FreqFusionSum, hr: Tensor, lr: Tensor, point: tuple[int, int]) -> dict:
-    low, high = freqfusion.fusion_kernels(unit, hr, lr, point)
+    low, high = similarity_and_filters.fusion_kernels(unit, hr, lr, point)
     return {"point": list(point), "low_pass": plain(low), "high_pass": None if high is None else plain(high)}
