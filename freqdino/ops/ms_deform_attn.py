@@ -60,18 +60,18 @@ def ms_deform_attn_reference(
     """The definition of :func:`ms_deform_attn`, by ``grid_sample``: it holds every sample in memory."""
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     dtype = compute_dtype(value, sampling_locations, attention_weights)
-    batch, _, heads, channels = value.shape
-    queries = sampling_locations.shape[1]
-    output = value.new_zeros(batch * heads, channels, queries, dtype=dtype)
-    maps = value.to(dtype).split([height * width for height, width in sizes], dim=1)
-    grids = 2 * sampling_locations.to(dtype) - 1
-    for level, (height, width) in enumerate(sizes):
-        level_map = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
-        samples = F.grid_sample(level_map, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        weights = attention_weights[:, :, :, level].to(dtype).transpose(1, 2).flatten(0, 1)
-        output = output + (samples * weights[:, None]).sum(-1)
-    return output.view(batch, heads * channels, queries).transpose(1, 2).to(value.dtype)
+    # To grid_sample a head is what an image is: (B·M, D, S) and L times (B·M, Q, P, 2).
+    pixels = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)
+    locations = sampling_locations.to(dtype).transpose(1, 2).flatten(0, 1).unbind(2)
+    levels = pixels.split([height * width for height, width in sizes], dim=-1)
+    samples = torch.cat([
+        F.grid_sample(level.unflatten(-1, size), 2 * location - 1, padding_mode="zeros", align_corners=False)
+        for level, size, location in zip(levels, sizes, locations)], dim=-1)
+    samples = samples.unflatten(0, (value.shape[0], value.shape[2]))
+    # Autocast would contract in half precision. It refuses the meta device, to which the CPU's state means nothing.
+    with torch.autocast("cuda" if value.is_cuda else "cpu", enabled=False):
+        output = torch.einsum("bmdqj,bqmj->bqmd", samples, attention_weights.to(dtype).flatten(-2))
+    return output.flatten(2).to(value.dtype)
 
 
 def check_arguments(

@@ -140,6 +140,14 @@ def test_autocast_with_inputs_of_several_dtypes():
     assert all(tensor.grad.dtype == torch.float32 for tensor in (value, locations, weights))
 
 
+def test_definition_stays_in_float32_under_autocast():
+    value, locations, weights = arguments(dtype=torch.float32)
+    expected = ms_deform_attn_reference(value, SIZES, locations, weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = ms_deform_attn_reference(value, SIZES, locations, weights)
+    torch.testing.assert_close(output, expected)
+
+
 @BOTH
 @pytest.mark.parametrize("empty", [dict(queries=0), dict(batch=0), dict(points=0)])
 def test_empty(operator, empty):

@@ -59,34 +59,72 @@ def step(*runs: Callable[[], Tensor]) -> Callable[[], object]:
 
 
 def plain_fusion(fusion: FreqFusion, hr: Tensor, lr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition, with the module's weights and Mask2Former's arguments."""
-    encode, encode2 = fusion.content_encoder, fusion.content_encoder2
-    h, l = fusion.hr_channel_compressor(hr), fusion.lr_channel_compressor(lr)
-    high_of_h = encode2(h)
-    h = 2 * h - carafe_reference(h, high_of_h.softmax(1), 3, 1, 1)
-    low_of_h = encode(h)
-    low = (low_of_h + carafe_reference(encode(l), low_of_h.softmax(1), 5, 1, 2)).softmax(1)
-    high = (high_of_h + carafe_reference(encode2(l), low, 5, 1, 2)).softmax(1)
-    upsampled = plain_sampler(fusion.dysampler, h, l, carafe_reference(lr, low, 5, 1, 2))
-    return low, 2 * hr - carafe_reference(hr, high, 3, 1, 1), upsampled
+    """The definition, with the module's weights and Mask2Former's arguments.
+
+    Args:
+        hr: (B, 256, 2·H, 2·W).
+        lr: (B, 256, H, W).
+
+    Returns:
+        The low-pass filters (B, 25, 2·H, 2·W), hr sharpened and lr upsampled, both (B, 256, 2·H, 2·W).
+    """
+    hr_guide, lr_guide = fusion.hr_channel_compressor(hr), fusion.lr_channel_compressor(lr)
+
+    def upsample(coarse: Tensor, filters: Tensor) -> Tensor:
+        return carafe_reference(coarse, filters, fusion.lowpass_kernel, 1, 2)
+
+    def sharpen(fine: Tensor, filters: Tensor) -> Tensor:
+        return 2 * fine - carafe_reference(fine, filters, fusion.highpass_kernel, 1, 1)
+
+    def generate_filters(encoder: torch.nn.Module, hr_logits: Tensor, upsampling_filters: Tensor) -> Tensor:
+        return (hr_logits + upsample(encoder(lr_guide), upsampling_filters)).softmax(1)
+
+    highpass_logits = fusion.content_encoder2(hr_guide)
+    hr_guide = sharpen(hr_guide, highpass_logits.softmax(1))
+    lowpass_logits = fusion.content_encoder(hr_guide)
+    lowpass = generate_filters(fusion.content_encoder, lowpass_logits, lowpass_logits.softmax(1))
+    highpass = generate_filters(fusion.content_encoder2, highpass_logits, lowpass)
+    return lowpass, sharpen(hr, highpass), plain_sampler(fusion.dysampler, hr_guide, lr_guide, upsample(lr, lowpass))
 
 
-def plain_sampler(sampler: torch.nn.Module, h: Tensor, l: Tensor, features: Tensor) -> Tensor:
-    (batch, channels, height, width), groups = features.shape, sampler.groups
-    fine, coarse = plain_similarity(h), plain_similarity(l)
-    offset = sampler.offset(coarse) + F.pixel_unshuffle(sampler.hr_offset(fine), 2)
-    scale = sampler.direct_scale(coarse) + F.pixel_unshuffle(sampler.hr_direct_scale(fine), 2)
-    position = F.pixel_shuffle(offset * scale.sigmoid() + sampler.init_pos, 2).view(batch, 2, groups, height, width)
-    rows, columns = (torch.arange(size, device=h.device) // 2 + 0.5 for size in (height, width))
-    x, y = (position[:, 0] + columns) * 4 / width - 1, (position[:, 1] + rows[:, None]) * 4 / height - 1
-    grid = torch.stack([x, y], dim=-1).flatten(0, 1)
-    sampled = F.grid_sample(features.reshape(batch * groups, channels // groups, height, width), grid,
-                            padding_mode="border", align_corners=False)
-    return sampled.view_as(features)
+def plain_sampler(sampler: torch.nn.Module, hr_guide: Tensor, lr_guide: Tensor, features: Tensor) -> Tensor:
+    """The features read where the guides suggest, each of the G channel groups at positions of its own.
+
+    Args:
+        hr_guide: (B, D, 2·H, 2·W).
+        lr_guide: (B, D, H, W).
+        features: (B, C, 2·H, 2·W).
+
+    Returns:
+        (B, C, 2·H, 2·W).
+    """
+    height, width = lr_guide.shape[-2:]
+    fine, coarse = plain_similarity(hr_guide), plain_similarity(lr_guide)
+
+    def predict(fine_head: torch.nn.Module, coarse_head: torch.nn.Module) -> Tensor:
+        """(B, 2·G, 2·H, 2·W): of x for every group, then of y."""
+        return fine_head(fine) + F.pixel_shuffle(coarse_head(coarse), 2)
+
+    shift = predict(sampler.hr_offset, sampler.offset)
+    shift = shift * predict(sampler.hr_direct_scale, sampler.direct_scale).sigmoid()
+    shift = shift + F.pixel_shuffle(sampler.init_pos.expand(-1, -1, height, width), 2)
+    # Where to read, in pixels of the low-resolution map: from the centre of the pixel that the output pixel lies in.
+    row, column = (torch.arange(0.5, size, device=shift.device).repeat_interleave(2) for size in (height, width))
+    x_shift, y_shift = shift.chunk(2, dim=1)
+    position = torch.stack([column + x_shift, row[:, None] + y_shift], dim=-1)
+    grid = 2 * position / position.new_tensor([width, height]) - 1
+    images = features.unflatten(1, (sampler.groups, -1)).flatten(0, 1)
+    return F.grid_sample(images, grid.flatten(0, 1), padding_mode="border", align_corners=False).view_as(features)
 
 
-def plain_similarity(x: Tensor) -> Tensor:
-    """The map and its similarities with the neighbours at distance 2."""
-    neighbours = F.unfold(x, 3, dilation=2, padding=2).view(*x.shape[:2], 9, *x.shape[2:])
-    similarity = F.cosine_similarity(x[:, :, None], neighbours, dim=1)
-    return torch.cat([x, similarity[:, :4], similarity[:, 5:]], dim=1)
+def plain_similarity(guide: Tensor) -> Tensor:
+    """The guide and, as eight more channels, its cosine similarities with the neighbours at distance 2, row by row.
+
+    Neighbours outside the map are zeros: (B, D, H, W) → (B, D + 8, H, W).
+    """
+    height, width = guide.shape[-2:]
+    bordered = F.pad(guide, (2, 2, 2, 2))
+    corners = [(top, left) for top in (0, 2, 4) for left in (0, 2, 4) if (top, left) != (2, 2)]
+    similarities = [F.cosine_similarity(guide, bordered[..., top:top + height, left:left + width], dim=1)
+                    for top, left in corners]
+    return torch.cat([guide, torch.stack(similarities, dim=1)], dim=1)
