@@ -18,19 +18,17 @@ def tell(error: Exception, *, where: str = "") -> None:
 def exit_status(work: Callable[[], int | None]) -> int:
     """What ``work`` returns (None: 0); 1, with the message on stderr, where it raises what a user can mend."""
     try:
-        return work() or 0
+        with detectron2_remedy():
+            return work() or 0
     except USER_ERRORS as error:
         tell(error)
         return 1
 
 
 def start_logging(*names: str) -> None:
-    """Messages of these loggers, by default freqdino's and Detectron2's, on stdout.
+    """Messages of these loggers, by default freqdino's and Detectron2's, on stdout."""
+    from detectron2.utils.logger import setup_logger
 
-    Raises ImportError with the remedy where Detectron2 is absent.
-    """
-    with detectron2_remedy():
-        from detectron2.utils.logger import setup_logger
     for name in names or ("freqdino", "detectron2"):
         setup_logger(name=name)
 
@@ -70,8 +68,8 @@ def take_options_from_input(parser: argparse.ArgumentParser, args: argparse.Name
 
 def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files and, from the first configuration key that is no file, trailing options."""
-    with detectron2_remedy():
-        from detectron2.config import get_cfg
+    from detectron2.config import get_cfg
+
     sections = get_cfg()
     for position, word in enumerate(words):
         if word.partition(".")[0] in sections and not Path(word).exists():

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from freqdino.config import load_config
+from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
 from freqdino.engine.trainer import Trainer, evaluate
 from freqdino.errors import ConfigError
@@ -22,8 +23,9 @@ logger = logging.getLogger(__name__)
 def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]:
     """The configuration of a command line, held against the machine, and what its models predict.
 
-    Raises ConfigError.
+    ``args.config_file`` becomes the file that was found, which Detectron2 writes into the log. Raises ConfigError.
     """
+    args.config_file = find_config_file(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     predictions = predictions_of(cfg)
     processes = args.num_gpus * args.num_machines

@@ -194,16 +194,16 @@ def build_mit_backbone(cfg, input_shape):
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg, input_shape):
-    """MODEL.TIMM.* -> `freqdino.modeling.backbones.timm_backbone.timm_backbone`; MODEL.WEIGHTS may be a checkpoint of timm's.
+    """MODEL.TIMM.* -> `freqdino.modeling.backbones.timm_backbone.timm_backbone`.
 
-    MODEL.BACKBONE.FDCONV.ENABLED: FDConv for the convolutions that it serves; MODEL.BACKBONE.FDAM.ENABLED: frequency
-    scaling in ResNets and ConvNeXts.
+    MODEL.WEIGHTS may be a checkpoint of timm's. MODEL.BACKBONE.FDCONV.ENABLED: FDConv for the convolutions that it
+    serves; MODEL.BACKBONE.FDAM.ENABLED: frequency scaling in ResNets and ConvNeXts.
     """
-    from freqdino.modeling.backbones import timm_backbone as timm
+    from freqdino.modeling.backbones import timm_backbone  # here, because it takes seconds
 
     options, fdconv = cfg.MODEL.TIMM, cfg.MODEL.BACKBONE.FDCONV
     with errors_about("MODEL.TIMM"):
-        network = timm.timm_backbone(
+        network = timm_backbone.timm_backbone(
             options.NAME,
             in_chans=input_shape.channels,
             drop_path_rate=options.DROP_PATH_RATE,
@@ -211,10 +211,10 @@ def build_timm_backbone(cfg, input_shape):
         )
     if fdconv.ENABLED:
         with errors_about(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME} and KERNEL_NUM {fdconv.KERNEL_NUM}"):
-            timm.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
+            timm_backbone.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         with errors_about(f"MODEL.BACKBONE.FDAM with timm's {options.NAME}"):
-            timm.add_frequency_scale(network)
+            timm_backbone.add_frequency_scale(network)
     return network
 
 

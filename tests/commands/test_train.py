@@ -1,18 +1,10 @@
 """train_net.py on a tiny model and a tiny data set: train, evaluate, resume, two processes, and its errors."""
 import json
-import math
 
-import numpy as np
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 
-from freqdino.commands.train import parse_arguments, run
-from freqdino.config import load_config
-from freqdino.engine.launch import load_checked_config
-from freqdino.errors import ConfigError
-from freqdino.evaluation.results import write_results
-from freqdino.registration.predictions import predictions_of
+from freqdino.commands.train import run
 from helpers import small_mask_dino, small_models, two_processes
 from helpers.small_training import SHORT, TINY_HEAD, fails, options, results
 
@@ -69,7 +61,7 @@ def test_resume_continues_and_two_processes_resume_what_one_began(trained, squar
     assert "Starting training from iteration 4" in (tmp_path / "log.txt").read_text()
     assert iterations(tmp_path) == [4]
     run(["--resume", "--num-gpus", "2", "--dist-url", "auto",
-                   *options(squares, tmp_path, "SOLVER.MAX_ITER", "7")])
+         *options(squares, tmp_path, "SOLVER.MAX_ITER", "7")])
     assert iterations(tmp_path) == [4, 6]
     assert "Rank of current process: 1. World size: 2" in (tmp_path / "log.txt.rank1").read_text()
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 6
@@ -170,67 +162,15 @@ def test_errors_during_training_keep_their_message(squares, tmp_path, capsys):
 
 def test_an_error_in_one_of_two_processes_ends_both(squares, tmp_path, capfd):
     with pytest.raises(SystemExit) as caught:
-        run(["--num-gpus", "2", "--dist-url", "auto",
-                       *options(squares, tmp_path, "MODEL.WEIGHTS", "gone.pth")])
+        run(["--num-gpus", "2", "--dist-url", "auto", *options(squares, tmp_path, "MODEL.WEIGHTS", "gone.pth")])
     error = capfd.readouterr().err
     assert caught.value.code == 1 and "error in process " in error and "gone.pth: no such checkpoint file" in error
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--num-gpus", "0"], "--num-gpus 0 .*needs a process or more"),
-    (["--machine-rank", "1"], "--machine-rank 1: .*and a rank"),
-    (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "IMS_PER_BATCH 3 cannot be shared equally by 2 processes"),
-    (["--eval-only", "DATASETS.TEST", "()"], "DATASETS.TEST is empty"),
-    ([], "DATASETS.TRAIN is empty"),
-    (["DATASETS.TRAIN", "('a',)", "MODEL_EMA.DECAY", "1.0"], "MODEL_EMA.DECAY must be at least 0 and below 1, got 1.0"),
-    (["DATASETS.TRAIN", "('a',)", "TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "MaskFormer",
-      "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True"], "TEST.AUG.ENABLED: .* set PANOPTIC_ON of"),
-])
-def test_command_lines_that_cannot_work(words, message, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=message):
-        load_checked_config(parse_arguments(words))
-
-
-def test_gpus_that_are_not_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    parse = default_argument_parser().parse_args
-    with pytest.raises(ConfigError, match="--num-gpus 4, but this machine has 2"):
-        load_checked_config(parse(["--num-gpus", "4"]))
-    with pytest.raises(ConfigError, match="MODEL.DEVICE cpu with 2 processes: hide the GPUs"):
-        load_checked_config(parse(["--num-gpus", "2", "MODEL.DEVICE", "cpu"]))
-
-
-def test_tasks_of_each_family():
-    cfg = load_config(opts=["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True"])
-    assert predictions_of(cfg).tasks == ("semantic", "panoptic")
-    cfg = load_config(opts=["MODEL.META_ARCHITECTURE", "MaskDINO", "MODEL.MaskDINO.TEST.SEMANTIC_ON", "False",
-                            "MODEL.MaskDINO.TEST.INSTANCE_ON", "True"])
-    assert predictions_of(cfg).tasks == ("instance",)
-    detectors = {"GeneralizedRCNN": ("instance",), "PanopticFPN": ("semantic", "instance", "panoptic"),
-                 "SemanticSegmentor": ("semantic",), "RetinaNet": ("instance",)}
-    for name, tasks in detectors.items():
-        assert predictions_of(load_config(opts=["MODEL.META_ARCHITECTURE", name])).tasks == tasks
-
-
-@pytest.mark.parametrize(("options", "expected"), [
-    (["MODEL.META_ARCHITECTURE", "MaskDINO"], True), (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], False),
-    (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.MASK_ON", "True"], True)])
-def test_models_with_masks(options, expected):
-    assert predictions_of(load_config(opts=options)).masks == expected
-
-
-def test_undefined_metrics_are_null(tmp_path):
-    write_results({"set": {"segm": {"AP": np.float64(12.5), "APs": math.nan}}}, tmp_path / "inference")
-    assert results(tmp_path) == {"set": {"segm": {"AP": 12.5, "APs": None}}}
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_mixed_precision_trains(squares, tmp_path, dtype):
-    run(options(squares, tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", "True",
-                          "SOLVER.AMP.DTYPE", dtype))
+    run(options(squares, tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype))
     scaler = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]["_trainer"]["grad_scaler"]
     assert bool(scaler) == (dtype == "float16")

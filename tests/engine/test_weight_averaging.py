@@ -69,7 +69,7 @@ def test_averaged_weights_are_evaluated_and_written(squares, tmp_path):
 
     run(options(squares, tmp_path / "all", *averaging, "0.5"))
     run(["--eval-only", *options(squares, tmp_path / "again", "MODEL.WEIGHTS",
-                                           str(tmp_path / "all" / "model_final_ema.pth"))])
+                                 str(tmp_path / "all" / "model_final_ema.pth"))])
     assert results(tmp_path / "again") == results(tmp_path / "all")
 
     run(options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "2"))

@@ -20,7 +20,7 @@ MASKS = 4 * (9 * 256 ** 2 + 256) + (4 * 256 ** 2 + 256) + 257 * 80
 SEMANTICS = 9 * 128 * (4 * 256 + 3 * 128) + 7 * 256 + 129 * 54
 DETECTOR_HEADS = {"faster_rcnn": BOXES, "mask_rcnn": BOXES + MASKS, "panoptic_fpn": BOXES + MASKS + SEMANTICS}
 DETECTOR_COSTS = {"": 0, "deconv": 1_770_240, "pixelshuffle": 7_080_960, "carafe": 222_444, "dysample_s": 6_192,
-         "dysample": 49_248, "freqfusion": 313_302, "fdconv": 3_647_120}
+                  "dysample": 49_248, "freqfusion": 313_302, "fdconv": 3_647_120}
 
 
 def detector_parts(leaf):

@@ -83,8 +83,8 @@ class TimmModel:
     def __init__(self, name: str, weights: str | None, records: list[dict]):
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=5)
-            raise ValueError(f"--timm {name}: timm has no such model" + (f"; near are {', '.join(near)}" if near
-                                                                             else ""))
+            raise ValueError(f"--timm {name}: timm has no such model"
+                             + (f"; near are {', '.join(near)}" if near else ""))
         torch.manual_seed(0)
         self.name = name
         self.weights = weights or RANDOM_WEIGHTS

@@ -75,7 +75,8 @@ def test_kernels_of_disjoint_groups_are_orthogonal():
 
 
 def test_kernels_of_two_equal_shares_are_parallel():
-    similarity = groups_and_bands.similarity_matrix(groups_and_bands.group_matrices(FDConv(20, 24, 3, kernel_num=2, param_ratio=2)))
+    matrices = groups_and_bands.group_matrices(FDConv(20, 24, 3, kernel_num=2, param_ratio=2))
+    similarity = groups_and_bands.similarity_matrix(matrices)
     torch.testing.assert_close(similarity, torch.eye(2).repeat(2, 2), atol=1e-5, rtol=0)
 
 

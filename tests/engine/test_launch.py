@@ -1,0 +1,43 @@
+"""Command lines that cannot work on a machine, and the file of a configuration that is found."""
+
+import pytest
+import torch
+
+from freqdino.commands.train import parse_arguments
+from freqdino.engine.launch import load_checked_config
+from freqdino.errors import ConfigError
+from helpers.paths import CONFIGS
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--num-gpus", "0"], "--num-gpus 0 .*needs a process or more"),
+    (["--machine-rank", "1"], "--machine-rank 1: .*and a rank"),
+    (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "IMS_PER_BATCH 3 cannot be shared equally by 2 processes"),
+    (["--eval-only", "DATASETS.TEST", "()"], "DATASETS.TEST is empty"),
+    ([], "DATASETS.TRAIN is empty"),
+    (["DATASETS.TRAIN", "('a',)", "MODEL_EMA.DECAY", "1.0"], "MODEL_EMA.DECAY must be at least 0 and below 1, got 1.0"),
+    (["DATASETS.TRAIN", "('a',)", "TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "MaskFormer",
+      "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True"], "TEST.AUG.ENABLED: .* set PANOPTIC_ON of"),
+])
+def test_command_lines_that_cannot_work(words, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=message):
+        load_checked_config(parse_arguments(words))
+
+
+def test_gpus_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="--num-gpus 4, but this machine has 2"):
+        load_checked_config(parse_arguments(["--num-gpus", "4"]))
+    with pytest.raises(ConfigError, match="MODEL.DEVICE cpu with 2 processes: hide the GPUs"):
+        load_checked_config(parse_arguments(["--num-gpus", "2", "MODEL.DEVICE", "cpu"]))
+
+
+def test_the_log_names_the_file_that_was_found(tmp_path, monkeypatch):
+    """Detectron2 opens ``config_file`` again to write it into the log."""
+    monkeypatch.chdir(tmp_path)
+    args = parse_arguments(["--config-file", "quickstart/mask2former.yaml"])
+    _, predictions = load_checked_config(args)
+    assert args.config_file == str(CONFIGS / "quickstart" / "mask2former.yaml")
+    assert predictions.tasks == ("semantic", "instance", "panoptic") and predictions.masks
