@@ -5,15 +5,8 @@
 from pathlib import Path
 
 from freqdino.data.categories import load_class_table
-from freqdino.data.preparation.jobs import (
-    ADE20K,
-    ADE20K_SPLITS,
-    ade20k_image_id,
-    ade20k_objects,
-    files_in,
-    run_jobs,
-    write_json,
-)
+from freqdino.data.preparation.ade20k import FOLDER, SPLITS, image_id_of, read_objects
+from freqdino.data.preparation.jobs import files_in, run_jobs, write_json
 from freqdino.data.segmentation import box_and_area, encode_rle
 
 CLASSES = load_class_table("ade20k_instance")
@@ -21,8 +14,8 @@ CLASSES = load_class_table("ade20k_instance")
 
 def convert(path: Path) -> tuple[dict, list[dict]]:
     """The image entry of one instance PNG and its annotations, still without ids."""
-    image_id = ade20k_image_id(path)
-    (height, width), objects = ade20k_objects(path, list(CLASSES.ids))
+    image_id = image_id_of(path)
+    (height, width), objects = read_objects(path, list(CLASSES.ids))
     annotations = []
     for category_id, mask in objects:
         annotations.append({"image_id": image_id, "category_id": category_id, "segmentation": encode_rle(mask),
@@ -33,10 +26,10 @@ def convert(path: Path) -> tuple[dict, list[dict]]:
 def prepare(root: Path, split: str, processes: int) -> Path:
     """Convert a split, "train" or "val", of the data sets below ``root``; returns the file."""
     categories = [{"id": category_id, "name": name} for category_id, name in zip(CLASSES.ids, CLASSES.names)]
-    folder = root / ADE20K / "annotations_instance" / ADE20K_SPLITS[split]
+    folder = root / FOLDER / "annotations_instance" / SPLITS[split]
     results = run_jobs(convert, files_in(folder, "*.png"), processes, split)
     annotations = [annotation for _, of_image in results for annotation in of_image]
     for annotation_id, annotation in enumerate(annotations, start=1):
         annotation["id"] = annotation_id
     return write_json({"images": [image for image, _ in results], "annotations": annotations, "categories": categories},
-                      root / ADE20K / f"ade20k_instance_{split}.json")
+                      root / FOLDER / f"ade20k_instance_{split}.json")

@@ -13,16 +13,8 @@ import numpy as np
 from freqdino.data.categories import load_class_table
 from freqdino.data.image_reading import read_label_map
 from freqdino.data.panoptic_png import nth_segment_id
-from freqdino.data.preparation.jobs import (
-    ADE20K,
-    ADE20K_SPLITS,
-    ade20k_image_id,
-    ade20k_objects,
-    files_in,
-    run_jobs,
-    write_json,
-    write_png,
-)
+from freqdino.data.preparation.ade20k import FOLDER, SPLITS, image_id_of, read_objects
+from freqdino.data.preparation.jobs import files_in, run_jobs, write_json, write_png
 from freqdino.data.segmentation import box_and_area
 
 CLASSES = load_class_table("ade20k_panoptic")
@@ -32,7 +24,7 @@ THINGS = list(load_class_table("ade20k_instance").ids)
 def convert(path: Path, instance_folder: Path, target: Path) -> tuple[dict, dict]:
     """Draw the panoptic PNG of one semantic label map; its image entry and its annotation."""
     semantic = read_label_map(str(path))
-    size, objects = ade20k_objects(instance_folder / path.name, THINGS)
+    size, objects = read_objects(instance_folder / path.name, THINGS)
     if size != semantic.shape:
         raise ValueError(f"{instance_folder / path.name} has the size {size} (height, width), {path} {semantic.shape}")
     ids, categories = np.zeros(semantic.shape, dtype=np.int32), {}
@@ -46,19 +38,19 @@ def convert(path: Path, instance_folder: Path, target: Path) -> tuple[dict, dict
     drawn = np.unique(ids).tolist()
     segments = [{"id": segment_id, "category_id": category_id, **box_and_area(ids == segment_id)}
                 for segment_id, category_id in categories.items() if segment_id in drawn]
-    image_id, (height, width) = ade20k_image_id(path), semantic.shape
+    image_id, (height, width) = image_id_of(path), semantic.shape
     return ({"id": image_id, "file_name": f"{path.stem}.jpg", "height": height, "width": width},
             {"image_id": image_id, "file_name": path.name, "segments_info": segments})
 
 
 def prepare(root: Path, split: str, processes: int) -> Path:
     """Convert a split, "train" or "val", of the data sets below ``root``; returns the JSON file."""
-    root = root / ADE20K
+    root = root / FOLDER
     categories = [{"id": category_id, "name": name, "isthing": int(isthing)}
                   for category_id, name, isthing in zip(CLASSES.ids, CLASSES.names, CLASSES.isthing)]
-    job = partial(convert, instance_folder=root / "annotations_instance" / ADE20K_SPLITS[split],
+    job = partial(convert, instance_folder=root / "annotations_instance" / SPLITS[split],
                   target=root / f"ade20k_panoptic_{split}")
-    files = files_in(root / "annotations_detectron2" / ADE20K_SPLITS[split], "*.png")
+    files = files_in(root / "annotations_detectron2" / SPLITS[split], "*.png")
     results = run_jobs(job, files, processes, split)
     return write_json({"images": [image for image, _ in results],
                        "annotations": [annotation for _, annotation in results],

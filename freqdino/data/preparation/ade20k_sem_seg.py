@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from freqdino.data.image_reading import read_label_map
-from freqdino.data.preparation.jobs import ADE20K, ADE20K_SPLITS, files_in, run_jobs, write_png
+from freqdino.data.preparation.ade20k import FOLDER, SPLITS
+from freqdino.data.preparation.jobs import files_in, run_jobs, write_png
 
 CLASSES = 150
 
@@ -23,7 +24,7 @@ def convert(path: Path, target: Path) -> None:
 
 def prepare(root: Path, split: str, processes: int) -> Path:
     """Convert a split, "train" or "val", of the data sets below ``root``; returns the folder of the label maps."""
-    folder = root / ADE20K / "annotations" / ADE20K_SPLITS[split]
-    target = root / ADE20K / "annotations_detectron2" / ADE20K_SPLITS[split]
+    folder = root / FOLDER / "annotations" / SPLITS[split]
+    target = root / FOLDER / "annotations_detectron2" / SPLITS[split]
     run_jobs(partial(convert, target=target), files_in(folder, "*.png"), processes, split)
     return target

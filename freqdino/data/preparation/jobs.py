@@ -1,4 +1,4 @@
-"""What the preparations share: jobs over several processes with progress, ADE20K's parts, files."""
+"""What the preparations share: jobs over several processes with progress, and files."""
 import json
 from collections.abc import Callable, Iterable
 from multiprocessing import Pool
@@ -8,10 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from freqdino.data.panoptic_png import id_to_rgb, read_segment_ids
-
-ADE20K = "ADEChallengeData2016"
-ADE20K_SPLITS = {"train": "training", "val": "validation"}
+from freqdino.data.panoptic_png import id_to_rgb
 
 
 def files_in(folder: Path, pattern: str) -> list[Path]:
@@ -31,27 +28,6 @@ def run_jobs(job: Callable, items: list, processes: int, what: str) -> list:
         return collect(map(job, items))
     with Pool(processes) as pool:
         return collect(pool.imap(job, items, chunksize=8))
-
-
-def ade20k_image_id(path: Path) -> int:
-    """The number at the end of ADE_train_00000001: an integer id that panoptic and instance files share."""
-    return int(path.stem.rsplit("_", 1)[-1])
-
-
-def ade20k_objects(path: Path, category_ids: list[int]) -> tuple[tuple[int, int], list[tuple[int, np.ndarray]]]:
-    """(height, width) and, for each object of an instance PNG, (category id, (H, W) bool mask).
-
-    R holds the class, 1..100 in the order of ``category_ids``, G and B the number of the object, 0 being none.
-    """
-    ids = read_segment_ids(str(path))
-    objects = []
-    for value in np.unique(ids[ids >= 256]).tolist():
-        kind = value % 256
-        if not 1 <= kind <= len(category_ids):
-            raise ValueError(f"{path}: an object has the class {kind} in its R channel; "
-                             f"expected 1..{len(category_ids)}")
-        objects.append((category_ids[kind - 1], ids == value))
-    return ids.shape, objects
 
 
 def write_png(labels: np.ndarray, path: Path) -> None:
