@@ -21,7 +21,7 @@ def test_grey_png_is_an_error(tmp_path):
 def test_colours_are_read_from_every_kind_of_colour_png(tmp_path, mode):
     picture = Image.new("RGB", (2, 1), (1, 0, 0))
     picture.putpixel((1, 0), (0, 1, 0))
-    picture.convert(mode).save(tmp_path / "a.png")
+    picture.convert(mode, palette=Image.Palette.ADAPTIVE).save(tmp_path / "a.png")
     assert read_segment_ids(str(tmp_path / "a.png")).tolist() == [[1, 256]]
 
 

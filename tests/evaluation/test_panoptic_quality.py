@@ -241,7 +241,7 @@ class TestFileErrors:
     def test_grey_missing_and_damaged_files(self, files):
         path = files[0] / "found" / "a.png"
         Image.fromarray(np.zeros((1, 3), np.uint8)).save(path)
-        self.fails(files, "found.a.png: panoptic PNG .*has mode L; expected three 8-bit channels")
+        self.fails(files, "panoptic PNG .*found.a.png has mode L; expected three 8-bit channels")
         path.write_bytes(path.read_bytes()[:40])
         self.fails(files, "found.a.png")
         path.unlink()

@@ -63,7 +63,7 @@ def test_equation_34():
 @pytest.mark.parametrize("tokens", [1, 7, 700])
 @pytest.mark.parametrize("gradient", [True, False])
 def test_agrees_with_the_attention_matrix(tokens, gradient, monkeypatch):
-    monkeypatch.setattr("freqdino.frequency.attention_inversion.PIECE_BYTES", 12 * 8 * 50)
+    monkeypatch.setattr("freqdino.frequency.fdam.attention_inversion.PIECE_BYTES", 12 * 8 * 50)
     layer = randomised(AttentionInversion(12, 3, qkv_bias=True)).double()
     x = torch.randn(2, tokens, 12, dtype=torch.float64)
     with torch.set_grad_enabled(gradient):
@@ -195,6 +195,6 @@ def test_bad_input(run, message):
 
 
 def test_documented_examples():
-    for name in ("attention_inversion", "star_relu"):
+    for name in ("fdam.attention_inversion", "star_relu"):
         result = doctest.testmod(import_module(f"freqdino.frequency.{name}"))
         assert result.attempted > 0 and result.failed == 0

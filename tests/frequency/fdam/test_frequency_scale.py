@@ -70,7 +70,7 @@ def test_a_channel_at_a_time_is_the_same(monkeypatch):
     expected = scale_spectrum_reference(x, filters)
     expected_gradients = torch.autograd.grad(expected, (x, filters), cotangent)
     for piece_bytes in (1, 1000, 2**19):
-        monkeypatch.setattr(import_module("freqdino.frequency.scale_spectrum"), "PIECE_BYTES", piece_bytes)
+        monkeypatch.setattr(import_module("freqdino.frequency.fdam.scale_spectrum"), "PIECE_BYTES", piece_bytes)
         y = scale_spectrum(x, filters)
         torch.testing.assert_close(y, expected)
         torch.testing.assert_close(torch.autograd.grad(y, (x, filters), cotangent), expected_gradients)
@@ -202,5 +202,5 @@ def test_bad_input(run, message):
 
 def test_documented_examples():
     for name in ("frequency_scale", "scale_spectrum"):
-        result = doctest.testmod(import_module(f"freqdino.frequency.{name}"))
+        result = doctest.testmod(import_module(f"freqdino.frequency.fdam.{name}"))
         assert result.attempted > 0 and result.failed == 0
