@@ -57,13 +57,18 @@ from detectron2.modeling import META_ARCH_REGISTRY
 before = "MaskDINO" in META_ARCH_REGISTRY or "freqdino_scenes_val" in DatasetCatalog
 if sys.argv[1] == "load_config":
     freqdino.load_config()
-else:
+elif sys.argv[1] == "add_freqdino_config":
     freqdino.add_freqdino_config(get_cfg())
+else:
+    try:
+        freqdino.Predictor(get_cfg())       # without weights
+    except ValueError:
+        pass
 print(json.dumps([before, "MaskDINO" in META_ARCH_REGISTRY, "freqdino_scenes_val" in DatasetCatalog]))
 """
 
 
-@pytest.mark.parametrize("name", ["load_config", "add_freqdino_config"])
+@pytest.mark.parametrize("name", ["load_config", "add_freqdino_config", "Predictor"])
 def test_models_and_data_sets_are_registered_at_first_use(name):
     assert report_of(REGISTERED, name) == [False, True, True]
 

@@ -35,6 +35,7 @@ from pathlib import Path
 from freqdino.commands.command_line import (
     exit_status,
     make_parser,
+    require_at_least_one,
     start_logging,
     take_options_from_input,
 )
@@ -84,8 +85,7 @@ def check_model_arguments(parser: argparse.ArgumentParser, args: argparse.Namesp
         parser.error(f"configuration options do not apply to --timm: {' '.join(args.opts)}")
     if args.timm and args.dataset:
         parser.error("--dataset needs --config-file; a timm model takes images by --input")
-    if args.max_images is not None and args.max_images < 1:
-        parser.error(f"--max-images must be at least 1, got {args.max_images}")
+    require_at_least_one(parser, args, "--max-images")
 
 
 def analyze(args: argparse.Namespace) -> None:

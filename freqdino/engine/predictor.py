@@ -13,6 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from torch import nn
 
+import freqdino
 from freqdino.checkpoint import StrictCheckpointer, local_path, read_checkpoint
 from freqdino.data import register_custom_datasets
 from freqdino.data.augmentation import inference_recipe
@@ -28,6 +29,7 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
 
     Raises ConfigError if MODEL.WEIGHTS is empty, CheckpointError if it does not fit.
     """
+    freqdino.register()     # the configuration may come from another process
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS is empty: set it to a trained checkpoint, "
                           "as in MODEL.WEIGHTS output/model_final.pth")
