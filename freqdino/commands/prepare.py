@@ -38,5 +38,8 @@ def prepare(name: str, arguments: Sequence[str] | None = None) -> int:
     return exit_status(work)
 
 
-ade20k_instance, ade20k_panoptic, ade20k_sem_seg, coco_semantic, coco_stuff = (
-    partial(prepare, name) for name in PREPARATIONS)
+ade20k_instance = partial(prepare, "ade20k_instance")
+ade20k_panoptic = partial(prepare, "ade20k_panoptic")
+ade20k_sem_seg = partial(prepare, "ade20k_sem_seg")
+coco_semantic = partial(prepare, "coco_semantic")
+coco_stuff = partial(prepare, "coco_stuff")
