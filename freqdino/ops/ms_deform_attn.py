@@ -57,21 +57,19 @@ def ms_deform_attn(
 def ms_deform_attn_reference(
     value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """The definition of :func:`ms_deform_attn`, by ``grid_sample``: it holds every sample in memory."""
+    """The definition of :func:`ms_deform_attn`, by ``grid_sample``: it holds every sample of a level in memory."""
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     dtype = compute_dtype(value, sampling_locations, attention_weights)
-    # To grid_sample a head is what an image is: (B·M, D, S) and L times (B·M, Q, P, 2).
+    # To grid_sample a head is what an image is: (B·M, D, S), and for each level (B·M, Q, P, 2) and (B·M, Q, P).
     pixels = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)
-    locations = sampling_locations.to(dtype).transpose(1, 2).flatten(0, 1).unbind(2)
+    locations, weights = (tensor.to(dtype).transpose(1, 2).flatten(0, 1).unbind(2)
+                          for tensor in (sampling_locations, attention_weights))
     levels = pixels.split([height * width for height, width in sizes], dim=-1)
-    samples = torch.cat([
-        F.grid_sample(level.unflatten(-1, size), 2 * location - 1, padding_mode="zeros", align_corners=False)
-        for level, size, location in zip(levels, sizes, locations)], dim=-1)
-    samples = samples.unflatten(0, (value.shape[0], value.shape[2]))
-    # Autocast would contract in half precision. It refuses the meta device, to which the CPU's state means nothing.
-    with torch.autocast("cuda" if value.is_cuda else "cpu", enabled=False):
-        output = torch.einsum("bmdqj,bqmj->bqmd", samples, attention_weights.to(dtype).flatten(-2))
-    return output.flatten(2).to(value.dtype)
+    attended = pixels.new_zeros(*pixels.shape[:2], sampling_locations.shape[1])
+    for level, size, location, weight in zip(levels, sizes, locations, weights):
+        samples = F.grid_sample(level.unflatten(-1, size), 2 * location - 1, padding_mode="zeros", align_corners=False)
+        attended = attended + (samples * weight.unsqueeze(1)).sum(dim=-1)
+    return attended.unflatten(0, (-1, value.shape[2])).flatten(1, 2).mT.to(value.dtype)
 
 
 def check_arguments(
