@@ -16,6 +16,7 @@ COMMANDS = {
     "freqdino-report": "report:main",
     "freqdino-summarize-run": "summarize_run:main",
     "freqdino-convert": "convert_weights:main",
+    "freqdino-prepare": "prepare:main",
     "freqdino-benchmark": "benchmark:main",
     "freqdino-ablation": "ablation:main",
 }
@@ -40,6 +41,7 @@ setup(
         "torchvision>=0.19",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
+        "matplotlib>=3.5",
         "pycocotools>=2.0.6",
         "timm>=1.0.9",
         "numpy>=1.23",
@@ -47,6 +49,7 @@ setup(
         "pillow>=9.1",
         "pyyaml>=5.1",
         "scipy>=1.9",
+        "tabulate>=0.8",
         "tensorboard>=2.9",
         "tqdm>=4.29",
     ],

@@ -17,6 +17,10 @@ def __getattr__(name):
     return getattr(import_module(_ROOMS[name]), name)
 
 
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
 def register() -> None:
     """Register the models, backbones and data sets with detectron2, once.
 

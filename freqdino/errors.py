@@ -1,11 +1,14 @@
-"""The errors that users can mend, what they are called together, and how a message is made of one.
+"""The errors that users can mend, what they are called together, how a message is made of one, and who hears it.
 
 Everything that a wrong configuration, checkpoint, data set, file or argument raises is one of `USER_ERRORS`; commands
 end with its message and without a traceback, whatever else is a fault of ours and keeps its traceback.
 """
+import logging
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 DETECTRON2_REMEDY = ("FreqDINO's models need detectron2, which has no release on PyPI: run `bash tools/setup_env.sh`, "
                      "or `python tools/install_detectron2.py` with the interpreter that should get it.")
@@ -40,15 +43,39 @@ def message_of(error: Exception) -> str:
     message = str(error.args[0]) if type(error) is KeyError and error.args else str(error)
     if "Original Traceback" in message:     # a worker of a data loader passes its traceback on as the message
         message = re.sub(r"(?s).*\n\S*(?:Error|Exception): ", "", message).rstrip()
+    if isinstance(error, ModuleNotFoundError) and error.name == "detectron2":
+        message = DETECTRON2_REMEDY
     return message or type(error).__name__
 
 
-@contextmanager
-def detectron2_remedy() -> Iterator[None]:
-    """Inside the block the absence of detectron2 is an ImportError with the remedy; what a broken one raises passes."""
+def need_detectron2() -> None:
+    """Raise ImportError with the remedy where detectron2 is absent or broken."""
     try:
-        yield
+        for name in ("detectron2", "detectron2.config", "detectron2.modeling"):
+            import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != "detectron2":
-            raise
-        raise ImportError(DETECTRON2_REMEDY) from error
+        if error.name == "detectron2":
+            raise ImportError(DETECTRON2_REMEDY) from error
+        raise ImportError(broken_detectron2(error)) from error
+    except Exception as error:      # what a broken package raises while it is imported is not known
+        raise ImportError(broken_detectron2(error)) from error
+
+
+@contextmanager
+def needing_detectron2() -> Iterator[None]:
+    """`need_detectron2`, for the block of imports that comes after."""
+    need_detectron2()
+    yield
+
+
+def broken_detectron2(error: Exception) -> str:
+    return (f"detectron2 is installed, but importing it ends in {type(error).__name__}: {error}. Uninstall it "
+            f"(pip uninstall detectron2). {DETECTRON2_REMEDY}")
+
+
+def keep_tracebacks_off_stdout(*loggers: str) -> None:
+    """What these loggers print on stdout leaves out the tracebacks of exceptions; files get them."""
+    for name in loggers:
+        for handler in logging.getLogger(name).handlers:
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.addFilter(lambda record: not record.exc_info)

@@ -1,7 +1,7 @@
 """Checkpoints: read without running code, held against a model, loaded entirely or refused with a reason."""
-from freqdino.errors import detectron2_remedy
+from freqdino.errors import needing_detectron2
 
-with detectron2_remedy():
+with needing_detectron2():
     from freqdino.checkpoint.checkpointer import Fit, StrictCheckpointer, fit_checkpoint
     from freqdino.checkpoint.files import local_path, read_checkpoint
 

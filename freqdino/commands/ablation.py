@@ -19,7 +19,7 @@ from freqdino.errors import USER_ERRORS
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__, usage="bash tools/ablation.sh [MODEL] [--seeds N ...] [--jobs N] [KEY VALUE ...]")
+    parser = make_parser(__doc__, usage="%(prog)s [MODEL] [--seeds N ...] [--jobs N] [KEY VALUE ...]")
     parser.add_argument("model", nargs="?", default="mask2former", help="a file of configs/quickstart, without .yaml")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: one for each core)")

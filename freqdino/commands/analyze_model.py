@@ -137,7 +137,6 @@ def work(args: argparse.Namespace) -> int:
     return 0
 
 
-
 def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(lambda: work(parse_arguments(arguments)))
 

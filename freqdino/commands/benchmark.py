@@ -58,7 +58,6 @@ def work(args: argparse.Namespace) -> None:
           f"median of {args.repeats} interleaved runs")
 
 
-
 def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(lambda: work(parse_arguments(arguments)))
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from freqdino.errors import USER_ERRORS, detectron2_remedy, message_of
+from freqdino.errors import USER_ERRORS, keep_tracebacks_off_stdout, message_of, need_detectron2
 
 
 def tell(error: Exception, *, where: str = "") -> None:
@@ -18,8 +18,7 @@ def tell(error: Exception, *, where: str = "") -> None:
 def exit_status(work: Callable[[], int | None]) -> int:
     """What ``work`` returns (None: 0); 1, with the message on stderr, where it raises what a user can mend."""
     try:
-        with detectron2_remedy():
-            return work() or 0
+        return work() or 0
     except USER_ERRORS as error:
         tell(error)
         return 1
@@ -27,10 +26,13 @@ def exit_status(work: Callable[[], int | None]) -> int:
 
 def start_logging(*names: str) -> None:
     """Messages of these loggers, by default freqdino's and Detectron2's, on stdout."""
+    need_detectron2()
     from detectron2.utils.logger import setup_logger
 
-    for name in names or ("freqdino", "detectron2"):
+    names = names or ("freqdino", "detectron2")
+    for name in names:
         setup_logger(name=name)
+    keep_tracebacks_off_stdout(*names)
 
 
 def make_parser(description: str, **options) -> argparse.ArgumentParser:
@@ -68,6 +70,7 @@ def take_options_from_input(parser: argparse.ArgumentParser, args: argparse.Name
 
 def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files and, from the first configuration key that is no file, trailing options."""
+    need_detectron2()
     from detectron2.config import get_cfg
 
     sections = get_cfg()

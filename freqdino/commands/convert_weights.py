@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from freqdino.commands.command_line import exit_status, make_parser
-from freqdino.errors import ConversionError
+from freqdino.errors import ConversionError, need_detectron2
 
 FORMATS = ("native", "resnet", "timm-swin", "torchvision-swin", "mmdetection-freqfusion", "mmdetection",
            "mmsegmentation")
@@ -57,6 +57,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def work(args: argparse.Namespace) -> None:
     """Read, convert, report, write. Raises ConversionError where no file may be written."""
+    need_detectron2()
     from detectron2.modeling import build_model
 
     from freqdino.checkpoint import local_path, read_checkpoint

@@ -1,5 +1,10 @@
-"""Published data sets into the files that the loaders read; datasets/README.md has the folders before and after."""
+"""Published data sets into the files that the loaders read; datasets/README.md has the folders before and after.
+
+    freqdino-prepare ade20k_sem_seg [--root datasets] [--splits train val] [--processes 8]
+"""
+import argparse
 import os
+import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
@@ -18,24 +23,35 @@ PREPARATIONS = {
 }
 
 
-def prepare(name: str, arguments: Sequence[str] | None = None) -> int:
-    """Run one of PREPARATIONS on the splits that the command line names; returns the exit status."""
-    description, splits = PREPARATIONS[name]
-    parser = make_parser(f"{description}.")
-    parser.add_argument("--root", type=Path, help="folder of the data sets (default: DETECTRON2_DATASETS, or datasets)")
-    parser.add_argument("--splits", nargs="+", choices=splits, default=splits, help="default: all")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one a processor")
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    data = parser.add_subparsers(dest="name", required=True, metavar="DATA")
+    for name, (description, splits) in PREPARATIONS.items():
+        one = data.add_parser(name, help=description, description=f"{description}.")
+        one.add_argument("--root", type=Path,
+                         help="folder of the data sets (default: DETECTRON2_DATASETS, or datasets)")
+        one.add_argument("--splits", nargs="+", choices=splits, default=splits, help="default: all")
+        one.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one a processor")
     args = parser.parse_args(arguments)
     require_at_least_one(parser, args, "--processes")
+    return args
 
-    def work() -> None:
-        from freqdino.data.registering import datasets_root
 
-        convert = import_module(f"freqdino.data.preparation.{name}").prepare
-        for split in args.splits:
-            print(f"wrote {convert(args.root or Path(datasets_root()), split, args.processes)}", flush=True)
+def work(args: argparse.Namespace) -> None:
+    from freqdino.data.registering import datasets_root
 
-    return exit_status(work)
+    prepare_split = import_module(f"freqdino.data.preparation.{args.name}").prepare
+    for split in args.splits:
+        print(f"wrote {prepare_split(args.root or Path(datasets_root()), split, args.processes)}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return exit_status(lambda: work(parse_arguments(arguments)))
+
+
+def prepare(name: str, arguments: Sequence[str] | None = None) -> int:
+    """``main`` for one of PREPARATIONS, as the doors in datasets/ call it."""
+    return main([name, *(sys.argv[1:] if arguments is None else arguments)])
 
 
 ade20k_instance = partial(prepare, "ade20k_instance")
@@ -43,3 +59,6 @@ ade20k_panoptic = partial(prepare, "ade20k_panoptic")
 ade20k_sem_seg = partial(prepare, "ade20k_sem_seg")
 coco_semantic = partial(prepare, "coco_semantic")
 coco_stuff = partial(prepare, "coco_stuff")
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -38,7 +38,6 @@ def work(args: argparse.Namespace) -> None:
     print(f"report written to {path}")
 
 
-
 def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(lambda: work(parse_arguments(arguments)))
 

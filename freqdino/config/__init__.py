@@ -1,7 +1,7 @@
 """Configuration: every key with its default, a loader that is safe and says what is wrong, and the checks."""
-from freqdino.errors import ConfigError, UnknownKeyError, detectron2_remedy
+from freqdino.errors import ConfigError, UnknownKeyError, needing_detectron2
 
-with detectron2_remedy():
+with needing_detectron2():
     from freqdino.config.keys import add_freqdino_config
     from freqdino.config.loading import load_config, lookup, merge_config_file, read_yaml
 

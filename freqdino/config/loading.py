@@ -145,6 +145,7 @@ def find_config_file(path):
     So ``coco/instance/mask2former_r50.yaml`` and ``configs/coco/instance/mask2former_r50.yaml`` are found from any
     working directory; which file is taken is logged. A path that leads nowhere comes back as it is.
     """
+    path = os.fspath(path)
     if not path or "://" in path or os.path.exists(os.path.expanduser(path)) or os.path.isabs(path):
         return path
     for folder in (configs_folder(), configs_folder().parent):

@@ -1,5 +1,4 @@
 """Weights of other projects under the names of the models here."""
-from freqdino.errors import detectron2_remedy
+from freqdino.errors import need_detectron2
 
-with detectron2_remedy():
-    import detectron2  # noqa: F401
+need_detectron2()

@@ -4,9 +4,9 @@
 reads a dataset; `build_mapper`, `build_train_loader` and `build_test_loader` read ``cfg.INPUT``, ``cfg.DATASETS`` and
 ``cfg.DATALOADER``.
 """
-from freqdino.errors import detectron2_remedy
+from freqdino.errors import needing_detectron2
 
-with detectron2_remedy():
+with needing_detectron2():
     from freqdino.data.builtin import register_builtin_datasets
     from freqdino.data.custom import register_custom_datasets
     from freqdino.data.image_files import find_images

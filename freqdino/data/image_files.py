@@ -19,7 +19,7 @@ def find_records(dataset: str | None, inputs: Sequence[str] | None, limit: int |
     if dataset:
         register_custom_datasets([dataset])
         if dataset not in DatasetCatalog:
-            raise ValueError(f"--dataset {dataset} is not registered; registered are "
+            raise ValueError(f"data set {dataset} is not registered; registered are "
                              f"{', '.join(sorted(DatasetCatalog))}")
         records = dataset_records(dataset)
     else:
@@ -32,11 +32,11 @@ def find_images(pattern: str) -> list[Path]:
     if Path(pattern).is_dir():
         found = sorted(path for path in Path(pattern).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
-            raise ValueError(f"--input {pattern}: the folder has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise ValueError(f"{pattern}: the folder has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return found
     if glob.has_magic(pattern) and not Path(pattern).exists():
         found = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file())
         if not found:
-            raise ValueError(f"--input {pattern}: no file matches")
+            raise ValueError(f"{pattern}: no file matches")
         return found
     return [Path(pattern)]

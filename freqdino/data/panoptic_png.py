@@ -11,14 +11,14 @@ _ID_STEP = 1_618_033  # odd, so its multiples modulo ID_LIMIT differ; large, so 
 
 
 def read_segment_colors(path: str) -> np.ndarray:
-    """The colours (H, W, 3), uint8, of a panoptic PNG; a palette is resolved, transparency left out.
+    """The colours (H, W, 3), uint8, of a panoptic PNG; transparency is left out.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be decoded or is no colour picture.
     """
     image = open_image(path)
-    if image.mode not in ("RGB", "RGBA", "P"):
+    if image.mode not in ("RGB", "RGBA"):
         raise ValueError(f"panoptic PNG {path} has mode {image.mode}; expected three 8-bit channels (id = R + 256 G + "
                          "65536 B)")
     return np.asarray(image.convert("RGB"))

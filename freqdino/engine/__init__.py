@@ -1,7 +1,7 @@
 """Training and evaluation: trainer, launch, solver, weight averaging; trained models as predictors and artists."""
-from freqdino.errors import detectron2_remedy
+from freqdino.errors import needing_detectron2
 
-with detectron2_remedy():
+with needing_detectron2():
     from freqdino.engine.predictor import Predictor
 
 __all__ = ["Predictor"]

@@ -2,7 +2,6 @@
 import argparse
 import logging
 import os
-import sys
 
 import torch
 from detectron2.config import CfgNode
@@ -14,7 +13,7 @@ from freqdino.config import load_config
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
 from freqdino.engine.trainer import Trainer, evaluate
-from freqdino.errors import ConfigError
+from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
 from freqdino.registration.predictions import Predictions, predictions_of
 
 logger = logging.getLogger(__name__)
@@ -57,10 +56,7 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Loggers (tracebacks go to the file only), OUTPUT_DIR and seeds of this process; own data sets by their names."""
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="freqdino", configure_stdout=comm.get_world_size() > 1)
-    for name in ("detectron2", "fvcore", "freqdino"):
-        for handler in logging.getLogger(name).handlers:
-            if handler.stream is sys.stdout:
-                handler.addFilter(lambda record: not record.exc_info)
+    keep_tracebacks_off_stdout("detectron2", "fvcore", "freqdino")
     if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
     logger.info("Running on %s in %d process(es)", cfg.MODEL.DEVICE, comm.get_world_size())

@@ -71,21 +71,22 @@ class Trainer(DefaultTrainer):
     def build_hooks(self):
         """Detectron2's; MODEL_EMA.ENABLED has averaged weights evaluated, TEST.AUG.ENABLED adds a pass at the end."""
         hooks, evaluated = super().build_hooks(), self.model
-        position = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         if self.cfg.MODEL_EMA.ENABLED:
             averaging = WeightAveraging(self.model, decay=self.cfg.MODEL_EMA.DECAY, output_dir=self.cfg.OUTPUT_DIR)
             evaluated = averaging.model
-
-            def test_average():
-                self._last_eval_results = self.test(self.cfg, evaluated, predictions=self.predictions)
-                return self._last_eval_results
-
-            hooks[position] = EvalHook(self.cfg.TEST.EVAL_PERIOD, test_average)
             hooks.insert(0, averaging)      # before the checkpointer and the evaluation
-            position += 1
+
+        def test():
+            self._last_eval_results = self.test(self.cfg, evaluated, predictions=self.predictions)
+            return self._last_eval_results
+
+        def test_with_augmentation():
+            return self.test_with_augmentation(self.cfg, evaluated, self.predictions)
+
+        position = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks[position] = EvalHook(self.cfg.TEST.EVAL_PERIOD, test)
         if self.cfg.TEST.AUG.ENABLED:
-            hooks.insert(position + 1, EvalHook(0, lambda: self.test_with_augmentation(self.cfg, evaluated,
-                                                                                       self.predictions)))
+            hooks.insert(position + 1, EvalHook(0, test_with_augmentation))
         return hooks
 
     @classmethod

@@ -34,8 +34,18 @@ def read_results(run: str | Path) -> dict[str, dict[str, dict[str, float | None]
     """
     path = Path(run) / FOLDER / FILE_NAME
     try:
-        return json.loads(path.read_text())
+        results = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist: {run} has no finished evaluation of train_net.py") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error})") from error
+    if not results or not _is_table(results, levels=3):
+        raise ValueError(f"{path} does not hold data set → task → metric → number")
+    return results
+
+
+def _is_table(value, *, levels: int) -> bool:
+    """Whether ``value`` is nested dictionaries of that many levels, with numbers or null in the last."""
+    if levels == 0:
+        return value is None or isinstance(value, (int, float))
+    return isinstance(value, dict) and all(_is_table(item, levels=levels - 1) for item in value.values())

@@ -1,0 +1,1 @@
+"""Position encodings, transformer layers, deformable attention, box functions: torch alone."""

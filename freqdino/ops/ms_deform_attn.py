@@ -66,9 +66,11 @@ def ms_deform_attn_reference(
                           for tensor in (sampling_locations, attention_weights))
     levels = pixels.split([height * width for height, width in sizes], dim=-1)
     attended = pixels.new_zeros(*pixels.shape[:2], sampling_locations.shape[1])
-    for level, size, location, weight in zip(levels, sizes, locations, weights):
-        samples = F.grid_sample(level.unflatten(-1, size), 2 * location - 1, padding_mode="zeros", align_corners=False)
-        attended = attended + (samples * weight.unsqueeze(1)).sum(dim=-1)
+    # Autocast would contract in half precision. It refuses the meta device, to which the CPU's state means nothing.
+    with torch.autocast("cuda" if value.is_cuda else "cpu", enabled=False):
+        for level, size, location, weight in zip(levels, sizes, locations, weights):
+            samples = F.grid_sample(level.unflatten(-1, size), 2 * location - 1, align_corners=False)
+            attended = attended + torch.einsum("ndqp,nqp->ndq", samples, weight)
     return attended.unflatten(0, (-1, value.shape[2])).flatten(1, 2).mT.to(value.dtype)
 
 

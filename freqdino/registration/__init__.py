@@ -1,7 +1,7 @@
 """The binding between configurations and models: reads ``cfg.MODEL`` and fills Detectron2's registries on import."""
-from freqdino.errors import detectron2_remedy
+from freqdino.errors import needing_detectron2
 
-with detectron2_remedy():
+with needing_detectron2():
     from freqdino.registration import (  # noqa: F401  (they register)
         backbones,
         mask2former,

@@ -1,5 +1,4 @@
 """Results, ground truth and numbers as pictures, videos and the report's page."""
-from freqdino.errors import detectron2_remedy
+from freqdino.errors import need_detectron2
 
-with detectron2_remedy():
-    import detectron2  # noqa: F401
+need_detectron2()

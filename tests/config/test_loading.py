@@ -1,4 +1,6 @@
 """The configuration loader: what it merges in which order, and what it says about keys, types, tags and devices."""
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -148,7 +150,7 @@ def test_unknown_precision():
 def test_a_configuration_of_the_project_is_found_from_any_folder(tmp_path, monkeypatch, caplog, name):
     monkeypatch.chdir(tmp_path)
     with caplog.at_level("INFO", "freqdino"):
-        assert load_config(name).MODEL.META_ARCHITECTURE == "MaskFormer"
+        assert load_config(Path(name)).MODEL.META_ARCHITECTURE == "MaskFormer"
     assert f"{name} is not here: reading {CONFIGS / 'coco/instance/mask2former_r50.yaml'}" in caplog.text
 
 

@@ -7,7 +7,6 @@ from torch import nn
 
 from freqdino.config import load_config
 from freqdino.engine.predictor import Predictor
-from freqdino.errors import message_of
 
 IMAGE = np.zeros((30, 40, 3), np.uint8)
 IMAGE[..., 0] = 200     # red
@@ -51,9 +50,3 @@ def test_segments_of_our_models_have_scores(tmp_path):
     segments = Predictor(cfg)(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     scores = [segment["score"] for segment in segments["panoptic_seg"][1]]
     assert scores and all(isinstance(score, float) and 0 < score < 1 for score in scores)
-
-
-def test_message_of_an_error():
-    assert message_of(KeyError("no 'x'")) == "no 'x'"
-    assert message_of(ValueError("wrong")) == "wrong"
-    assert message_of(KeyError()) == "KeyError"

@@ -15,6 +15,8 @@ from helpers.paths import TESTS
 FOLDERS = [TESTS / "golden"]
 if "FREQDINO_GOLDEN" in os.environ:
     FOLDERS.insert(0, Path(os.environ["FREQDINO_GOLDEN"]))
+    if not FOLDERS[0].is_dir():
+        raise NotADirectoryError(f"FREQDINO_GOLDEN names {FOLDERS[0]}, which is no folder")
 
 
 def has_golden(name):

@@ -1,12 +1,18 @@
-"""FreqFusion's offset generator: similarities, bilinear sampling, positions."""
+"""FreqFusion's offset generator: similarities, bilinear sampling, positions, two convolutions in one."""
 import doctest
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from freqdino.frequency.freqfusion import offset_generator as dysample
-from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler, local_similarity, sample_bilinear
+from freqdino.frequency.freqfusion import offset_generator
+from freqdino.frequency.freqfusion.offset_generator import (
+    SimilarityGuidedSampler,
+    joint_conv,
+    local_similarity,
+    sample_bilinear,
+)
 
 
 def still_sampler(channels=8, groups=2, **arguments):
@@ -18,7 +24,7 @@ def still_sampler(channels=8, groups=2, **arguments):
 
 
 def test_examples_in_the_docstrings():
-    assert doctest.testmod(dysample).failed == 0
+    assert doctest.testmod(offset_generator).failed == 0
 
 
 @pytest.mark.parametrize("height, width", [(5, 6), (1, 1), (2, 7), (3, 1)])
@@ -124,3 +130,9 @@ def test_bad_arguments(arguments, message):
 def test_groups_that_do_not_divide_the_map():
     with pytest.raises(ValueError, match="groups 4, channels 6"):
         SimilarityGuidedSampler(8)(torch.rand(1, 8, 4, 6), torch.rand(1, 8, 2, 3), torch.rand(1, 6, 4, 6))
+
+
+def test_a_joint_convolution_equals_the_two():
+    first, second = (nn.Conv2d(5, out, 3, padding=2, dilation=2) for out in (3, 4))
+    x = torch.randn(2, 5, 7, 6)
+    torch.testing.assert_close(joint_conv(x, first, second), torch.cat([first(x), second(x)], dim=1))
