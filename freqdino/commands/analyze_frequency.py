@@ -148,7 +148,7 @@ def read_run(path: Path) -> dict[str, dict]:
             if "compared" in numbers:
                 raise ValueError(f"{file} is a comparison of two models; compare reads what a subject has written")
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is not what a subject of this command has written: {error!r}") from error
+            raise ValueError(f"{file} is not what a subject of this script has written: {error!r}") from error
         found[numbers["subject"]] = numbers
     if not found:
         raise ValueError(f"{path} holds none of {', '.join(f'{subject}.json' for subject in SUBJECTS)}; run a subject "
