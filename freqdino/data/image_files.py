@@ -3,6 +3,8 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from detectron2.data import DatasetCatalog
+
 from freqdino.data.custom import register_custom_datasets
 from freqdino.data.loaders import dataset_records
 
@@ -16,6 +18,9 @@ def find_records(dataset: str | None, inputs: Sequence[str] | None, limit: int |
     """
     if dataset:
         register_custom_datasets([dataset])
+        if dataset not in DatasetCatalog:
+            raise ValueError(f"--dataset {dataset} is not registered; registered are "
+                             f"{', '.join(sorted(DatasetCatalog))}")
         records = dataset_records(dataset)
     else:
         records = [{"file_name": str(path)} for pattern in inputs for path in find_images(pattern)]

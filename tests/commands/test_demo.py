@@ -254,7 +254,7 @@ def test_pictures_are_the_same_every_time(project):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--input", "{}/out"], "the folder has no image"),
     (["--input", "{}/*.nothing"], "no file matches"),
-    (["--dataset", "no_such_dataset"], "dataset 'no_such_dataset' is not registered; registered are"),
+    (["--dataset", "no_such_dataset"], "--dataset no_such_dataset is not registered; registered are"),
     (["--input", "{}/images", "--weights", "{}/none.pth"], "none.pth"),
     (["--input", "{}/images", "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
     (["--input", "{}/images", "MODEL.NO_SUCH_KEY", "1"], "MODEL.NO_SUCH_KEY"),
