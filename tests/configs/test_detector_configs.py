@@ -56,6 +56,7 @@ OURS = {"SOLVER.OPTIMIZER": "SGD", "SOLVER.BACKBONE_MULTIPLIER": 1.0, "MODEL.RES
 UNREAD = {"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"], "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256}
 UNREAD = {"faster_rcnn": {**UNREAD, "MODEL.ROI_MASK_HEAD.NUM_CONV": 0}, "mask_rcnn": UNREAD, "panoptic_fpn": {}}
 
+
 def test_tables_name_every_detector():
     assert sorted(DETECTORS) == config_leaves.DETECTORS
 
