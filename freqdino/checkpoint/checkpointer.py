@@ -5,14 +5,17 @@ must fill the whole model. ``MODEL.WEIGHTS_PARTIAL True`` loads what fits of eit
 styles of Mask2Former's keys load; which one a file has is read off the keys, since its version metadata is often lost.
 A ResNet's weights load by Detectron2's names and by torchvision's.
 """
+import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 
-from freqdino.checkpoint.files import local_path, read_checkpoint
+from freqdino.checkpoint.files import local_path, read_checkpoint, write_whole
 from freqdino.checkpoint.names.mask2former import upgrade_keys
 from freqdino.checkpoint.names.torchvision_resnet import is_torchvision_resnet, with_detectron2_resnet_names
 from freqdino.errors import CheckpointError
@@ -26,6 +29,7 @@ CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\
 OUTPUT_LAYERS = re.compile(r"^(norm\d|neck)\.")
 # Caffe2 folds the statistics of a batch normalisation into its scale.
 FOLDED_STATISTICS = re.compile(r"\.norm\.running_(mean|var)$")
+LAST = "last_checkpoint"                    # the file that names the newest checkpoint of a run
 LISTED = 10                                 # keys of each kind that an error names
 
 
@@ -37,7 +41,7 @@ class Fit:
     matching: dict = field(default_factory=dict)        # name → tensor, to be loaded
     missing: list = field(default_factory=list)         # in that part, not in the checkpoint
     unexpected: list = field(default_factory=list)      # in the checkpoint, not in the model
-    mismatched: dict = field(default_factory=dict)      # name → its shapes, in words
+    mismatched: dict = field(default_factory=dict)      # name → its shapes or types, in words
     left_out: list = field(default_factory=list)        # missing or unexpected as it should be, such as a classifier
     neutral: list = field(default_factory=list)         # of frequency modules, not in a plain network's checkpoint
     unconvertible: list = field(default_factory=list)   # why entries of a plain network cannot become a module's
@@ -45,7 +49,7 @@ class Fit:
     def problems(self):
         """A line for each kind of problem with its count and first names; empty if the checkpoint fits."""
         kinds = {"missing from the checkpoint": self.missing, "not in the model": self.unexpected,
-                 "of another shape": [f"{name} ({shapes})" for name, shapes in self.mismatched.items()],
+                 "of another shape or type": [f"{name} ({shapes})" for name, shapes in self.mismatched.items()],
                  "cannot be converted": self.unconvertible}
         return [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
 
@@ -90,6 +94,8 @@ def fit_checkpoint(model, checkpoint, *, whole_model=False):
             (fit.left_out if expected else fit.unexpected).append(key)
         elif tensor.shape != targets[key].shape:
             fit.mismatched[key] = f"checkpoint {tuple(tensor.shape)}, model {tuple(targets[key].shape)}"
+        elif tensor.is_floating_point() and not targets[key].is_floating_point():
+            fit.mismatched[key] = f"checkpoint {tensor.dtype}, model {targets[key].dtype}"
         else:
             fit.matching[key] = tensor
     # A parameter with several names is filled by any of them; .safetensors files keep only one.
@@ -126,8 +132,19 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.partial, self.whole_model, self.remarks = partial, whole_model, dict(remarks or {})
 
     def save(self, name, **entries):
-        """Write the model, the checkpointables, the remarks and ``entries`` to ``save_dir``/<name>.pth."""
-        super().save(name, **self.remarks, **entries)
+        """Write the model, the checkpointables, the remarks and ``entries`` to ``save_dir``/<name>.pth.
+
+        The file appears whole or not at all, and ``last_checkpoint`` names it only then. Raises CheckpointError, with
+        the file's name, where it cannot be written.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        contents = {"model": self.model.state_dict(), **{key: obj.state_dict() for key, obj in
+                                                         self.checkpointables.items()}, **self.remarks, **entries}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        write_whole(path, lambda file: torch.save(contents, file))
+        write_whole(os.path.join(self.save_dir, LAST), lambda file: file.write(f"{name}.pth".encode()))
 
     def load(self, path, checkpointables=None):
         """Fill the model from ``path`` ("" leaves it as it is) and restore ``checkpointables`` (None: all of them).
@@ -141,18 +158,63 @@ class StrictCheckpointer(DetectionCheckpointer):
         return self._load(path, restored, whole_model=self.whole_model)
 
     def resume_or_load(self, path, *, resume=True):
-        """With ``resume`` and a file ``last_checkpoint`` in ``save_dir`` continue from there, else load ``path``."""
-        if not (resume and self.has_checkpoint()):
-            return self.load(path, checkpointables=[])
+        """With ``resume`` and a checkpoint of a run in ``save_dir`` continue from there, else load ``path``."""
+        found = self.read_last() if resume else None
+        return self.restore(*found) if found else self.load(path, checkpointables=[])
+
+    def read_last(self):
+        """(path, contents) of the newest whole checkpoint of the run in ``save_dir``; None where there is no run.
+
+        That is the one that ``last_checkpoint`` names. Where it is gone or damaged, the one with the most iterations of
+        those that can be read, and a warning. Raises CheckpointError if there is none that can be.
+        """
+        named = self.get_checkpoint_file() if self.has_checkpoint() else ""
+        damage = None
+        if named:
+            try:
+                return named, read_checkpoint(local_path(named))
+            except CheckpointError as error:
+                damage = error
+        others = {path: self._iteration(path) for path in self._saved_files() if path != named}
+        for path in sorted((path for path in others if others[path] is not None), key=others.get, reverse=True):
+            try:
+                contents = read_checkpoint(path)
+            except CheckpointError:
+                continue
+            reason = damage or f"{self.save_dir} has no file {LAST}."
+            self.logger.warning("%s Continuing from %s, after iteration %d", reason, path, others[path])
+            return path, contents
+        if damage:
+            raise CheckpointError(f"{damage} {self.save_dir}/{LAST} names this file: write the name of an "
+                                  "intact checkpoint of that folder into it, or delete it to start anew.") from damage
+        if others:
+            raise CheckpointError(f"{self.save_dir} has no whole checkpoint of a training run that could be resumed: "
+                                  f"{_some(sorted(os.path.basename(path) for path in others))}")
+        return None
+
+    def _saved_files(self):
+        folder = Path(self.save_dir)
+        return [str(path) for path in folder.glob("model_*.pth")] if self.save_dir and folder.is_dir() else []
+
+    def _iteration(self, path):
+        """The last iteration that a file of a run holds; None for a file that is damaged or of another kind."""
         try:
-            return self._load(self.get_checkpoint_file(), self.checkpointables, whole_model=True)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error} {self.save_dir}/last_checkpoint names this file: write the name of an "
-                                  "intact checkpoint of that folder into it, or delete it to start anew.") from error
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return contents["iteration"] if contents.keys() >= {"iteration", *self.checkpointables} else None
+        # What a damaged file makes the reader raise is not documented.
+        except Exception as error:
+            self.logger.warning("%s is passed over, it cannot be read: %s", path, str(error).partition("\n")[0])
+            return None
+
+    def restore(self, path, checkpoint):
+        """Fill the whole model and the checkpointables from the contents of ``path``; returns the rest of them."""
+        return self._restore(path, checkpoint, self.checkpointables, whole_model=True)
 
     def _load(self, path, restored, *, whole_model):
         self.logger.info("Loading %s", path)
-        checkpoint = read_checkpoint(local_path(path))
+        return self._restore(path, read_checkpoint(local_path(path)), restored, whole_model=whole_model)
+
+    def _restore(self, path, checkpoint, restored, *, whole_model):
         absent = [name for name in restored if name not in checkpoint]
         if absent:
             raise CheckpointError(f"{path}: holds no state of the {', '.join(absent)}; only a checkpoint of a training "

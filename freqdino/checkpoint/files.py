@@ -1,4 +1,4 @@
-"""Reads checkpoint files of every format that the published models use, without running code that a file may carry.
+"""Writes checkpoint files whole, and reads every format of the published models, running no code that a file may carry.
 
 Formats: torch.save files (.pth, .pt, .pyth, whole training states or bare state dicts), pickles of numpy arrays (.pkl,
 as in Detectron2's model zoo, Caffe2's among them) and .safetensors.
@@ -10,6 +10,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -37,6 +38,27 @@ def local_path(path):
         raise CheckpointError(f"{path}: no such checkpoint file. Set MODEL.WEIGHTS to the path of one, "
                               "or to \"\" to start from random weights.")
     return path
+
+
+def write_whole(path, write):
+    """Let ``write(file)`` fill ``path``, which has all of it or stays as it was: written beside it, then renamed.
+
+    Raises CheckpointError, with the file's name, where that fails, as on a full disk.
+    """
+    unfinished = f"{path}.unfinished"
+    try:
+        with open(unfinished, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:    # torch.save turns what its file raises into RuntimeError
+        reason = error if isinstance(error, OSError) or not error.__context__ else error.__context__
+        raise CheckpointError(f"{path} cannot be written ({getattr(reason, 'strerror', None) or reason}); "
+                              "what was saved before is whole") from error
+    finally:
+        with suppress(OSError):
+            os.unlink(unfinished)
 
 
 def read_checkpoint(path):

@@ -4,25 +4,23 @@ from pathlib import Path
 
 import torch
 
+from freqdino.checkpoint.files import write_whole
 from freqdino.conversion.conversion import Conversion
 from freqdino.errors import ConversionError
 
 
 def write(target: Path, conversion: Conversion, format_name: str) -> None:
-    """Write the checkpoint whole or not at all. Raises ConversionError for tensors that .pkl has no type for."""
+    """Write the checkpoint whole or not at all.
+
+    Raises ConversionError for tensors that .pkl has no type for, CheckpointError for a file that cannot be written.
+    """
     # Detectron2's own loader finds a backbone's place in a model by the ends of names.
     contents = {"model": conversion.written, "__author__": f"convert_weights.py, {format_name}",
                 "matching_heuristics": bool(conversion.part)}
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    try:
-        with unfinished.open("wb") as file:     # torch.save given a path would raise no OSError
-            if target.suffix == ".pkl":
-                pickle.dump({**contents, "model": as_arrays(conversion.written)}, file)
-            else:
-                torch.save(contents, file)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    if target.suffix == ".pkl":
+        contents["model"] = as_arrays(conversion.written)
+    write_whole(target, lambda file: pickle.dump(contents, file) if target.suffix == ".pkl" else
+                torch.save(contents, file))
 
 
 def as_arrays(tensors: dict) -> dict:

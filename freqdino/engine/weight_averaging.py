@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from freqdino.checkpoint.files import write_whole
 
 FILE_NAME = "model_final_ema.pth"
 logger = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 class WeightAveraging(HookBase):
     """After each step ``model`` ← decay · ``model`` + (1 − decay) · the trained one; buffers too.
+
+    What counts or names (integers and booleans, such as indices of positions and groups) has no average: the trained
+    model's is copied.
 
     To be the first of the trainer's hooks, so that what checkpoints and evaluates comes after it. The average is part
     of the trainer's checkpoints and goes on where they resume. At the end of training it is written to
@@ -36,7 +40,17 @@ class WeightAveraging(HookBase):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
         self._trained = trained.module if isinstance(trained, DistributedDataParallel) else trained
-        self._average = AveragedModel(self._trained, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        average = get_ema_multi_avg_fn(decay)
+
+        def average_or_copy(averaged: list[Tensor], trained: list[Tensor], count: Tensor | int) -> None:
+            """Of tensors of one type."""
+            if averaged[0].is_floating_point() or averaged[0].is_complex():
+                average(averaged, trained, count)
+            else:
+                for kept, current in zip(averaged, trained):
+                    kept.copy_(current)
+
+        self._average = AveragedModel(self._trained, multi_avg_fn=average_or_copy, use_buffers=True)
         self._output_dir = output_dir
 
     @property
@@ -51,8 +65,7 @@ class WeightAveraging(HookBase):
         finished = self.trainer.iter + 1 >= self.trainer.max_iter
         if finished and comm.is_main_process():
             path = os.path.join(self._output_dir, FILE_NAME)
-            with PathManager.open(path, "wb") as file:
-                torch.save({"model": self.model.state_dict()}, file)
+            write_whole(path, lambda file: torch.save({"model": self.model.state_dict()}, file))
             logger.info("Averaged weights saved to %s", path)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 """Checkpoint files of every format: what is read, and what truncated, foreign, missing and hostile ones say."""
+import errno
 import pickle
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from freqdino.checkpoint.files import local_path, read_checkpoint
+from freqdino.checkpoint.files import local_path, read_checkpoint, write_whole
 from freqdino.errors import CheckpointError
 
 TENSORS = {"a.weight": torch.arange(600.0).reshape(20, 30), "a.bias": torch.arange(20)}
@@ -112,3 +113,29 @@ def test_missing_file_and_failing_download(tmp_path):
         local_path(str(tmp_path / "gone.pth"))
     with pytest.raises(CheckpointError, match=r"http://127.0.0.1:1/R-50.pkl: the download failed .*set MODEL.WEIGHTS"):
         local_path("http://127.0.0.1:1/R-50.pkl?matching_heuristics=True")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "model.pth"
+    write_whole(path, lambda file: file.write(b"old"))
+
+    def half(file):
+        file.write(b"new")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="model.pth cannot be written .No space left on device.; what was saved"):
+        write_whole(path, half)
+    assert path.read_bytes() == b"old" and [entry.name for entry in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_a_disk_that_takes_no_more_of_a_checkpoint(tmp_path):
+    """torch.save's own error would speak of positions in an archive."""
+    resource = pytest.importorskip("resource", reason="limits of a process are Unix's")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match="model.pth cannot be written .File too large."):
+            write_whole(tmp_path / "model.pth", lambda file: torch.save({"weight": torch.zeros(10_000)}, file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

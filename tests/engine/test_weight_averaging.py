@@ -34,6 +34,19 @@ def test_average_follows_the_formula_in_weights_and_buffers(tmp_path):
     assert torch.load(tmp_path / "model_final_ema.pth", weights_only=True)["model"]["weight"].item() == 5.25
 
 
+@pytest.mark.parametrize("decay", [0.9, 0.9995, 0.9999])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_what_counts_or_names_is_copied(tmp_path, decay, dtype):
+    """0.9999 · v + 0.0001 · v is below v in floating point for many v, and would be cut to v − 1."""
+    model = nn.Linear(1, 1)
+    model.register_buffer("index", torch.arange(169).to(dtype))
+    hook = averaging_of(model, tmp_path, decay)
+    for shift in (0, 0, 3):
+        model.index.copy_((torch.arange(169) + shift).to(dtype))
+        hook.after_step()
+        assert torch.equal(hook.model.index, model.index)
+
+
 def test_average_goes_on_from_its_state(tmp_path):
     model = nn.Linear(1, 1, bias=False)
     hook = averaging_of(model, tmp_path)
