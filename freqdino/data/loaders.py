@@ -5,11 +5,14 @@ from contextlib import contextmanager
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from freqdino.data.custom import register_custom_datasets
 from freqdino.data.mapper import build_mapper
+from freqdino.data.random_state import random_state_kept, seed_generators
 from freqdino.data.registering import check_dataset_files
+from freqdino.data.train_loader import SampleStream, TrainLoader
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +44,11 @@ def dataset_records(name: str) -> list[dict]:
         return DatasetCatalog.get(name)
 
 
-def build_train_loader(cfg: CfgNode) -> DataLoader:
+def build_train_loader(cfg: CfgNode) -> TrainLoader:
     """The training loader: batches are lists of what the mapper returns, SOLVER.IMS_PER_BATCH over all processes.
 
-    Samplers, repeat factors, FILTER_EMPTY_ANNOTATIONS and aspect ratio grouping are Detectron2's.
+    Samplers, repeat factors, FILTER_EMPTY_ANNOTATIONS and aspect ratio grouping are Detectron2's. Their order and the
+    augmentation follow from SEED, or where that is negative from a seed that is drawn.
 
     Raises:
         FileNotFoundError: files of a dataset are missing; names the path, DETECTRON2_DATASETS and datasets/README.md.
@@ -52,8 +56,24 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
     """
     register_custom_datasets(cfg.DATASETS.TRAIN)
     mapper = build_mapper(cfg, is_train=True)
-    with _missing_files_explained(cfg.DATASETS.TRAIN):
-        return build_detection_train_loader(cfg, mapper=mapper)
+    plain = cfg.clone()
+    plain.defrost()
+    plain.DATALOADER.ASPECT_RATIO_GROUPING = False      # Detectron2 would wrap what is taken out below
+
+    def make_stream(seed: int) -> SampleStream:
+        with _missing_files_explained(cfg.DATASETS.TRAIN), random_state_kept():
+            seed_generators(seed)                       # Detectron2's samplers draw their seeds from NumPy's
+            records = build_detection_train_loader(plain, mapper=mapper).dataset
+        return SampleStream(records.dataset, records.sampler, seed)
+
+    return TrainLoader(make_stream, seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+                       batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+                       workers=cfg.DATALOADER.NUM_WORKERS,
+                       group_of=_orientation if cfg.DATALOADER.ASPECT_RATIO_GROUPING else lambda sample: 0)
+
+
+def _orientation(sample: dict) -> int:
+    return 0 if sample["width"] > sample["height"] else 1
 
 
 def _warn_of_other_classes(trained: tuple[str, ...], tested: str) -> None:
