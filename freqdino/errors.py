@@ -1,10 +1,11 @@
-"""The errors that users can mend, what they are called together, how a message is made of one, and who hears it.
+"""The errors that users can mend, their messages and who hears them; and Stopped, the end by a signal.
 
 Everything that a wrong configuration, checkpoint, data set, file or argument raises is one of `USER_ERRORS`; commands
 end with its message and without a traceback, whatever else is a fault of ours and keeps its traceback.
 """
 import logging
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,17 @@ class ConversionError(ValueError):
 
 class NotThere(ValueError):
     """The model or the images lack what an analysis is about; the message says what, and what would do."""
+
+
+class Stopped(BaseException):
+    """A signal ends the work, Ctrl-C or a scheduler's SIGTERM: no error, so that only who ends a process catches it.
+
+    ``number``: the signal's. The message says what is kept.
+    """
+
+    def __init__(self, number: int, kept: str = ""):
+        super().__init__(f"stopped by {signal.Signals(number).name}{kept and '; '}{kept}")
+        self.number = number
 
 
 def message_of(error: Exception) -> str:

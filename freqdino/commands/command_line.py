@@ -3,11 +3,18 @@
 Nothing here imports torch or Detectron2 before a command line is read, so that ``--help`` answers at once.
 """
 import argparse
+import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from freqdino.errors import USER_ERRORS, keep_tracebacks_off_stdout, message_of, need_detectron2
+from freqdino.errors import USER_ERRORS, Stopped, keep_tracebacks_off_stdout, message_of, need_detectron2
+
+SPINS = "1000"                              # turns of a waiting thread before it sleeps, some microseconds
+SIGNALLED = 128                             # a shell's status of a process that a signal ended: this plus its number
 
 
 def tell(error: Exception, *, where: str = "") -> None:
@@ -16,12 +23,22 @@ def tell(error: Exception, *, where: str = "") -> None:
 
 
 def exit_status(work: Callable[[], int | None]) -> int:
-    """What ``work`` returns (None: 0); 1, with the message on stderr, where it raises what a user can mend."""
+    """What ``work`` returns (None: 0); 1, with the message on stderr, where it raises what a user can mend.
+
+    Where a signal ends it, a sentence, and the status that shells have for the signal: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+    share_processors()
     try:
         return work() or 0
     except USER_ERRORS as error:
         tell(error)
         return 1
+    except KeyboardInterrupt:
+        stopped = Stopped(signal.SIGINT)
+    except Stopped as error:
+        stopped = error
+    print(stopped, file=sys.stderr, flush=True)
+    return SIGNALLED + stopped.number
 
 
 def start_logging(*names: str) -> None:
@@ -29,10 +46,32 @@ def start_logging(*names: str) -> None:
     need_detectron2()
     from detectron2.utils.logger import setup_logger
 
+    logging.raiseExceptions = False         # a log that cannot be written, as on a full disk, is not worth a traceback
     names = names or ("freqdino", "detectron2")
     for name in names:
         setup_logger(name=name)
     keep_tracebacks_off_stdout(*names)
+
+
+def share_processors() -> None:
+    """Let threads that wait for each other sleep soon, where the user has not said how they wait; before torch loads.
+
+    GNU's OpenMP, which torch brings, has them spin for milliseconds: beside other work the thread that they wait for
+    then does not get their processor.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def close_full_logs(*names: str) -> None:
+    """Close the log files of these loggers that a full disk takes no more of; else each would say so at the end."""
+    for name in names:
+        for handler in logging.getLogger(name).handlers:
+            try:
+                handler.flush()
+            except (OSError, ValueError):       # ValueError: several loggers have one stream, which is closed by now
+                with suppress(OSError):
+                    handler.stream.close()
 
 
 def make_parser(description: str, **options) -> argparse.ArgumentParser:

@@ -8,15 +8,20 @@ last evaluation in inference/results.json. With MODEL_EMA.ENABLED True an averag
 is evaluated, and lies in model_final_ema.pth; with TEST.AUG.ENABLED True the last evaluation is done again with
 several sizes and mirror images, in inference_TTA. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes
 there. Errors in what the user gives end in a message on stderr and exit status 1; their traceback is in log.txt.
+Ctrl-C and SIGTERM end the training after the step at hand and a checkpoint, with status 130 and 143; ``--resume`` then
+goes on as if there had been no pause. A training starts in an OUTPUT_DIR without another one.
 """
 import argparse
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 
-from freqdino.commands.command_line import exit_status, make_parser, start_logging, tell
-from freqdino.errors import USER_ERRORS
+from freqdino.commands.command_line import SIGNALLED, close_full_logs, exit_status, make_parser, start_logging, tell
+from freqdino.commands.stop_signals import SIGNALS, StopSignals
+from freqdino.errors import USER_ERRORS, Stopped
 
 # The first of the ports that are nobody's, and how many they are: each user has one of them.
 PORTS, PORT_COUNT = 49152, 16384
@@ -50,36 +55,72 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def launch_processes(args: argparse.Namespace) -> int:
-    """Run the job in as many processes as are asked for; 1 where one of them ended itself and said why."""
+    """Run the job in as many processes as are asked for; 1 where one of them ended itself and said why.
+
+    Raises Stopped where a signal ends it.
+    """
     start_logging("freqdino")       # Detectron2's own are set up with OUTPUT_DIR
+    keep_threads_quiet()
     from detectron2.engine import launch
     from torch.multiprocessing import ProcessExitedException
 
-    from freqdino.engine.launch import load_checked_config
+    from freqdino.engine.launch import check_output_folder, load_checked_config
 
     cfg, predictions = load_checked_config(args)
-    try:
-        launch(run_process, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url,
-               args=(cfg, predictions, args))
-    except ProcessExitedException as error:
-        if error.exit_code != 1:
-            raise
-        return 1
+    if args.machine_rank == 0:
+        check_output_folder(cfg, resume=args.resume, eval_only=args.eval_only)
+    alone = args.num_gpus * args.num_machines == 1
+    with StopSignals(for_children=not alone) as stop:
+        try:
+            launch(run_process if alone else run_child, args.num_gpus, args.num_machines, args.machine_rank,
+                   args.dist_url, args=(cfg, predictions, args, *([stop] if alone else [])))
+        except ProcessExitedException as error:
+            if error.exit_code == 1:
+                return 1
+            if stop.received is None and error.exit_code not in [SIGNALLED + number for number in SIGNALS]:
+                raise
+            raise Stopped(stop.received or error.exit_code - SIGNALLED, what_is_kept(cfg)) from None
+        except Stopped as stopped:
+            raise Stopped(stopped.number, what_is_kept(cfg)) from None
+        if not alone and stop.received is not None:
+            raise Stopped(stop.received, what_is_kept(cfg))
     return 0
 
 
-def run_process(cfg, predictions, args: argparse.Namespace) -> None:
+def keep_threads_quiet() -> None:
+    """TensorBoard writes in a thread; what stops it there, such as a full disk, is raised again in the main one."""
+    loud = threading.excepthook
+    threading.excepthook = lambda raised: None if issubclass(raised.exc_type, OSError) else loud(raised)
+
+
+def what_is_kept(cfg) -> str:
+    last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+    return f"--resume continues from {last.with_name(last.read_text())}" if last.is_file() else ""
+
+
+def run_process(cfg, predictions, args: argparse.Namespace, stop: StopSignals) -> None:
     """The work of one process; errors of the user's end it here, since no other process sees them."""
     from detectron2.utils import comm
 
     from freqdino.engine.launch import run_job
 
     try:
-        run_job(cfg, predictions, args)
+        run_job(cfg, predictions, args, stop)
     except USER_ERRORS as error:
         logging.getLogger(__name__).exception("Stopped by an error")
+        close_full_logs("detectron2", "fvcore", "freqdino")
         tell(error, where=f" in process {comm.get_rank()}" if comm.get_world_size() > 1 else "")
         sys.exit(1)
+
+
+def run_child(cfg, predictions, args: argparse.Namespace) -> None:
+    """`run_process` in one of several processes, with its own eye on signals."""
+    keep_threads_quiet()
+    with StopSignals() as stop:
+        try:
+            run_process(cfg, predictions, args, stop)
+        except Stopped as stopped:
+            sys.exit(SIGNALLED + stopped.number)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
 """From a command line to running processes: the configuration held against the machine, then a job in each process."""
 import argparse
+import errno
 import logging
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -12,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from freqdino.config import load_config
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
+from freqdino.engine.stopping import StopRequests
 from freqdino.engine.trainer import Trainer, evaluate
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
 from freqdino.registration.predictions import Predictions, predictions_of
@@ -52,6 +58,26 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
     return cfg, predictions
 
 
+def check_output_folder(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+    """Make OUTPUT_DIR. Raises ConfigError where nothing can be written there, or a training would mix with another."""
+    folder = Path(cfg.OUTPUT_DIR)
+    if not cfg.OUTPUT_DIR:
+        raise ConfigError("OUTPUT_DIR is empty: name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"OUTPUT_DIR {folder} cannot be written to: {error.strerror}") from error
+    if resume or eval_only:
+        return
+    used = sorted(path.name for pattern in ("model_*.pth", "metrics.json") for path in folder.glob(pattern)
+                  if path.stat().st_size)
+    if used:
+        raise ConfigError(f"OUTPUT_DIR {folder} has another training ({', '.join(used[:3])}): go on with it by "
+                          "--resume, delete the folder, or name another one")
+
+
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Loggers (tracebacks go to the file only), OUTPUT_DIR and seeds of this process; own data sets by their names."""
     default_setup(cfg, args)
@@ -63,11 +89,26 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     register_custom_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
 
 
-def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace) -> dict:
-    """Train, or with ``args.eval_only`` evaluate, in this process; returns the results of the last evaluation."""
-    set_up(cfg, args)
-    if args.eval_only:
-        return evaluate(cfg, resume=args.resume, predictions=predictions)
-    trainer = Trainer(cfg, predictions)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+@contextmanager
+def _full_disk_named(folder: str) -> Iterator[None]:
+    """What is written through open files does not know their names when the disk is full: name the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            raise OSError(error.errno, error.strerror, folder) from error
+        raise
+
+
+def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace, stop: StopRequests) -> dict:
+    """Train, or with ``args.eval_only`` evaluate, in this process; returns the results of the last evaluation.
+
+    Raises Stopped where ``stop`` is asked to.
+    """
+    with _full_disk_named(cfg.OUTPUT_DIR):
+        set_up(cfg, args)
+        if args.eval_only:
+            return evaluate(cfg, resume=args.resume, predictions=predictions)
+        trainer = Trainer(cfg, predictions, stop)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()

@@ -7,20 +7,34 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from contextlib import nullcontext
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
 
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.data import build_test_loader, build_train_loader
+from freqdino.data.random_state import random_state, random_state_kept, set_random_state
+from freqdino.data.train_loader import FromStart, TrainLoader
+from freqdino.engine.loss_watch import LossWatch
+from freqdino.engine.resuming import (
+    Checkpoints,
+    PreciseBN,
+    changed_settings,
+    check_same_classes,
+    parameter_names,
+    restore_optimizer,
+    restore_schedule,
+)
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
+from freqdino.engine.stopping import StopHook, StopRequests
 from freqdino.engine.weight_averaging import WeightAveraging, averaged_weights
-from freqdino.errors import ConfigError
+from freqdino.errors import ConfigError, Stopped
 from freqdino.evaluation.build import build_evaluators
 from freqdino.evaluation.results import FOLDER, write_results
 from freqdino.evaluation.tta import TestTimeAugmentation
@@ -33,8 +47,8 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with this project's optimiser, checkpoints, data and evaluation; also works on the CPU."""
 
-    def __init__(self, cfg: CfgNode, predictions: Predictions | None = None):
-        """``predictions``: `predictions_of` the configuration, where the caller has them."""
+    def __init__(self, cfg: CfgNode, predictions: Predictions | None = None, stop: StopRequests | None = None):
+        """``predictions``: `predictions_of` the configuration, where the caller has them. ``stop``: see StopHook."""
         TrainerBase.__init__(self)          # DefaultTrainer's own would build Detectron2's parts, and for CUDA alone
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
@@ -51,9 +65,9 @@ class Trainer(DefaultTrainer):
             self._trainer = SimpleTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL,
-                                               remarks={"classes": training_class_tables(cfg)},
+                                               remarks={"classes": training_class_tables(cfg), "config": cfg.dump()},
                                                trainer=weakref.proxy(self))
-        self.predictions = predictions or predictions_of(cfg)
+        self.predictions, self.stop = predictions or predictions_of(cfg), stop
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
@@ -70,24 +84,137 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self):
         """Detectron2's; MODEL_EMA.ENABLED has averaged weights evaluated, TEST.AUG.ENABLED adds a pass at the end."""
-        hooks, evaluated = super().build_hooks(), self.model
-        if self.cfg.MODEL_EMA.ENABLED:
-            averaging = WeightAveraging(self.model, decay=self.cfg.MODEL_EMA.DECAY, output_dir=self.cfg.OUTPUT_DIR)
+        cfg, evaluated, loader = self.cfg, self.model, self._trainer.data_loader
+        built = [hooks.IterationTimer(), hooks.LRScheduler(), LossWatch(cfg.SOLVER.BASE_LR)]
+        if cfg.MODEL_EMA.ENABLED:
+            averaging = WeightAveraging(self.model, decay=cfg.MODEL_EMA.DECAY, output_dir=cfg.OUTPUT_DIR)
             evaluated = averaging.model
-            hooks.insert(0, averaging)      # before the checkpointer and the evaluation
+            built.insert(0, averaging)      # before the checkpoints and the evaluation
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+            batches = FromStart(loader) if isinstance(loader, TrainLoader) else self.build_train_loader(cfg)
+            built.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
 
         def test():
-            self._last_eval_results = self.test(self.cfg, evaluated, predictions=self.predictions)
+            self._last_eval_results = self.test(cfg, evaluated, predictions=self.predictions)
             return self._last_eval_results
 
         def test_with_augmentation():
-            return self.test_with_augmentation(self.cfg, evaluated, self.predictions)
+            return self.test_with_augmentation(cfg, evaluated, self.predictions)
 
-        position = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        hooks[position] = EvalHook(self.cfg.TEST.EVAL_PERIOD, test)
-        if self.cfg.TEST.AUG.ENABLED:
-            hooks.insert(position + 1, EvalHook(0, test_with_augmentation))
-        return hooks
+        built += [Checkpoints(cfg.SOLVER.CHECKPOINT_PERIOD),
+                  hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._apart_from_training(test))]
+        if cfg.TEST.AUG.ENABLED:
+            built.append(hooks.EvalHook(0, lambda: self._apart_from_training(test_with_augmentation)))
+        if comm.is_main_process():
+            built.append(hooks.PeriodicWriter(self.build_writers()))
+        if self.stop is not None:
+            built.append(StopHook(self.stop))
+        return built
+
+    def _apart_from_training(self, evaluate):
+        """An evaluation that moves no random state; a signal ends it at once where nothing of the training is lost."""
+        if self.iter + 1 == self.max_iter:      # the last step failed, for else it would be counted
+            return {}
+        finished = self.iter == self.max_iter
+        if self.stop is None or not (finished or comm.get_world_size() == 1):
+            with random_state_kept():
+                return evaluate()
+        try:
+            with random_state_kept(), self.stop.at_once():
+                return evaluate()
+        except Stopped:
+            if not finished:
+                self.save_checkpoint()
+            raise
+
+    def train(self):
+        """Detectron2's. Raises Stopped where a signal ends it, after a checkpoint."""
+        with nullcontext() if self.stop is None else self.stop.after_the_step():
+            return super().train()
+
+    def after_train(self):
+        """The hooks' last words, among them the last evaluation; the workers of the training data end before."""
+        loader = self._trainer.data_loader
+        self._trainer.reset_data_loader(lambda: loader)
+        try:
+            super().after_train()
+        except (OSError, ValueError) as error:
+            if self.iter == self.max_iter:
+                raise
+            logger.warning("After the error that ended the training: %s", error)    # which is the one to be told
+
+    def save_checkpoint(self, name: str | None = None) -> None:
+        """Write what all processes have to OUTPUT_DIR/<name>.pth, by default model_<iteration>; all have to call it."""
+        loader = self._trainer.data_loader
+        place = loader.state_dict() if isinstance(loader, TrainLoader) else None
+        processes = comm.gather({"random": random_state(), "data": place})
+        self.checkpointer.save(name or f"model_{self.iter:07d}", iteration=self.iter, processes=processes)
+
+    def resume_or_load(self, resume=True):
+        """With ``resume`` go on where the newest whole checkpoint of OUTPUT_DIR ends, else start from MODEL.WEIGHTS.
+
+        One line of the log says what is kept and what is new. Raises CheckpointError for a checkpoint that does not fit
+        and for settings that cannot change.
+        """
+        found = self.checkpointer.read_last() if resume else None
+        if not found:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            return
+        path, checkpoint = found
+        new = changed_settings(checkpoint["config"], self.cfg) if "config" in checkpoint else {}
+        check_same_classes(checkpoint.get("classes", {}), training_class_tables(self.cfg))
+        rest = self.checkpointer.restore(path, checkpoint)
+        kept = ["weights", "optimiser", "place in the schedule"]
+        if self._restore_data(rest.get("processes"), other_data="DATASETS.TRAIN" in new):
+            kept.append("place in the data")
+        if self._restore_random_state(rest.get("processes")):
+            kept.append("random states")
+        self.start_iter = self.iter + 1
+        logger.info("Resuming at iteration %d from %s. Kept: %s. New: %s", self.start_iter, path, ", ".join(kept),
+                    "; ".join(new.values()) or "nothing")
+
+    def _restore_data(self, processes, *, other_data):
+        loader = self._trainer.data_loader
+        if not isinstance(loader, TrainLoader) or other_data or not processes or processes[0]["data"] is None:
+            logger.warning("The training data start from their beginning")
+            return False
+        place = processes[comm.get_rank() % len(processes)]["data"]
+        if len(processes) != comm.get_world_size():
+            read = sum(process["data"]["next"] for process in processes)
+            place = {**place, "next": read // comm.get_world_size(), "waiting": []}
+        try:
+            loader.load_state_dict(place)
+        except ValueError as error:
+            logger.warning("The training data start from their beginning: %s", error)
+            return False
+        return True
+
+    def _restore_random_state(self, processes):
+        if not processes or len(processes) != comm.get_world_size():
+            logger.warning("Random numbers start anew: the checkpoint is of %s", f"{len(processes)} process(es)"
+                           if processes else "version 0.1")
+            return False
+        set_random_state(processes[comm.get_rank()]["random"])
+        return True
+
+    def state_dict(self):
+        state = super().state_dict()
+        state["_trainer"]["parameter_names"] = parameter_names(self.checkpointer.model, self.optimizer)
+        return state
+
+    def load_state_dict(self, state):
+        """The states of the optimiser, by names of parameters, of the loss scale and of the hooks; rates are cfg's."""
+        training, hook_states = state["_trainer"], dict(state.get("hooks", {}))
+        hook_states.pop("LRScheduler", None)
+        TrainerBase.load_state_dict(self, {**state, "hooks": hook_states})
+        anew = restore_optimizer(self.optimizer, training["optimizer"], saved_names=training.get("parameter_names"),
+                                 names=parameter_names(self.checkpointer.model, self.optimizer))
+        if anew:
+            logger.warning("The optimiser's state of %d parameters starts anew: %s", len(anew), ", ".join(anew[:10]))
+        restore_schedule(self.scheduler, self.iter + 1)
+        scaler = getattr(self._trainer, "grad_scaler", None)
+        if scaler is not None and "grad_scaler" in training:
+            scaler.load_state_dict(training["grad_scaler"])
 
     @classmethod
     def test(cls, cfg, model, evaluators=None, *, predictions=None, folder=FOLDER):

@@ -1,0 +1,125 @@
+"""What a resumed run takes over from its checkpoint, what from its configuration, and the hooks that this asks for.
+
+The weights, the state of the optimiser, the place in the schedule and in the data, the random states and averages are
+the checkpoint's, so that a run that was interrupted ends where one without a pause ends. Rates, weight decay, lengths,
+batch and data are the configuration's: what differs from the run's is said, and refused where the weights or the state
+of the optimiser would mean something else.
+"""
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.engine import hooks
+from torch import nn
+
+from freqdino.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+# Keys of MODEL under which a network goes on as the same function of its weights: where it runs, what training draws,
+# weighs and keeps, and what is made of predictions.
+SAME_NETWORK = re.compile(
+    r"^MODEL\.(DEVICE|WEIGHTS|WEIGHTS_PARTIAL)$|\.TEST\.|_TEST$|(_WEIGHT|_WEIGHTS|CHECKPOINT|DROPOUT|DROP_RATE"
+    r"|DROP_PATH_RATE|FREEZE_AT|TRAIN_NUM_POINTS|OVERSAMPLE_RATIO|IMPORTANCE_SAMPLE_RATIO|DN_NUM|DN_NOISE_SCALE"
+    r"|BATCH_SIZE_PER_IMAGE|POSITIVE_FRACTION|_TRAIN)$|\.COST_")
+# Keys outside MODEL that decide what the state of the optimiser means.
+SAME_STATE = ("SOLVER.OPTIMIZER",)
+# Where things are, and what the checkpoint's own states rule: no news.
+NO_MATTER = ("OUTPUT_DIR", "VERSION", "MODEL.WEIGHTS", "SEED")
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def changed_settings(saved: str, cfg: CfgNode) -> dict[str, str]:
+    """What ``cfg`` has otherwise than the dumped configuration ``saved``: key → "KEY old → new".
+
+    Raises CheckpointError, with the keys, for what another network or another optimiser would be.
+    """
+    old, new = (dict(_flat(yaml.safe_load(text))) for text in (saved, cfg.dump()))
+    changed = {key: f"{key} {old[key]!r} → {value!r}" for key, value in new.items()
+               if key in old and old[key] != value and key not in NO_MATTER}
+    refused = [text for key, text in changed.items()
+               if key in SAME_STATE or key.startswith("MODEL.") and not SAME_NETWORK.search(key)]
+    if refused:
+        raise CheckpointError(f"--resume cannot change {'; '.join(refused)}: the weights and the optimiser's state are "
+                              "those of the run. Set it back, or start a new run in another OUTPUT_DIR with this "
+                              "one's checkpoint as MODEL.WEIGHTS.")
+    return changed
+
+
+def check_same_classes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where the training data have other classes, or another order of them, than the run's."""
+    for key in ("thing_classes", "stuff_classes"):
+        old, new = list(saved.get(key) or ()), list(now.get(key) or ())
+        if old and new and old != new:
+            lost, more = ([name for name in a if name not in b] for a, b in ((old, new), (new, old)))
+            what = f"without {lost}, with {more}" if lost or more else "in another order"
+            raise CheckpointError(f"--resume cannot change DATASETS.TRAIN to data with other {key}: {what}. Start a "
+                                  "new run in another OUTPUT_DIR with this one's checkpoint as MODEL.WEIGHTS.")
+
+
+def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of the optimiser's parameters in the order of its state."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, saved_names: list[str] | None,
+                      names: list[str]) -> list[str]:
+    """Give the optimiser what it had learnt about each parameter by name; rates and decays stay its own.
+
+    Returns the names that have no state in the checkpoint and start anew. ``saved_names`` is None for checkpoints of
+    version 0.1, whose order has to be this one's. Raises ValueError for a state of another optimiser.
+    """
+    own, saved = optimizer.state_dict()["param_groups"], state["param_groups"]
+    if own[0].keys() != saved[0].keys() and {"betas"} & (own[0].keys() ^ saved[0].keys()):
+        raise ValueError("SOLVER.OPTIMIZER is another one than the run's")
+    if saved_names is None:
+        if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved]:
+            raise ValueError("its parameter groups are others, and it does not name its parameters")
+        saved_names = names
+    old = dict(zip(saved_names, (number for group in saved for number in group["params"]), strict=True))
+    kept = {number: state["state"][old[name]] for number, name in enumerate(names) if old.get(name) in state["state"]}
+    optimizer.load_state_dict({"state": kept, "param_groups": own})
+    return [name for number, name in enumerate(names) if number not in kept] if state["state"] else []
+
+
+def restore_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) -> None:
+    """Put a schedule, whose rates follow from the number of steps alone, where it is after ``steps``."""
+    scheduler.last_epoch = steps
+    rates = scheduler.get_lr()
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+class PreciseBN(hooks.PreciseBN):
+    """Detectron2's, with the same batches each time: a resumed run computes the statistics of a straight one."""
+
+    def update_stats(self):
+        super().update_stats()
+        self._data_iter = None
+
+
+class Checkpoints(hooks.HookBase):
+    """Detectron2's periodic checkpoints, of what all processes have: to be a hook in every one of them."""
+
+    def __init__(self, period: int):
+        self._period = period
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done % self._period == 0:
+            self.trainer.save_checkpoint()
+        if done >= self.trainer.max_iter:
+            self.trainer.save_checkpoint("model_final")
