@@ -4,16 +4,21 @@ Nothing here imports torch or Detectron2 before a command line is read, so that 
 """
 import argparse
 import logging
+import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from freqdino.errors import USER_ERRORS, Stopped, keep_tracebacks_off_stdout, message_of, need_detectron2
 
 SPINS = "1000"                              # turns of a waiting thread before it sleeps, some microseconds
+SIGNALS = (signal.SIGINT, signal.SIGTERM)   # Ctrl-C, and what schedulers send
+IMPATIENCE = 1.0                            # seconds after which a second signal is one, not the first one's echo
 SIGNALLED = 128                             # a shell's status of a process that a signal ended: this plus its number
 
 
@@ -39,6 +44,59 @@ def exit_status(work: Callable[[], int | None]) -> int:
         stopped = error
     print(stopped, file=sys.stderr, flush=True)
     return SIGNALLED + stopped.number
+
+
+class StopSignals:
+    """A context in which the signals raise Stopped, or are noted in ``received``, in this process.
+
+    ``for_children``: this process only waits for others, which do the work; they are told what it is told.
+    Signals belong to the main thread; entered in another one, nothing changes.
+    """
+
+    def __init__(self, *, for_children: bool = False):
+        self.received: int | None = None
+        self._for_children = for_children
+        self._noting = for_children
+        self._process, self._before, self._when = os.getpid(), {}, 0.0
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame) -> None:
+        if os.getpid() != self._process:    # a data loader's worker, which ends with this process
+            return
+        first = self.received is None
+        if first:
+            self.received, self._when = number, time.monotonic()
+        if self._for_children:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, number)
+        elif not self._noting or not first and time.monotonic() - self._when > IMPATIENCE:
+            raise Stopped(number)
+
+    @contextmanager
+    def after_the_step(self) -> Iterator[None]:
+        self._noting = True
+        try:
+            yield
+        finally:
+            self._noting = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        if self.received is not None:
+            raise Stopped(self.received)
+        noting, self._noting = self._noting, False
+        try:
+            yield
+        finally:
+            self._noting = noting
 
 
 def start_logging(*names: str) -> None:

@@ -19,8 +19,16 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from freqdino.commands.command_line import SIGNALLED, close_full_logs, exit_status, make_parser, start_logging, tell
-from freqdino.commands.stop_signals import SIGNALS, StopSignals
+from freqdino.commands.command_line import (
+    SIGNALLED,
+    SIGNALS,
+    StopSignals,
+    close_full_logs,
+    exit_status,
+    make_parser,
+    start_logging,
+    tell,
+)
 from freqdino.errors import USER_ERRORS, Stopped
 
 # The first of the ports that are nobody's, and how many they are: each user has one of them.

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from freqdino.commands.stop_signals import StopSignals
+from freqdino.commands.command_line import StopSignals
 from freqdino.commands.train import run
 from freqdino.engine.trainer import Trainer
 from freqdino.errors import Stopped
@@ -99,7 +99,7 @@ def test_signals_are_noted_echoes_ignored_and_impatience_heard(monkeypatch):
             assert stop.received == signal.SIGTERM
             with pytest.raises(Stopped, match="stopped by SIGTERM"), stop.at_once():
                 pass
-            monkeypatch.setattr("freqdino.commands.stop_signals.IMPATIENCE", 0.0)
+            monkeypatch.setattr("freqdino.commands.command_line.IMPATIENCE", 0.0)
             with pytest.raises(Stopped, match="stopped by SIGINT"):
                 os.kill(os.getpid(), signal.SIGINT)
     with StopSignals(), pytest.raises(Stopped, match="stopped by SIGINT"):
