@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from freqdino.config import load_config
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
+from freqdino.engine.resuming import METRICS
 from freqdino.engine.stopping import StopRequests
 from freqdino.engine.trainer import Trainer, evaluate
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
@@ -71,7 +72,7 @@ def check_output_folder(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         raise ConfigError(f"OUTPUT_DIR {folder} cannot be written to: {error.strerror}") from error
     if resume or eval_only:
         return
-    used = sorted(path.name for pattern in ("model_*.pth", "metrics.json") for path in folder.glob(pattern)
+    used = sorted(path.name for pattern in ("model_*.pth", METRICS) for path in folder.glob(pattern)
                   if path.stat().st_size)
     if used:
         raise ConfigError(f"OUTPUT_DIR {folder} has another training ({', '.join(used[:3])}): go on with it by "

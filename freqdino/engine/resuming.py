@@ -5,7 +5,9 @@ the checkpoint's, so that a run that was interrupted ends where one without a pa
 batch and data are the configuration's: what differs from the run's is said, and refused where the weights or the state
 of the optimiser would mean something else.
 """
+import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,6 +30,7 @@ SAME_NETWORK = re.compile(
     r"|BATCH_SIZE_PER_IMAGE|POSITIVE_FRACTION|_TRAIN)$|\.COST_")
 # Keys outside MODEL that decide what the state of the optimiser means.
 SAME_STATE = ("SOLVER.OPTIMIZER",)
+METRICS = "metrics.json"                    # Detectron2's file of metrics, a line of JSON for some iterations
 # Where things are, and what the checkpoint's own states rule: no news.
 NO_MATTER = ("OUTPUT_DIR", "VERSION", "MODEL.WEIGHTS", "SEED")
 
@@ -101,6 +104,22 @@ def restore_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     scheduler._last_lr = rates
+
+
+def forget_metrics(path: str, *, after: int) -> None:
+    """Cut off the lines of a run's metrics of iterations ``after`` that one: they were not kept, and come again."""
+    if not os.path.isfile(path):
+        return
+    with open(path, "rb+") as file:             # in place: Detectron2's writer has it open to append
+        end = 0
+        for line in file:
+            try:
+                if json.loads(line)["iteration"] > after:
+                    break
+            except (ValueError, KeyError):      # a line that a kill cut short
+                break
+            end += len(line)
+        file.truncate(end)
 
 
 class PreciseBN(hooks.PreciseBN):

@@ -23,10 +23,12 @@ from freqdino.data.random_state import random_state, random_state_kept, set_rand
 from freqdino.data.train_loader import FromStart, TrainLoader
 from freqdino.engine.loss_watch import LossWatch
 from freqdino.engine.resuming import (
+    METRICS,
     Checkpoints,
     PreciseBN,
     changed_settings,
     check_same_classes,
+    forget_metrics,
     parameter_names,
     restore_optimizer,
     restore_schedule,
@@ -158,6 +160,8 @@ class Trainer(DefaultTrainer):
         """
         found = self.checkpointer.read_last() if resume else None
         if not found:
+            if resume:
+                logger.info("--resume: %s has no checkpoint yet, the training starts", self.cfg.OUTPUT_DIR)
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             return
         path, checkpoint = found
@@ -170,6 +174,8 @@ class Trainer(DefaultTrainer):
         if self._restore_random_state(rest.get("processes")):
             kept.append("random states")
         self.start_iter = self.iter + 1
+        if comm.is_main_process():
+            forget_metrics(os.path.join(self.cfg.OUTPUT_DIR, METRICS), after=self.start_iter)
         logger.info("Resuming at iteration %d from %s. Kept: %s. New: %s", self.start_iter, path, ", ".join(kept),
                     "; ".join(new.values()) or "nothing")
 
@@ -254,10 +260,11 @@ def evaluate(cfg: CfgNode, *, resume: bool, predictions: Predictions | None = No
     """
     model = Trainer.build_model(cfg)
     checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, whole_model=True)
-    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+    found = checkpointer.read_last() if resume else None
+    if not found and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs weights: set MODEL.WEIGHTS to a checkpoint, as in MODEL.WEIGHTS "
                           f"{os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}")
-    checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpoint = checkpointer.restore(*found) if found else checkpointer.load(cfg.MODEL.WEIGHTS)
     if cfg.MODEL_EMA.ENABLED:
         average = averaged_weights(checkpoint)
         if average is None:

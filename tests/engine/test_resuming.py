@@ -1,4 +1,5 @@
 """A run that is resumed learns what a straight one learns; what a resumed run takes over, changes and refuses."""
+import json
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from freqdino.config import load_config
 from freqdino.engine.resuming import (
     changed_settings,
     check_same_classes,
+    forget_metrics,
     parameter_names,
     restore_optimizer,
     restore_schedule,
@@ -118,6 +120,18 @@ def test_a_used_folder_is_refused(straight, squares, capsys):
     error = fails(capsys, options(squares, straight, *LIVELY))
     assert f"OUTPUT_DIR {straight} has another training (metrics.json, model_0000002.pth" in error
     assert "--resume" in error
+
+
+def test_metrics_of_iterations_that_come_again_are_forgotten(tmp_path):
+    path = tmp_path / "metrics.json"
+    forget_metrics(str(path), after=3)
+    lines = [json.dumps({"iteration": iteration}) + "\n" for iteration in (1, 3, 5)]
+    path.write_text("".join(lines) + '{"iterat')
+    forget_metrics(str(path), after=3)
+    assert path.read_text() == "".join(lines[:2])
+    path.write_text(lines[0] + '{"iterat')
+    forget_metrics(str(path), after=3)
+    assert path.read_text() == lines[0]
 
 
 def test_settings_that_change():
