@@ -26,6 +26,32 @@ class UnknownKeyError(ConfigError, KeyError):
     __str__ = ValueError.__str__
 
 
+class DataError(ValueError):
+    """A data set cannot be used; each fault names the file, the entry and what was expected there.
+
+    ``faults``: the messages of all that was found; as text the first one, and how many more there are.
+    """
+
+    def __init__(self, *faults: str):
+        super().__init__(*faults)
+        self.faults = faults
+
+    def __str__(self):
+        more = len(self.faults) - 1
+        count = f"{more} more fault{'s' if more > 1 else ''}"
+        return self.faults[0] + (f" (and {count}: tools/check_data.py lists them all)" if more else "")
+
+
+class MissingDataError(DataError, FileNotFoundError):
+    """A file or folder of a data set is not there; the message names it."""
+
+    __str__ = DataError.__str__
+
+
+class UnreadableFileError(DataError):
+    """A picture or label file cannot be decoded; the message names it."""
+
+
 class CheckpointError(ValueError):
     """A checkpoint cannot be read or does not fit; the message names the file and what to do."""
 

@@ -12,6 +12,7 @@ from multiprocessing import Pool
 import numpy as np
 from detectron2.utils.file_io import PathManager
 
+from freqdino.data.coco_files import read_panoptic_ground_truth
 from freqdino.data.panoptic_png import read_segment_ids
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
 
@@ -62,15 +63,10 @@ def read_ground_truth(path: str) -> tuple[list[dict], dict[str, dict]]:
     """The categories of a COCO panoptic JSON file, and its annotations by image id.
 
     Image ids are given as text, since loaders make integers of ids that a file may hold as text.
-
-    Raises:
-        ValueError: the file holds no annotations or no categories, or several annotations for an image.
+    Raises as `read_panoptic_ground_truth`.
     """
-    content = _read_json(path)
-    for key in ("annotations", "categories"):
-        if not content.get(key):
-            raise ValueError(f"{path} holds no {key}: there is no ground truth to evaluate against")
-    return content["categories"], _annotations_by_image(content, path)
+    categories, annotations = read_panoptic_ground_truth(path)
+    return categories, {str(annotation["image_id"]): annotation for annotation in annotations}
 
 
 def _match_files(pair: tuple[Mapping, Mapping], *, ground_truth_folder, prediction_folder, category_ids):
