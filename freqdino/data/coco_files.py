@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
 
 from freqdino.data.categories import read_categories
 from freqdino.data.segmentation import box_corners, check_segmentation, plain_segmentation
@@ -43,7 +44,7 @@ def read_annotation_file(path: str, sections: tuple[str, ...]) -> dict:
         MissingDataError: there is no such file.
         DataError: it is not JSON, not an object, or lacks a section.
     """
-    if not os.path.isfile(path):
+    if not PathManager.isfile(path):
         raise MissingDataError(f"annotation file {path} does not exist (that is {os.path.abspath(path)})")
     text = read_text(path, "annotation file")
     try:

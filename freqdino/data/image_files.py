@@ -6,8 +6,8 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
+from freqdino.data.catalog import dataset_records
 from freqdino.data.custom import register_custom_datasets
-from freqdino.data.loaders import dataset_records
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 

@@ -22,6 +22,10 @@ _16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 logger = logging.getLogger(__name__)
 
 
+class LabelSizeError(DataError, SizeMismatchError):
+    """A picture or label map has another size than what belongs to it."""
+
+
 def open_image(path: str) -> Image.Image:
     """Open and decode an image file.
 
@@ -96,7 +100,7 @@ def check_image_size(record: dict, image: np.ndarray) -> None:
     """Hold the picture's size against ``record["height"]`` and ``["width"]`` where they are given.
 
     Raises:
-        SizeMismatchError: (a ValueError) they differ; the message has both sizes, as width x height.
+        LabelSizeError: they differ; the message has both sizes, as width x height.
     """
     height, width = image.shape[:2]
     expected = (record.get("width", width), record.get("height", height))
@@ -104,12 +108,12 @@ def check_image_size(record: dict, image: np.ndarray) -> None:
         return
     hint = ("; they are swapped: annotations refer to the upright picture, after its EXIF orientation"
             if expected == (height, width) else "")
-    raise SizeMismatchError(f"image file {record['file_name']} is {width}x{height} (width x height), "
-                            f"its annotations say {expected[0]}x{expected[1]}{hint}")
+    raise LabelSizeError(f"image file {record['file_name']} is {width}x{height} (width x height), "
+                         f"its annotations say {expected[0]}x{expected[1]}{hint}")
 
 
 def check_label_size(path: str, labels: np.ndarray, image_size: tuple[int, int]) -> None:
-    """Raise `SizeMismatchError` unless the map's first two dimensions are ``image_size`` (H, W)."""
+    """Raise `LabelSizeError` unless the map's first two dimensions are ``image_size`` (H, W)."""
     if labels.shape[:2] != tuple(image_size):
-        raise SizeMismatchError(f"label file {path} is {labels.shape[1]}x{labels.shape[0]} (width x height), "
-                                f"its picture is {image_size[1]}x{image_size[0]}")
+        raise LabelSizeError(f"label file {path} is {labels.shape[1]}x{labels.shape[0]} (width x height), "
+                             f"its picture is {image_size[1]}x{image_size[0]}")

@@ -8,8 +8,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from detectron2.utils.file_io import PathManager
 
 from freqdino.errors import DataError
 
@@ -81,7 +82,7 @@ IDENTIFIER = Kind("a whole number or a text", lambda value: value if type(value)
 
 def shown(value: Any) -> str:
     """A value as it is written, a text in quotes; long ones are cut."""
-    text = repr(value)
+    text = {None: "null", True: "true", False: "false"}[value] if value is None or type(value) is bool else repr(value)
     return text if len(text) <= _SHOWN_AT_MOST else f"{text[:_SHOWN_AT_MOST]}..."
 
 
@@ -157,7 +158,8 @@ def read_text(path: str, what: str) -> str:
     Raises:
         MissingDataError, DataError: there is no such file, or it is in another encoding.
     """
-    raw = Path(path).read_bytes()
+    with PathManager.open(path, "rb") as file:
+        raw = file.read()
     encoding = json.detect_encoding(raw)
     try:
         return raw.decode(encoding)

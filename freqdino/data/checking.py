@@ -1,0 +1,225 @@
+"""What is held against data sets before training or evaluation begins, so that no fault in them waits for its batch.
+
+Of `DATASETS.TRAIN` and of `DATASETS.TEST`: the classes agree, the records are of the kind that is read, there is
+something to learn from or to evaluate, every class occurs, every file can be opened and its labels fit.
+"""
+import logging
+import time
+from collections.abc import Collection, Sequence
+from contextlib import closing
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+
+from freqdino.data.catalog import dataset_records
+from freqdino.data.coco_files import read_ground_truth
+from freqdino.data.custom import register_custom_datasets
+from freqdino.data.mapper import build_reader, mappers_of
+from freqdino.data.scanning import Tally, scan
+from freqdino.data.target_readers import (
+    AnnotationReader,
+    BoxReader,
+    InstanceReader,
+    PanopticReader,
+    SemanticReader,
+    SeparatedReader,
+)
+from freqdino.data.targets import NO_CLASS, LabelReader, TargetReader
+from freqdino.data.values import Faults, some
+from freqdino.errors import DataError
+
+SECONDS = 30    # for which files are opened before training; those of a few thousand pictures
+CLASS_KEYS = ("thing_classes", "stuff_classes")
+
+logger = logging.getLogger(__name__)
+
+
+def check_same_classes(names: Sequence[str], use: str) -> None:
+    """Raise DataError where two data sets of one ``use`` (training, test) and kind have other classes."""
+    for position, name in enumerate(names):
+        metadata = MetadataCatalog.get(name)
+        for other in names[:position]:
+            first = MetadataCatalog.get(other)
+            if first.get("evaluator_type") != metadata.get("evaluator_type") and use != "training":
+                continue
+            for key in CLASS_KEYS:
+                difference = _difference(first.get(key), metadata.get(key))
+                if difference:
+                    raise DataError(f"the {use} data sets {other} and {name} have different classes: {difference}; "
+                                    "classes are told apart by their index, so both need the same ones in one order")
+
+
+def _difference(first: Sequence[str] | None, second: Sequence[str] | None) -> str:
+    """In what two lists of classes differ, empty where they do not."""
+    if first is None or second is None or list(first) == list(second):
+        return ""
+    only = [[name for name in names if name not in others] for names, others in ((first, second), (second, first))]
+    if not any(only):
+        index = next(index for index, (old, new) in enumerate(zip(first, second)) if old != new)
+        return f"the same names in another order, first at class index {index} ({first[index]!r} and {second[index]!r})"
+    said = [f"{some(map(repr, names))} only in the {which}" for names, which in zip(only, ("first", "second")) if names]
+    return ", ".join(said)
+
+
+def warn_of_other_classes(trained: Sequence[str], tested: str) -> None:
+    """Class indices are compared, not names: say so where equally many classes have other names or another order."""
+    for key in CLASS_KEYS:
+        expected = MetadataCatalog.get(trained[0]).get(key) if trained else None
+        found = MetadataCatalog.get(tested).get(key)
+        if expected is None or found is None or len(expected) != len(found):
+            continue
+        other = [f"{index}: {old!r}, {new!r}" for index, (old, new) in enumerate(zip(expected, found)) if old != new]
+        if other:
+            logger.warning("%s of the test dataset %s differ from those of the training dataset %s at class index %s",
+                           key, tested, trained[0], "; ".join(other[:5]))
+
+
+def label_readers(reader: TargetReader) -> list[LabelReader]:
+    """The readers of one kind of labels each that a target reader consists of."""
+    return [reader.instances, reader.semantic] if isinstance(reader, SeparatedReader) else [reader]
+
+
+def check_records(names: Sequence[str], records: Sequence[dict], readers: Sequence[LabelReader], purpose: str) -> None:
+    """Hold records against what reads them, without opening a file; warn of classes without object.
+
+    ``purpose``: "learn from" or "evaluate". Raises DataError with every fault: labels that a reader refuses, or no
+    object at all.
+    """
+    if not records:
+        raise DataError(f"the data set {', '.join(names)} has no picture: there is nothing to {purpose}")
+    faults = Faults()
+    for record in records:
+        for reader in readers:
+            with faults:
+                reader.check(record)
+    faults.raise_any()
+    for reader in readers:
+        key = next((key for key in ("annotations", "segments_info") if key in reader.keys), None)
+        if key is None:     # label maps show what they hold when they are opened
+            continue
+        labels = [label for record in records for label in record[key]]
+        usable = {label["category_id"] for label in labels if not label.get("iscrowd", 0)}
+        if not usable:
+            raise DataError(f"the data set {', '.join(names)} has nothing to {purpose}: " + (
+                f"all {len(labels)} annotations are crowd regions (iscrowd 1), which are left out; set iscrowd 0 where "
+                "an annotation is a single object" if labels else "there is no annotation in it"))
+        _warn_of_absent_classes(names, reader, usable)
+
+
+def _warn_of_absent_classes(names: Sequence[str], reader: LabelReader, present: Collection[int]) -> None:
+    """Say which classes no label holds: they cannot be learnt, and their scores are undefined."""
+    classes = class_names(names[0], reader)
+    absent = [repr(classes[index]) for index in range(len(classes)) if index not in present]
+    if absent:
+        logger.warning("no label of the data set %s has the class%s %s: what no label holds is neither learnt nor "
+                       "scored", ", ".join(names), "es" if len(absent) > 1 else "", some(absent))
+
+
+def class_names(name: str, reader: LabelReader) -> Sequence[str]:
+    """The classes that a reader's indices stand for."""
+    return MetadataCatalog.get(name).get("thing_classes" if isinstance(reader, AnnotationReader) else "stuff_classes")
+
+
+def check_kind(name: str, record: dict, cfg: CfgNode, reader: type) -> None:
+    """Raise DataError where the mapper does not read what the data set has."""
+    missing = [key for key in reader.keys if key not in record]
+    if missing:
+        fitting = mappers_of(record)
+        raise DataError(f"INPUT.DATASET_MAPPER_NAME {cfg.INPUT.DATASET_MAPPER_NAME} does not read the data set {name}: "
+                        f"its records have no {', '.join(map(repr, missing))}; "
+                        + (f"what they have is read by {', '.join(fitting)}" if fitting else "no mapper reads them"))
+
+
+def open_files(names: Sequence[str], records: Sequence[dict], readers: Sequence[LabelReader], *,
+               seconds: float | None = SECONDS) -> Tally:
+    """Open the files of records in the main process and its helpers; every process gets the tally.
+
+    Stops after ``seconds`` (None: never), and says so. Nothing is raised for what is found.
+    """
+    tally = Tally()
+    if comm.is_main_process():
+        end = float("inf") if seconds is None else time.monotonic() + seconds
+        with closing(scan(records, readers, shuffled=seconds is not None)) as contents:
+            for number, found in contents:
+                tally.add(number, found)
+                if time.monotonic() > end:
+                    break
+        rest = "" if tally.opened == len(records) else f" in {seconds:g} s; tools/check_data.py opens all"
+        logger.info("Opened %d of %d pictures of %s and their labels%s", tally.opened, len(records), ", ".join(names),
+                    rest)
+    return comm.all_gather(tally)[0]
+
+
+def check_label_maps(names: Sequence[str], readers: Sequence[LabelReader], tally: Tally, pictures: int) -> None:
+    """Of label maps that were all opened, warn of classes that none holds.
+
+    Raises:
+        DataError: of two classes and more they hold the first and the ignored value alone, as masks of 0 and 255 do.
+    """
+    for reader in readers:
+        if not isinstance(reader, SemanticReader) or tally.opened < pictures:
+            continue
+        classes, present = class_names(names[0], reader), tally.pictures.keys() - {NO_CLASS}
+        if len(classes) > 1 and present <= {0} and NO_CLASS in tally.pictures:
+            raise DataError(f"the label maps of {', '.join(names)} hold no other values than 0 ({classes[0]!r}) and "
+                            f"{reader.ignore_label}, which is ignored: no pixel is {some(map(repr, classes[1:]))}. "
+                            "Masks of 0 and 255 have to be written as class indices, with 1 for 255")
+        _warn_of_absent_classes(names, reader, present)
+
+
+def evaluation_readers(name: str, records: Sequence[dict], tasks: Collection[str], *, masks: bool) -> list[LabelReader]:
+    """Readers of what a data set is evaluated with for these tasks; ``masks``: whether the instances have some.
+
+    Raises DataError where some annotations have masks and others do not.
+    """
+    metadata, first, readers = MetadataCatalog.get(name), records[0], []
+    if "instance" in tasks and "annotations" in first and metadata.get("thing_classes"):
+        readers.append(build_reader(_shape_reader(name, records) if masks else BoxReader, name))
+    if "pan_seg_file_name" in first and metadata.get("stuff_classes"):
+        readers.append(build_reader(PanopticReader, name))
+    if "semantic" in tasks and "sem_seg_file_name" in first and metadata.get("stuff_classes"):
+        readers.append(build_reader(SemanticReader, name))
+    return readers
+
+
+def _shape_reader(name: str, records: Sequence[dict]) -> type:
+    """Masks where every annotation has one, boxes where none has."""
+    without = [record for record in records
+               if not all(annotation.get("segmentation") for annotation in record["annotations"])]
+    if not without:
+        return InstanceReader
+    if any(annotation.get("segmentation") for record in records for annotation in record["annotations"]):
+        where = MetadataCatalog.get(name).get("json_file", name)
+        raise DataError(f"{where} has an annotation without segmentation on image {without[0].get('image_id')}: masks "
+                        "are evaluated where every annotation has one, boxes alone where none has")
+    return BoxReader
+
+
+def check_test_sets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> None:
+    """Hold DATASETS.TEST against everything that the evaluation will ask of it. To be called on every rank.
+
+    Args:
+        tasks, masks: what the model predicts, as `freqdino.registration.predictions` says.
+    Raises:
+        MissingDataError: files of a data set are missing.
+        DataError: with all faults that were found, where it is not one of a whole data set.
+    """
+    register_custom_datasets(cfg.DATASETS.TEST)
+    check_same_classes(cfg.DATASETS.TEST, "test")
+    for name in cfg.DATASETS.TEST:
+        warn_of_other_classes(cfg.DATASETS.TRAIN, name)
+        records = dataset_records(name)
+        check_evaluated(name, records, evaluation_readers(name, records, tasks, masks=masks) if records else [])
+        instances = MetadataCatalog.get(name).get("json_file")
+        if instances and "instance" in tasks and "annotations" not in records[0]:
+            read_ground_truth(instances)
+
+
+def check_evaluated(name: str, records: Sequence[dict], readers: Sequence[LabelReader]) -> None:
+    """Hold the records of one test set, and what is in their files, against what reads them."""
+    check_records([name], records, readers, "evaluate")
+    tally = open_files([name], records, readers)
+    if tally.faults:
+        raise DataError(*(fault for _, fault in tally.faults))
+    check_label_maps([name], readers, tally, len(records))
