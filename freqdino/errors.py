@@ -29,8 +29,11 @@ class UnknownKeyError(ConfigError, KeyError):
 class DataError(ValueError):
     """A data set cannot be used; each fault names the file, the entry and what was expected there.
 
-    ``faults``: the messages of all that was found; as text the first one, and how many more there are.
+    ``faults``: the messages of all that was found; as text the first one, and how many more there are. ``records``:
+    those of the data set that could be read in spite of them.
     """
+
+    records: list[dict] = []
 
     def __init__(self, *faults: str):
         super().__init__(*faults)

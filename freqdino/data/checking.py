@@ -157,11 +157,11 @@ def check_label_maps(names: Sequence[str], readers: Sequence[LabelReader], tally
     Raises:
         DataError: of two classes and more they hold the first and the ignored value alone, as masks of 0 and 255 do.
     """
-    for reader in readers:
+    for number, reader in enumerate(readers):
         if not isinstance(reader, SemanticReader) or tally.opened < pictures:
             continue
-        classes, present = class_names(names[0], reader), tally.pictures.keys() - {NO_CLASS}
-        if len(classes) > 1 and present <= {0} and NO_CLASS in tally.pictures:
+        classes, present = class_names(names[0], reader), tally.classes_of(number)
+        if len(classes) > 1 and present <= {0, NO_CLASS} and NO_CLASS in present:
             raise DataError(f"the label maps of {', '.join(names)} hold no other values than 0 ({classes[0]!r}) and "
                             f"{reader.ignore_label}, which is ignored: no pixel is {some(map(repr, classes[1:]))}. "
                             "Masks of 0 and 255 have to be written as class indices, with 1 for 255")
@@ -211,9 +211,14 @@ def check_test_sets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> Non
         warn_of_other_classes(cfg.DATASETS.TRAIN, name)
         records = dataset_records(name)
         check_evaluated(name, records, evaluation_readers(name, records, tasks, masks=masks) if records else [])
-        instances = MetadataCatalog.get(name).get("json_file")
-        if instances and "instance" in tasks and "annotations" not in records[0]:
-            read_ground_truth(instances)
+        check_instance_file(name, records, tasks)
+
+
+def check_instance_file(name: str, records: Sequence[dict], tasks: Collection[str]) -> None:
+    """Read the instance file that a panoptic data set names for the evaluation. Raises DataError with its faults."""
+    path = MetadataCatalog.get(name).get("json_file")
+    if path and "instance" in tasks and "annotations" not in records[0]:
+        read_ground_truth(path)
 
 
 def check_evaluated(name: str, records: Sequence[dict], readers: Sequence[LabelReader]) -> None:

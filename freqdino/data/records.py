@@ -80,10 +80,11 @@ def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> l
                 raise DataError(f"{json_file}: annotation {annotation['id']} refers to image_id "
                                 f"{annotation['image_id']!r}, which is not in 'images'"
                                 f"{_of_other_type(annotation['image_id'], images)}")
-    faults.raise_any()
-    return [{"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id, "height": image["height"],
-             "width": image["width"], "annotations": objects[image_id]}
-            for image_id, image in sorted(images.items(), key=lambda item: order_of_id(item[0]))]
+    records = [{"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id,
+                "height": image["height"], "width": image["width"], "annotations": objects[image_id]}
+               for image_id, image in sorted(images.items(), key=lambda item: order_of_id(item[0]))]
+    faults.raise_any(records)
+    return records
 
 
 def _of_other_type(image_id: int | str, known: dict) -> str:
@@ -163,7 +164,7 @@ def load_panoptic(*, panoptic_json: str, image_root: str, panoptic_root: str, cl
         if sem_seg_root is not None:
             record["sem_seg_file_name"] = os.path.join(sem_seg_root, annotation["file_name"])
         records.append(record)
-    faults.raise_any()
+    faults.raise_any(records)
     return records
 
 

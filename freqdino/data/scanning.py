@@ -26,11 +26,14 @@ SIZES = {32 ** 2: "small", 96 ** 2: "medium", float("inf"): "large"}
 
 @dataclass(frozen=True)
 class Contents:
-    """What the files of one record hold: faults, whether one cannot be decoded, (class, pixels) of every object."""
+    """What the files of one record hold: faults, whether one cannot be decoded, and the objects.
+
+    An object is (number of the reader, class, pixels).
+    """
 
     faults: tuple[str, ...]
     unreadable: bool
-    objects: tuple[tuple[int, int], ...]
+    objects: tuple[tuple[int, int, int], ...]
 
 
 @dataclass
@@ -38,7 +41,8 @@ class Tally:
     """The contents of many records, added up.
 
     ``faults``: (number of the record, message); ``unreadable``: numbers of the records with a file that cannot be
-    decoded; ``objects``: (class, size) -> objects; ``pictures``: class -> pictures that have it; ``opened``: records.
+    decoded; ``objects``: (reader, class, size) -> objects; ``pictures``: (reader, class) -> pictures that have it;
+    ``opened``: records.
     """
 
     faults: list[tuple[int, str]] = field(default_factory=list)
@@ -52,8 +56,12 @@ class Tally:
         self.faults += [(number, fault) for fault in contents.faults]
         if contents.unreadable:
             self.unreadable.add(number)
-        self.objects.update((label, size_of(pixels)) for label, pixels in contents.objects)
-        self.pictures.update({label for label, _ in contents.objects})
+        self.objects.update((reader, label, size_of(pixels)) for reader, label, pixels in contents.objects)
+        self.pictures.update({(reader, label) for reader, label, _ in contents.objects})
+
+    def classes_of(self, reader: int) -> set[int]:
+        """The classes that occur, of the labels that a reader reads."""
+        return {label for number, label in self.pictures if number == reader}
 
 
 def size_of(pixels: int) -> str:
@@ -69,9 +77,9 @@ def read_contents(record: dict, readers: Sequence[LabelReader]) -> Contents:
         size = picture.shape[:2]
         with faults:
             check_image_size(record, picture)
-        for reader in readers:
+        for number, reader in enumerate(readers):
             with faults:
-                objects += reader.objects(reader.load(record, size), size)
+                objects += [(number, *found) for found in reader.objects(reader.load(record, size), size)]
     unreadable = any(isinstance(error, UnreadableFileError) for error in faults.errors)
     return Contents(tuple(faults.messages), unreadable, tuple(objects))
 

@@ -144,12 +144,12 @@ class Faults:
         """Those of all errors, in the order in which they came."""
         return [fault for error in self.errors for fault in error.faults]
 
-    def raise_any(self) -> None:
-        """Raise what was collected, as one error."""
-        if len(self.errors) == 1:
-            raise self.errors[0]
+    def raise_any(self, records: list[dict] | None = None) -> None:
+        """Raise what was collected, as one error, with the ``records`` that could be read."""
         if self.errors:
-            raise DataError(*self.messages)
+            error = self.errors[0] if len(self.errors) == 1 else DataError(*self.messages)
+            error.records = records or []
+            raise error
 
 
 def read_text(path: str, what: str) -> str:
