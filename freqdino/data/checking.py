@@ -215,10 +215,21 @@ def check_test_sets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> Non
 
 
 def check_instance_file(name: str, records: Sequence[dict], tasks: Collection[str]) -> None:
-    """Read the instance file that a panoptic data set names for the evaluation. Raises DataError with its faults."""
+    """Read the instance file that a panoptic data set names for the evaluation; without any, one has to be written.
+
+    Raises DataError with the faults of the file, or where it cannot be written.
+    """
     path = MetadataCatalog.get(name).get("json_file")
-    if path and "instance" in tasks and "annotations" not in records[0]:
-        read_ground_truth(path)
+    if "instance" not in tasks:
+        return
+    if "annotations" not in records[0]:
+        if path:
+            read_ground_truth(path)
+    elif not path:
+        texts = [record["image_id"] for record in records if isinstance(record.get("image_id"), str)]
+        if texts:
+            raise DataError(f"the data set {name} has texts as image_id ({some(map(repr, texts))}) and no json_file in "
+                            "its metadata: Detectron2 writes one for the evaluation, which takes whole numbers")
 
 
 def check_evaluated(name: str, records: Sequence[dict], readers: Sequence[LabelReader]) -> None:

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from freqdino.data import build_train_loader, register_custom_datasets
@@ -188,3 +188,17 @@ def test_broken_label_maps_are_left_out_with_their_pictures(semantic_set, config
     cfg.DATALOADER.SKIP_UNREADABLE = True
     record, = training_records(cfg)
     assert record["image_id"] == "a" and np.asarray(Image.open(record["sem_seg_file_name"])).tolist() == [[0, 1, 2]]
+
+
+def test_text_ids_of_a_set_without_a_file(config, instance_set):
+    name, _ = instance_set(BOTH)
+    register_custom_datasets([name])
+    records = [{**record, "image_id": "a"} for record in DatasetCatalog.get(name)]
+    DatasetCatalog.register("checking_test_python", lambda: records)
+    MetadataCatalog.get("checking_test_python").set(thing_classes=["nut", "fig"], evaluator_type="coco")
+    try:
+        with pytest.raises(DataError, match=r"has texts as image_id \('a'\) and no json_file"):
+            check_test_sets(tested(config, "checking_test_python"), tasks=("instance",), masks=True)
+    finally:
+        DatasetCatalog.remove("checking_test_python")
+        MetadataCatalog.pop("checking_test_python")
