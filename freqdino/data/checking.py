@@ -14,7 +14,6 @@ from detectron2.utils import comm
 
 from freqdino.data.catalog import dataset_records
 from freqdino.data.coco_files import read_ground_truth
-from freqdino.data.custom import register_custom_datasets
 from freqdino.data.mapper import build_reader, mappers_of
 from freqdino.data.scanning import Tally, scan
 from freqdino.data.target_readers import (
@@ -152,7 +151,7 @@ def open_files(names: Sequence[str], records: Sequence[dict], readers: Sequence[
 
 
 def check_label_maps(names: Sequence[str], readers: Sequence[LabelReader], tally: Tally, pictures: int) -> None:
-    """Of label maps that were all opened, warn of classes that none holds.
+    """Of label maps that were all opened, warn of classes that none holds; and of a class that stands alone.
 
     Raises:
         DataError: of two classes and more they hold the first and the ignored value alone, as masks of 0 and 255 do.
@@ -161,6 +160,10 @@ def check_label_maps(names: Sequence[str], readers: Sequence[LabelReader], tally
         if not isinstance(reader, SemanticReader) or tally.opened < pictures:
             continue
         classes, present = class_names(names[0], reader), tally.classes_of(number)
+        if len(classes) == 1:
+            logger.warning("the data set %s has one class, %r (0 in its label maps; %d is ignored): a semantic map has "
+                           "no other to choose, and every score is 100; give the background a class of its own",
+                           ", ".join(names), classes[0], reader.ignore_label)
         if len(classes) > 1 and present <= {0, NO_CLASS} and NO_CLASS in present:
             raise DataError(f"the label maps of {', '.join(names)} hold no other values than 0 ({classes[0]!r}) and "
                             f"{reader.ignore_label}, which is ignored: no pixel is {some(map(repr, classes[1:]))}. "
@@ -205,11 +208,10 @@ def check_test_sets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> Non
         MissingDataError: files of a data set are missing.
         DataError: with all faults that were found, where it is not one of a whole data set.
     """
-    register_custom_datasets(cfg.DATASETS.TEST)
+    loaded = {name: dataset_records(name) for name in cfg.DATASETS.TEST}
     check_same_classes(cfg.DATASETS.TEST, "test")
-    for name in cfg.DATASETS.TEST:
+    for name, records in loaded.items():
         warn_of_other_classes(cfg.DATASETS.TRAIN, name)
-        records = dataset_records(name)
         check_evaluated(name, records, evaluation_readers(name, records, tasks, masks=masks) if records else [])
         check_instance_file(name, records, tasks)
 

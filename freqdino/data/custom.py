@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog
 from freqdino.data.categories import ClassTable, check_class_names
 from freqdino.data.coco_files import read_annotation_file
 from freqdino.data.registering import register_instances, register_panoptic, register_semantic
-from freqdino.data.values import read_text
+from freqdino.data.values import read_text, shown
 from freqdino.errors import DataError, MissingDataError
 
 FORMS = ("<annotations.json>@<image folder>", "<panoptic.json>@<image folder>@<PNG folder>",
@@ -93,5 +93,7 @@ def register_custom_datasets(names: Iterable[str]) -> None:
         DataError: the name has none of the forms, or the class table is not in order; the message names the file.
     """
     for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"a data set has the name {shown(name)}; expected a registered name, or where own data are")
         if name not in DatasetCatalog and "@" in name:
             _register(name)

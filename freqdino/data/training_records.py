@@ -74,5 +74,7 @@ def _filtered(cfg, records):
         records = filter_images_with_only_crowd_annotations(records)
         if not records:
             raise DataError(f"no picture of {', '.join(cfg.DATASETS.TRAIN)} that can be read has an object")
-    print_instances_class_histogram(records, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if classes:
+        print_instances_class_histogram(records, classes)
     return records

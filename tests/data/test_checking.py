@@ -121,7 +121,7 @@ def test_masks_of_0_and_255_are_told_from_class_indices(semantic_set, config):
 
 @pytest.mark.parametrize("labels, classes, absent", [
     ([[0, 1, 255]], "road\ncar\nsky\n", "has the class 'sky'"), ([[0, 0]], "road\ncar\nsky\n", "classes 'car', 'sky'"),
-    ([[0, 1]], "road\ncar\n", None), ([[0, 255]], "road\n", None)])
+    ([[0, 1]], "road\ncar\n", None), ([[0, 255]], "road\n", "has one class, 'road' (0 in its label maps; 255 is ign")])
 def test_classes_that_no_label_map_holds(semantic_set, config, caplog, labels, classes, absent):
     training_records(config(semantic_set(labels, classes), "mask_former_semantic"))
     assert absent is None and "no label" not in caplog.text or absent in caplog.text

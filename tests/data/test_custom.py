@@ -140,6 +140,8 @@ def test_panoptic_images_without_annotation_are_counted(panoptic_set, caplog):
 
 
 @pytest.mark.parametrize("name, message", [
+    ("", "a data set has the name ''; expected a registered name"),
+    (None, "a data set has the name null"),
     ("annotations@images", r"none of the forms <annotations.json>@<image folder>"),
     ("a.csv@images", "none of the forms"),
     ("a.json@", "none of the forms"),
