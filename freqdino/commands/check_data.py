@@ -35,7 +35,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def work(args: argparse.Namespace) -> int:
     """Check everything; 1 if there is a fault."""
     start_logging()
-    from freqdino.data.inspection import inspect, readers_of_all
+    from freqdino.data.checks.inspection import inspect, readers_of_all
 
     names, options = split_options(args.words)
     if options and not args.config_file:
@@ -62,8 +62,8 @@ def of_configuration(config_file: str, options: Sequence[str]):
     """The faults of a configuration's data sets beside each other; what to check of each, and how it is read."""
     from freqdino.config import load_config
     from freqdino.data import register_custom_datasets
-    from freqdino.data.checking import check_same_classes, warn_of_other_classes
-    from freqdino.data.inspection import faults_of, readers_for_evaluation, readers_for_training
+    from freqdino.data.checks.before_training import check_same_classes, warn_of_other_classes
+    from freqdino.data.checks.inspection import faults_of, readers_for_evaluation, readers_for_training
     from freqdino.registration.class_tables import check_detector_classes, check_num_classes
     from freqdino.registration.predictions import FAMILY_SECTIONS, predictions_of
 
@@ -92,8 +92,8 @@ def table_of(name: str, number: int, reader, tally) -> str:
     """Objects by class and size, of the labels that one reader reads."""
     from tabulate import tabulate
 
-    from freqdino.data.checking import class_names
-    from freqdino.data.scanning import SIZES
+    from freqdino.data.checks.before_training import class_names
+    from freqdino.data.checks.scanning import SIZES
 
     rows = []
     for label, class_name in enumerate(class_names(name, reader)):

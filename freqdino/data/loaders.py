@@ -4,7 +4,7 @@ from detectron2.data import build_detection_test_loader, build_detection_train_l
 from torch.utils.data import DataLoader
 
 from freqdino.data.catalog import missing_files_explained
-from freqdino.data.checking import warn_of_other_classes
+from freqdino.data.checks.before_training import warn_of_other_classes
 from freqdino.data.custom import register_custom_datasets
 from freqdino.data.mapper import build_mapper
 from freqdino.data.training_records import training_records

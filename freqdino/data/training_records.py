@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
 
 from freqdino.data.catalog import dataset_records
-from freqdino.data.checking import (
+from freqdino.data.checks.before_training import (
     check_kind,
     check_label_maps,
     check_records,
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 def training_records(cfg: CfgNode) -> list[dict]:
     """The records of DATASETS.TRAIN that are trained on; the filter is Detectron2's.
 
-    Files are opened in the main process: for `checking.SECONDS`, and with DATALOADER.SKIP_UNREADABLE all of them, where
-    what cannot be decoded is left out. To be called on every rank.
+    Files are opened in the main process: for `before_training.SECONDS`, and with DATALOADER.SKIP_UNREADABLE all of
+    them, where what cannot be decoded is left out. To be called on every rank.
 
     Raises:
         MissingDataError: files of a dataset are missing.

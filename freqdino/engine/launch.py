@@ -12,7 +12,7 @@ from detectron2.utils.logger import setup_logger
 from freqdino.config import load_config
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
-from freqdino.data.checking import check_test_sets
+from freqdino.data.checks.before_training import check_test_sets
 from freqdino.engine.trainer import Trainer, evaluate
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
 from freqdino.registration.predictions import Predictions, predictions_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from detectron2.config import CfgNode
 
 from freqdino.data.catalog import dataset_records
-from freqdino.data.checking import (
+from freqdino.data.checks.before_training import (
     check_instance_file,
     check_kind,
     check_label_maps,
@@ -14,8 +14,8 @@ from freqdino.data.checking import (
     evaluation_readers,
     label_readers,
 )
+from freqdino.data.checks.scanning import Tally, scan
 from freqdino.data.mapper import build_reader, chosen_mapper
-from freqdino.data.scanning import Tally, scan
 from freqdino.data.targets import LabelReader
 from freqdino.errors import USER_ERRORS, DataError, message_of
 

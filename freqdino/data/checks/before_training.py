@@ -13,9 +13,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from freqdino.data.catalog import dataset_records
+from freqdino.data.checks.scanning import Tally, scan
 from freqdino.data.coco_files import read_ground_truth
 from freqdino.data.mapper import build_reader, mappers_of
-from freqdino.data.scanning import Tally, scan
 from freqdino.data.target_readers import (
     AnnotationReader,
     BoxReader,

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from freqdino.data.scanning import Tally, read_contents, scan, size_of
+from freqdino.data.checks.scanning import Tally, read_contents, scan, size_of
 from freqdino.data.target_readers import BoxReader, InstanceReader, PanopticReader, SemanticReader
 
 

@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from freqdino.data import build_train_loader, register_custom_datasets
-from freqdino.data.checking import check_same_classes, check_test_sets
+from freqdino.data.checks.before_training import check_same_classes, check_test_sets
 from freqdino.data.training_records import training_records
 from freqdino.errors import DataError
 
