@@ -42,11 +42,11 @@ def check_same_classes(names: Sequence[str], use: str) -> None:
             first = MetadataCatalog.get(other)
             if first.get("evaluator_type") != metadata.get("evaluator_type") and use != "training":
                 continue
-            for key in CLASS_KEYS:
-                difference = _difference(first.get(key), metadata.get(key))
-                if difference:
-                    raise DataError(f"the {use} data sets {other} and {name} have different classes: {difference}; "
-                                    "classes are told apart by their index, so both need the same ones in one order")
+            differences = (*(_difference(first.get(key), metadata.get(key)) for key in CLASS_KEYS),
+                           difference_of_kind(other, name))
+            for difference in filter(None, differences):
+                raise DataError(f"the {use} data sets {other} and {name} have different classes: {difference}; classes "
+                                "are told apart by their index, so both need the same ones in one order")
 
 
 def _difference(first: Sequence[str] | None, second: Sequence[str] | None) -> str:
@@ -54,11 +54,27 @@ def _difference(first: Sequence[str] | None, second: Sequence[str] | None) -> st
     if first is None or second is None or list(first) == list(second):
         return ""
     only = [[name for name in names if name not in others] for names, others in ((first, second), (second, first))]
-    if not any(only):
-        index = next(index for index, (old, new) in enumerate(zip(first, second)) if old != new)
-        return f"the same names in another order, first at class index {index} ({first[index]!r} and {second[index]!r})"
-    said = [f"{some(map(repr, names))} only in the {which}" for names, which in zip(only, ("first", "second")) if names]
-    return ", ".join(said)
+    if any(only):
+        return ", ".join(f"{some(map(repr, names))} only in the {which}"
+                         for names, which in zip(only, ("first", "second")) if names)
+    if len(first) != len(second):
+        return f"the first has {len(first)} of them, the second {len(second)}"
+    index = next(index for index, (old, new) in enumerate(zip(first, second)) if old != new)
+    return f"the same names in another order, first at class index {index} ({first[index]!r} and {second[index]!r})"
+
+
+def difference_of_kind(first: str, second: str) -> str:
+    """Which classes have instances in one of two panoptic data sets and none in the other; empty where they agree."""
+    tables = []
+    for name in (first, second):
+        things, stuff = (MetadataCatalog.get(name).get(f"{kind}_dataset_id_to_contiguous_id")
+                         for kind in ("thing", "stuff"))
+        if things is None or stuff is None:
+            return ""
+        tables.append(set(things.values()))
+    names = MetadataCatalog.get(first).get("stuff_classes") or ()
+    differ = [repr(names[index]) for index in sorted(tables[0] ^ tables[1]) if index < len(names)]
+    return f"{some(differ)} has instances (isthing 1) in the one and not in the other" if differ else ""
 
 
 def warn_of_other_classes(trained: Sequence[str], tested: str) -> None:
@@ -212,6 +228,10 @@ def check_test_sets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> Non
     check_same_classes(cfg.DATASETS.TEST, "test")
     for name, records in loaded.items():
         warn_of_other_classes(cfg.DATASETS.TRAIN, name)
+        difference = difference_of_kind(cfg.DATASETS.TRAIN[0], name) if cfg.DATASETS.TRAIN else ""
+        if difference and "panoptic" in tasks:
+            raise DataError(f"the training data set {cfg.DATASETS.TRAIN[0]} and the test data set {name} have "
+                            f"different classes: {difference}")
         check_evaluated(name, records, evaluation_readers(name, records, tasks, masks=masks) if records else [])
         check_instance_file(name, records, tasks)
 

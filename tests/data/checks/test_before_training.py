@@ -53,7 +53,7 @@ def tested(config, *names):
 @pytest.mark.parametrize("old, new, message", [
     ('"nut"', '"date"', "'nut' only in the first, 'date' only in the second"),
     ('"id": 3', '"id": 8', r"the same names in another order, first at class index 0 \('nut' and 'fig'\)"),
-    (', {"id": 7, "name": "fig"}', "", "'fig' only in the first"),
+    (', {"id": 7, "name": "fig"}', "", "'fig' only in the first;"),
 ])
 def test_two_sets_whose_classes_differ(instance_set, config, old, new, message):
     name, path = instance_set([])
@@ -67,6 +67,20 @@ def test_two_sets_whose_classes_differ(instance_set, config, old, new, message):
     with pytest.raises(DataError, match=f"the test data sets .*instances.json@.* and .*other.json@.*: {message}"):
         check_test_sets(tested(config, name, second), tasks=("instance",), masks=True)
     check_same_classes([name, name], "training")
+
+
+def test_a_class_that_is_a_thing_in_one_set_alone(panoptic_set, config, tmp_path):
+    name = panoptic_set()
+    text = (tmp_path / "panoptic.json").read_text()
+    (tmp_path / "other.json").write_text(text.replace('"isthing": 0', '"isthing": 1'))
+    other = name.replace("panoptic.json", "other.json")
+    cfg = config(name, "coco_panoptic_lsj")
+    cfg.DATASETS.TRAIN = (name, other)
+    with pytest.raises(DataError, match=r"different classes: 'sky' has instances \(isthing 1\) in the one and not"):
+        training_records(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), (other,)
+    with pytest.raises(DataError, match="and the test data set .*other.json@.* 'sky' has instances"):
+        check_test_sets(cfg, tasks=("panoptic",), masks=True)
 
 
 def test_test_sets_of_different_kinds_may_name_classes_differently(instance_set, semantic_set, tmp_path):
