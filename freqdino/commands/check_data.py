@@ -62,7 +62,7 @@ def of_configuration(config_file: str, options: Sequence[str]):
     """The faults of a configuration's data sets beside each other; what to check of each, and how it is read."""
     from freqdino.config import load_config
     from freqdino.data import register_custom_datasets
-    from freqdino.data.checks.before_training import check_same_classes, warn_of_other_classes
+    from freqdino.data.checks.before_training import check_classes_of_test_set, check_same_classes
     from freqdino.data.checks.inspection import faults_of, readers_for_evaluation, readers_for_training
     from freqdino.registration.class_tables import check_detector_classes, check_num_classes
     from freqdino.registration.predictions import FAMILY_SECTIONS, predictions_of
@@ -71,10 +71,9 @@ def of_configuration(config_file: str, options: Sequence[str]):
     predictions, train, test = predictions_of(cfg), cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     faults = faults_of(lambda: register_custom_datasets((*train, *test)))
     if not faults:
-        for name in test:
-            warn_of_other_classes(train, name)
         check_counts = check_num_classes if cfg.MODEL.META_ARCHITECTURE in FAMILY_SECTIONS else check_detector_classes
         for step in (partial(check_same_classes, train, "training"), partial(check_same_classes, test, "test"),
+                     *(partial(check_classes_of_test_set, train[0], name) for name in test if train),
                      partial(check_counts, cfg)):
             faults += faults_of(step)
     evaluated = partial(readers_for_evaluation, predictions.tasks, predictions.masks)

@@ -215,8 +215,10 @@ def _shape_reader(name: str, records: Sequence[dict]) -> type:
     return BoxReader
 
 
-def check_test_sets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> None:
-    """Hold DATASETS.TEST against everything that the evaluation will ask of it. To be called on every rank.
+def check_datasets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> None:
+    """Hold the classes of all data sets against each other, and DATASETS.TEST against what its evaluation will ask.
+
+    What DATASETS.TRAIN holds is checked where it is loaded. To be called on every rank, own data registered.
 
     Args:
         tasks, masks: what the model predicts, as `freqdino.registration.predictions` says.
@@ -224,16 +226,27 @@ def check_test_sets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> Non
         MissingDataError: files of a data set are missing.
         DataError: with all faults that were found, where it is not one of a whole data set.
     """
+    check_same_classes(cfg.DATASETS.TRAIN, "training")
     loaded = {name: dataset_records(name) for name in cfg.DATASETS.TEST}
     check_same_classes(cfg.DATASETS.TEST, "test")
     for name, records in loaded.items():
-        warn_of_other_classes(cfg.DATASETS.TRAIN, name)
-        difference = difference_of_kind(cfg.DATASETS.TRAIN[0], name) if cfg.DATASETS.TRAIN else ""
-        if difference and "panoptic" in tasks:
-            raise DataError(f"the training data set {cfg.DATASETS.TRAIN[0]} and the test data set {name} have "
-                            f"different classes: {difference}")
+        if cfg.DATASETS.TRAIN:
+            check_classes_of_test_set(cfg.DATASETS.TRAIN[0], name)
         check_evaluated(name, records, evaluation_readers(name, records, tasks, masks=masks) if records else [])
         check_instance_file(name, records, tasks)
+
+
+def check_classes_of_test_set(trained: str, tested: str) -> None:
+    """Raise DataError for classes of other number or kind; warn of other names, which may be meant."""
+    warn_of_other_classes([trained], tested)
+    first, second = MetadataCatalog.get(trained), MetadataCatalog.get(tested)
+    if first.get("evaluator_type") != second.get("evaluator_type"):
+        return
+    differences = [_difference(first.get(key), second.get(key)) for key in CLASS_KEYS
+                   if len(first.get(key) or ()) != len(second.get(key) or ())]
+    for difference in filter(None, [*differences, difference_of_kind(trained, tested)]):
+        raise DataError(f"the training data set {trained} and the test data set {tested} have different classes: "
+                        f"{difference}")
 
 
 def check_instance_file(name: str, records: Sequence[dict], tasks: Collection[str]) -> None:

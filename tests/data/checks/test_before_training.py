@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from freqdino.data import build_train_loader, register_custom_datasets
-from freqdino.data.checks.before_training import check_same_classes, check_test_sets
+from freqdino.data.checks.before_training import check_datasets, check_same_classes
 from freqdino.data.training_records import training_records
 from freqdino.errors import DataError
 
@@ -21,7 +21,7 @@ def test_annotations_that_are_all_crowd(instance_set, config):
     with pytest.raises(DataError, match="nothing to learn from: all 2 annotations are crowd regions"):
         build_train_loader(config(name, "coco_instance_lsj"))
     with pytest.raises(DataError, match="nothing to evaluate: all 2 annotations are crowd regions"):
-        check_test_sets(tested(config, name), tasks=("instance",), masks=True)
+        check_datasets(tested(config, name), tasks=("instance",), masks=True)
 
 
 def test_no_annotation_and_no_picture(instance_set, config):
@@ -65,8 +65,20 @@ def test_two_sets_whose_classes_differ(instance_set, config, old, new, message):
     with pytest.raises(DataError, match=f"the training data sets .*instances.json@.* and .*other.json@.*: {message}"):
         build_train_loader(cfg)
     with pytest.raises(DataError, match=f"the test data sets .*instances.json@.* and .*other.json@.*: {message}"):
-        check_test_sets(tested(config, name, second), tasks=("instance",), masks=True)
+        check_datasets(tested(config, name, second), tasks=("instance",), masks=True)
     check_same_classes([name, name], "training")
+
+
+def test_a_test_set_of_fewer_classes(instance_set, config):
+    name, path = instance_set(BOTH[:1])
+    other = path.with_name("other.json")
+    other.write_text(path.read_text().replace(', {"id": 7, "name": "fig"}', ""))
+    cfg = config(name, "coco_instance_lsj")
+    cfg.DATASETS.TEST = (f"{other}@{path.parent / 'images'}",)
+    register_custom_datasets([name])
+    with pytest.raises(DataError, match="the training data set .* and the test data set .*other.json@.* have different "
+                                        "classes: 'fig' only in the first$"):
+        check_datasets(cfg, tasks=("instance",), masks=True)
 
 
 def test_a_class_that_is_a_thing_in_one_set_alone(panoptic_set, config, tmp_path):
@@ -80,7 +92,7 @@ def test_a_class_that_is_a_thing_in_one_set_alone(panoptic_set, config, tmp_path
         training_records(cfg)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), (other,)
     with pytest.raises(DataError, match="and the test data set .*other.json@.* 'sky' has instances"):
-        check_test_sets(cfg, tasks=("panoptic",), masks=True)
+        check_datasets(cfg, tasks=("panoptic",), masks=True)
 
 
 def test_test_sets_of_different_kinds_may_name_classes_differently(instance_set, semantic_set, tmp_path):
@@ -114,7 +126,7 @@ def test_a_class_that_no_label_holds_is_said(instance_set, config, caplog):
     training_records(config(name, "coco_instance_lsj"))
     assert "no label of the data set" in caplog.text and "has the class 'fig': what no label holds" in caplog.text
     caplog.clear()
-    check_test_sets(tested(config, name), tasks=("instance",), masks=True)
+    check_datasets(tested(config, name), tasks=("instance",), masks=True)
     assert "has the class 'fig'" in caplog.text
 
 
@@ -130,7 +142,7 @@ def test_masks_of_0_and_255_are_told_from_class_indices(semantic_set, config):
     with pytest.raises(DataError, match=message):
         training_records(config(name, "mask_former_semantic"))
     with pytest.raises(DataError, match=message):
-        check_test_sets(tested(config, name), tasks=("semantic",), masks=True)
+        check_datasets(tested(config, name), tasks=("semantic",), masks=True)
 
 
 @pytest.mark.parametrize("labels, classes, absent", [
@@ -151,14 +163,14 @@ def test_a_panoptic_png_that_differs_from_its_json_is_an_error_before_training(p
     with pytest.raises(DataError, match=r"a\.png and its segments_info differ"):
         training_records(config(name, "coco_panoptic_lsj"))
     with pytest.raises(DataError, match=r"a\.png and its segments_info differ"):
-        check_test_sets(tested(config, name), tasks=("panoptic",), masks=True)
+        check_datasets(tested(config, name), tasks=("panoptic",), masks=True)
 
 
 def test_a_test_set_of_masks_and_boxes(instance_set, config):
     name, _ = instance_set([{"segmentation": [SQUARE], "bbox": [1, 1, 2, 2]}, {"bbox": [1, 1, 2, 2]}])
     with pytest.raises(DataError, match=r"instances\.json has an annotation without segmentation on image 10: masks"):
-        check_test_sets(tested(config, name), tasks=("instance",), masks=True)
-    check_test_sets(tested(config, name), tasks=("instance",), masks=False)
+        check_datasets(tested(config, name), tasks=("instance",), masks=True)
+    check_datasets(tested(config, name), tasks=("instance",), masks=False)
 
 
 def test_a_broken_picture_of_a_test_set(instance_set, config, tmp_path):
@@ -166,7 +178,7 @@ def test_a_broken_picture_of_a_test_set(instance_set, config, tmp_path):
     (tmp_path / "images" / "1.png").write_bytes(b"not a picture")
     (tmp_path / "images" / "2.png").write_bytes((tmp_path / "images" / "2.png").read_bytes()[:-40])
     with pytest.raises(DataError) as error:
-        check_test_sets(tested(config, name), tasks=("instance",), masks=True)
+        check_datasets(tested(config, name), tasks=("instance",), masks=True)
     assert len(error.value.faults) == 2
     for number in (1, 2):
         assert any(f"images/{number}.png cannot be read" in fault for fault in error.value.faults)
@@ -212,7 +224,7 @@ def test_text_ids_of_a_set_without_a_file(config, instance_set):
     MetadataCatalog.get("checking_test_python").set(thing_classes=["nut", "fig"], evaluator_type="coco")
     try:
         with pytest.raises(DataError, match=r"has texts as image_id \('a'\) and no json_file"):
-            check_test_sets(tested(config, "checking_test_python"), tasks=("instance",), masks=True)
+            check_datasets(tested(config, "checking_test_python"), tasks=("instance",), masks=True)
     finally:
         DatasetCatalog.remove("checking_test_python")
         MetadataCatalog.pop("checking_test_python")
