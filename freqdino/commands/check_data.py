@@ -62,7 +62,7 @@ def of_configuration(config_file: str, options: Sequence[str]):
     """The faults of a configuration's data sets beside each other; what to check of each, and how it is read."""
     from freqdino.config import load_config
     from freqdino.data import register_custom_datasets
-    from freqdino.data.checks.before_training import check_classes_of_test_set, check_same_classes
+    from freqdino.data.checks.classes import check_classes_of_test_set, check_same_classes
     from freqdino.data.checks.inspection import faults_of, readers_for_evaluation, readers_for_training
     from freqdino.registration.class_tables import check_detector_classes, check_num_classes
     from freqdino.registration.predictions import FAMILY_SECTIONS, predictions_of
@@ -91,7 +91,7 @@ def table_of(name: str, number: int, reader, tally) -> str:
     """Objects by class and size, of the labels that one reader reads."""
     from tabulate import tabulate
 
-    from freqdino.data.checks.before_training import class_names
+    from freqdino.data.checks.classes import class_names
     from freqdino.data.checks.scanning import SIZES
 
     rows = []

@@ -2,7 +2,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from freqdino.data.custom import register_custom_datasets
 from freqdino.data.registering import check_dataset_files
@@ -34,3 +34,19 @@ def dataset_records(name: str) -> list[dict]:
     register_custom_datasets([name])
     with missing_files_explained((name,)):
         return DatasetCatalog.get(name)
+
+
+def id_of(record: dict) -> int | str:
+    """The image id that a record is evaluated under."""
+    return record.get("image_id", record["file_name"])
+
+
+def keep_only(name: str, records: Sequence[dict], kept: Sequence[dict]) -> None:
+    """From now on the records of a data set that are not among the ``kept`` are left out when it is evaluated."""
+    left_out = frozenset(map(id_of, records)) - frozenset(map(id_of, kept))
+    vars(MetadataCatalog.get(name))["left_out"] = left_out      # metadata refuses to change a value
+
+
+def left_out(name: str) -> frozenset[int | str]:
+    """Ids of the images that are left out when a data set is evaluated."""
+    return MetadataCatalog.get(name).get("left_out", frozenset())

@@ -5,7 +5,7 @@ Source: the COCO annotation format (instances and panoptic).
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from detectron2.structures import BoxMode
@@ -123,8 +123,10 @@ def check_object(annotation: Mapping, image: Mapping, where: str) -> None:
         box_corners(annotation["bbox"], BoxMode.XYWH_ABS, where)
 
 
-def read_ground_truth(path: str) -> dict[str, Any]:
+def read_ground_truth(path: str, *, without: Collection[int | str] = ()) -> dict[str, Any]:
     """The typed content of an instance file, as far as an evaluation reads it: pictures may have no file name.
+
+    ``without``: ids of images that are left out, with their annotations.
 
     Raises:
         MissingDataError, DataError: there is no such file, it lacks the format, a list is empty, a value is not what
@@ -140,7 +142,8 @@ def read_ground_truth(path: str) -> dict[str, Any]:
             if annotation["image_id"] not in by_id:
                 raise DataError(f"{where} belongs to image {annotation['image_id']!r}, which the file does not have")
             check_object(annotation, by_id[annotation["image_id"]], where)
-    content = {**document, "images": images, "annotations": annotations}
+    content = {**document, "images": [image for image in images if image["id"] not in without],
+               "annotations": [annotation for annotation in annotations if annotation["image_id"] not in without]}
     with faults:
         content["categories"] = read_categories(document["categories"], path, panoptic=False)
     faults.raise_any()

@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
 from freqdino.data.augmentation import crop_recipe, detr_recipe, inference_recipe, large_scale_jitter
+from freqdino.data.catalog import id_of
 from freqdino.data.image_reading import check_image_size, read_image
 from freqdino.data.target_readers import (
     AnnotationReader,
@@ -60,7 +61,7 @@ class SegmentationMapper:
         image = read_image(record["file_name"], self.image_format)
         check_image_size(record, image)
         height, width = image.shape[:2]
-        sample = {"file_name": record["file_name"], "image_id": record.get("image_id", record["file_name"]),
+        sample = {"file_name": record["file_name"], "image_id": id_of(record),
                   "height": height, "width": width}
         if self.reader is None:
             augmented = T.AugInput(image)

@@ -1,32 +1,23 @@
 """The records that a configuration trains on: loaded, held against the mapper, their files opened, empty ones left out.
 """
-import logging
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
 
 from freqdino.data.catalog import dataset_records
-from freqdino.data.checks.before_training import (
-    check_kind,
-    check_label_maps,
-    check_records,
-    check_same_classes,
-    label_readers,
-    open_files,
-)
+from freqdino.data.checks.before_training import check_kind, check_records, label_readers
+from freqdino.data.checks.classes import check_same_classes
+from freqdino.data.checks.files import readable_records
 from freqdino.data.mapper import build_reader, chosen_mapper
-from freqdino.data.values import some
 from freqdino.errors import DataError
-
-logger = logging.getLogger(__name__)
 
 
 def training_records(cfg: CfgNode) -> list[dict]:
     """The records of DATASETS.TRAIN that are trained on; the filter is Detectron2's.
 
-    Files are opened in the main process: for `before_training.SECONDS`, and with DATALOADER.SKIP_UNREADABLE all of
-    them, where what cannot be decoded is left out. To be called on every rank.
+    Their files are opened first; with DATALOADER.SKIP_UNREADABLE what cannot be decoded is left out. To be called on
+    every rank.
 
     Raises:
         MissingDataError: files of a dataset are missing.
@@ -44,26 +35,7 @@ def training_records(cfg: CfgNode) -> list[dict]:
     records = [record for name in names for record in loaded[name]]
     readers = label_readers(build_reader(reader_class, names[0]))
     check_records(names, records, readers, "learn from")
-    return _filtered(cfg, _readable(cfg, records, readers))
-
-
-def _readable(cfg, records, readers):
-    """The records whose files can be read; what is found in the files is said."""
-    names, skip = cfg.DATASETS.TRAIN, cfg.DATALOADER.SKIP_UNREADABLE
-    tally = open_files(names, records, readers, **({"seconds": None} if skip else {}))
-    left_out = tally.unreadable if skip else set()
-    faults = [fault for number, fault in tally.faults if number not in left_out]
-    if faults:
-        hint = "; DATALOADER.SKIP_UNREADABLE True leaves out what cannot be read" if tally.unreadable - left_out else ""
-        raise DataError(faults[0] + hint, *faults[1:])
-    if left_out:
-        logger.warning("%d of the %d pictures of %s, or their labels, cannot be read and are left out: %s",
-                       len(left_out), len(records), ", ".join(names),
-                       some(records[number]["file_name"] for number in sorted(left_out)))
-        if len(left_out) == len(records):
-            raise DataError(f"no picture of {', '.join(names)} can be read")
-    check_label_maps(names, readers, tally, len(records))
-    return [record for number, record in enumerate(records) if number not in left_out]
+    return _filtered(cfg, readable_records(names, records, readers, skip=cfg.DATALOADER.SKIP_UNREADABLE))
 
 
 def _filtered(cfg, records):

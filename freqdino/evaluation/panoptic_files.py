@@ -4,7 +4,7 @@ Source: https://cocodataset.org/#format-data and #format-results (panoptic segme
 """
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing import Pool
@@ -21,10 +21,11 @@ IMAGES_PER_PROCESS = 32
 
 
 def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, prediction_json: str, prediction_folder: str, *,
-                     processes: int | None = None) -> dict[str, np.ndarray]:
+                     processes: int | None = None, without: Collection[int | str] = ()) -> dict[str, np.ndarray]:
     """Score the predictions of ``prediction_json`` for every image that ``ground_truth_json`` annotates.
 
     Args:
+        without: ids of images that are left out.
         processes: processes that read and match images; None: as many as there are CPUs, fewer for few images. The
             result does not depend on it.
     Returns:
@@ -35,6 +36,8 @@ def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, predictio
             file and segment.
     """
     categories, truth_by_image = read_ground_truth(ground_truth_json)
+    for image_id in without:
+        truth_by_image.pop(str(image_id), None)
     found_by_image = _annotations_by_image(_read_json(prediction_json), prediction_json)
     missing = truth_by_image.keys() - found_by_image.keys()
     if missing:

@@ -9,11 +9,11 @@ from freqdino.data.catalog import dataset_records
 from freqdino.data.checks.before_training import (
     check_instance_file,
     check_kind,
-    check_label_maps,
     check_records,
     evaluation_readers,
     label_readers,
 )
+from freqdino.data.checks.files import check_label_maps
 from freqdino.data.checks.scanning import Tally, scan
 from freqdino.data.mapper import build_reader, chosen_mapper
 from freqdino.data.targets import LabelReader

@@ -3,13 +3,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from freqdino.data import build_train_loader, register_custom_datasets
-from freqdino.data.checks.before_training import check_datasets, check_same_classes
+from freqdino.data import build_test_loader, build_train_loader, register_custom_datasets
+from freqdino.data.checks.before_training import check_datasets
+from freqdino.data.checks.classes import check_same_classes
+from freqdino.data.panoptic_png import rgb_to_id
 from freqdino.data.training_records import training_records
 from freqdino.errors import DataError
+from freqdino.evaluation.instance_evaluator import InstanceEvaluator
+from freqdino.evaluation.panoptic_evaluator import PanopticEvaluator
 
 SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]
 BOTH = [{"segmentation": [SQUARE]}, {"segmentation": [SQUARE], "category_id": 7}]
@@ -228,3 +233,39 @@ def test_text_ids_of_a_set_without_a_file(config, instance_set):
     finally:
         DatasetCatalog.remove("checking_test_python")
         MetadataCatalog.pop("checking_test_python")
+
+
+def test_broken_pictures_of_test_sets_are_left_out_of_their_evaluation(instance_set, config, tmp_path, caplog):
+    name, _ = instance_set([{**annotation, "image_id": 10 + index} for index in range(3) for annotation in BOTH],
+                           images=3)
+    (tmp_path / "images" / "1.png").write_bytes(b"not a picture")
+    cfg = tested(config, name)
+    with pytest.raises(DataError, match=r"1\.png cannot be read: .*; DATALOADER.SKIP_UNREADABLE True leaves out"):
+        check_datasets(cfg, tasks=("instance",), masks=True)
+    cfg.DATALOADER.SKIP_UNREADABLE = True
+    check_datasets(cfg, tasks=("instance",), masks=True)
+    assert "1 of the 3 pictures of" in caplog.text
+    assert [batch[0]["image_id"] for batch in build_test_loader(cfg, name)] == [10, 12]
+    evaluator = InstanceEvaluator(name)
+    with pytest.raises(ValueError, match="image 11 of .* is not among the images"):
+        evaluator.process([{"image_id": 11}], [{"instances": None}])
+    (tmp_path / "images" / "1.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
+    check_datasets(cfg, tasks=("instance",), masks=True)        # mended: all are evaluated again
+    assert [batch[0]["image_id"] for batch in build_test_loader(cfg, name)] == [10, 11, 12]
+
+
+def test_a_broken_panoptic_png_is_left_out_of_the_evaluation(panoptic_set, config, tmp_path):
+    def edit(document):
+        document["images"].append({**document["images"][0], "id": "b"})
+        document["annotations"].append({"image_id": "b", "file_name": "b.png", "segments_info": []})
+    name = panoptic_set(edit)
+    (tmp_path / "pngs" / "b.png").write_bytes(b"not a picture")
+    cfg = tested(config, name)
+    cfg.DATALOADER.SKIP_UNREADABLE = True
+    check_datasets(cfg, tasks=("panoptic",), masks=True)
+    batch, = build_test_loader(cfg, name)
+    evaluator = PanopticEvaluator(name)
+    colors = np.asarray(Image.open(tmp_path / "pngs" / "a.png"))
+    segments = [{"id": 300, "category_id": 1, "isthing": True}, {"id": 70000, "category_id": 0, "isthing": False}]
+    evaluator.process(batch, [{"panoptic_seg": (torch.from_numpy(rgb_to_id(colors)), segments)}])
+    assert evaluator.evaluate()["panoptic_seg"]["PQ"] == 100
