@@ -6,7 +6,7 @@ end with its message and without a traceback, whatever else is a fault of ours a
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -33,7 +33,7 @@ class DataError(ValueError):
     those of the data set that could be read in spite of them.
     """
 
-    records: list[dict] = []
+    records: Sequence[dict] = ()
 
     def __init__(self, *faults: str):
         super().__init__(*faults)

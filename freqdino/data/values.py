@@ -6,7 +6,7 @@ it stands in the file, so that '1' and 1 can be told apart.
 """
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,11 +144,11 @@ class Faults:
         """Those of all errors, in the order in which they came."""
         return [fault for error in self.errors for fault in error.faults]
 
-    def raise_any(self, records: list[dict] | None = None) -> None:
+    def raise_any(self, records: Sequence[dict] = ()) -> None:
         """Raise what was collected, as one error, with the ``records`` that could be read."""
         if self.errors:
             error = self.errors[0] if len(self.errors) == 1 else DataError(*self.messages)
-            error.records = records or []
+            error.records = records
             raise error
 
 
