@@ -64,21 +64,27 @@ def open_files(names: Sequence[str], records: Sequence[dict], readers: Sequence[
 
 
 def check_label_maps(names: Sequence[str], readers: Sequence[LabelReader], tally: Tally, pictures: int) -> None:
-    """Of label maps that were all opened, warn of classes that none holds; and of a class that stands alone.
+    """Warn of classes that no label map holds, where all were opened, and of a class that stands alone.
 
     Raises:
-        DataError: of two classes and more they hold the first and the ignored value alone, as masks of 0 and 255 do.
+        DataError: of two classes and more they hold the first and the ignored value alone, as masks of 0 and 255 do;
+            a warning where not all were opened.
     """
     for number, reader in enumerate(readers):
-        if not isinstance(reader, SemanticReader) or tally.opened < pictures:
+        if not isinstance(reader, SemanticReader):
             continue
-        classes, present = class_names(names[0], reader), tally.classes_of(number)
+        classes, present, shown = class_names(names[0], reader), tally.classes_of(number), ", ".join(names)
         if len(classes) == 1:
             logger.warning("the data set %s has one class, %r (0 in its label maps; %d is ignored): a semantic map has "
                            "no other to choose, and every score is 100; give the background a class of its own",
-                           ", ".join(names), classes[0], reader.ignore_label)
-        if len(classes) > 1 and present <= {0, NO_CLASS} and NO_CLASS in present:
-            raise DataError(f"the label maps of {', '.join(names)} hold no other values than 0 ({classes[0]!r}) and "
-                            f"{reader.ignore_label}, which is ignored: no pixel is {some(map(repr, classes[1:]))}. "
-                            "Masks of 0 and 255 have to be written as class indices, with 1 for 255")
-        warn_of_absent_classes(names, reader, present)
+                           shown, classes[0], reader.ignore_label)
+        masks = len(classes) > 1 and present <= {0, NO_CLASS} and NO_CLASS in present
+        message = (f"the label maps of {shown} hold no other values than 0 ({classes[0]!r}) and {reader.ignore_label}, "
+                   f"which is ignored: no pixel is {some(map(repr, classes[1:]))}. Masks of 0 and 255 have to be "
+                   "written as class indices, with 1 for 255")
+        if tally.opened == pictures and masks:
+            raise DataError(message)
+        if tally.opened == pictures:
+            warn_of_absent_classes(names, reader, present)
+        elif masks:
+            logger.warning("%s (%d of %d maps were opened)", message, tally.opened, pictures)

@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from freqdino.data import build_test_loader, build_train_loader, register_custom_datasets
+from freqdino.data.checks import files
 from freqdino.data.checks.before_training import check_datasets
 from freqdino.data.checks.classes import check_same_classes
 from freqdino.data.panoptic_png import rgb_to_id
@@ -148,6 +149,17 @@ def test_masks_of_0_and_255_are_told_from_class_indices(semantic_set, config):
         training_records(config(name, "mask_former_semantic"))
     with pytest.raises(DataError, match=message):
         check_datasets(tested(config, name), tasks=("semantic",), masks=True)
+
+
+def test_masks_of_0_and_255_where_time_runs_out(semantic_set, config, tmp_path, monkeypatch, caplog):
+    name = semantic_set([[0, 255]], classes="skin\nlesion\n")
+    Image.new("RGB", (2, 1)).save(tmp_path / "images" / "b.png")
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "labels" / "b.png")
+    monkeypatch.setattr(files, "SECONDS", 0)
+    with caplog.at_level("INFO"):
+        assert len(training_records(config(name, "mask_former_semantic"))) == 2
+    assert "no pixel is 'lesion'" in caplog.text and "(1 of 2 maps were opened)" in caplog.text
+    assert "Opened 1 of 2 pictures" in caplog.text and "in 0 s; tools/check_data.py opens all" in caplog.text
 
 
 @pytest.mark.parametrize("labels, classes, absent", [
