@@ -11,6 +11,7 @@ COMMANDS = {
     "freqdino-train": "train:run",
     "freqdino-demo": "demo:main",
     "freqdino-visualize-data": "visualize_data:main",
+    "freqdino-check-data": "check_data:main",
     "freqdino-analyze-frequency": "analyze_frequency:main",
     "freqdino-analyze-model": "analyze_model:main",
     "freqdino-report": "report:main",

@@ -7,7 +7,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -25,6 +25,35 @@ class UnknownKeyError(ConfigError, KeyError):
     """A key that no part of the project reads; the message names the nearest keys."""
 
     __str__ = ValueError.__str__
+
+
+class DataError(ValueError):
+    """A data set cannot be used; each fault names the file, the entry and what was expected there.
+
+    ``faults``: the messages of all that was found; as text the first one, and how many more there are. ``records``:
+    those of the data set that could be read in spite of them.
+    """
+
+    records: Sequence[dict] = ()
+
+    def __init__(self, *faults: str):
+        super().__init__(*faults)
+        self.faults = faults
+
+    def __str__(self):
+        more = len(self.faults) - 1
+        count = f"{more} more fault{'s' if more > 1 else ''}"
+        return self.faults[0] + (f" (and {count}: tools/check_data.py lists them all)" if more else "")
+
+
+class MissingDataError(DataError, FileNotFoundError):
+    """A file or folder of a data set is not there; the message names it."""
+
+    __str__ = DataError.__str__
+
+
+class UnreadableFileError(DataError):
+    """A picture or label file cannot be decoded; the message names it."""
 
 
 class CheckpointError(ValueError):

@@ -201,6 +201,7 @@ def add_freqdino_config(cfg):
         "MIN_SCALE": 0.1,
         "MAX_SCALE": 2.0,
     }))
+    cfg.DATALOADER.SKIP_UNREADABLE = False  # True: what cannot be decoded is left out, and counted
     cfg.SOLVER.update(CfgNode({
         "OPTIMIZER": "ADAMW",
         "BACKBONE_MULTIPLIER": 0.1,

@@ -171,6 +171,7 @@ def load_config(config_file="", opts=()):
     for check in CHECKS:
         check(cfg)
     _say_ignored_keys(cfg, defaults)
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
     settle_device(cfg)
     return cfg
 

@@ -8,9 +8,10 @@ from freqdino.errors import needing_detectron2
 
 with needing_detectron2():
     from freqdino.data.builtin import register_builtin_datasets
+    from freqdino.data.catalog import dataset_records
     from freqdino.data.custom import register_custom_datasets
     from freqdino.data.image_files import find_images
-    from freqdino.data.loaders import build_test_loader, build_train_loader, dataset_records
+    from freqdino.data.loaders import build_test_loader, build_train_loader
     from freqdino.data.mapper import build_mapper
     from freqdino.data.sample_scenes import register_sample_scenes
 

@@ -5,9 +5,14 @@ COCO panoptic format; a dataset's contiguous indices are the positions in the or
 """
 import colorsys
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
+
+from freqdino.data.values import FLAG, TEXT, WHOLE, Faults, read_fields, shown
+from freqdino.errors import DataError
 
 _TABLES = Path(__file__).parent / "categories"
 _GOLDEN_RATIO = 0.6180339887498949
@@ -23,27 +28,10 @@ class ClassTable:
 
     @classmethod
     def from_categories(cls, categories: list[dict], where: str, *, panoptic: bool) -> "ClassTable":
-        """Read a COCO list of categories; ``where`` (the file) begins the error messages.
-
-        Raises:
-            ValueError: no category, one without id, name or (for panoptic data) isthing, an id that is no integer or
-                occurs twice.
-        """
-        keys = ("id", "name", "isthing") if panoptic else ("id", "name")
-        if not isinstance(categories, list) or not categories:
-            raise ValueError(f"{where}: 'categories' is not a list of at least one category")
-        for position, category in enumerate(categories):
-            missing = [key for key in keys if not isinstance(category, dict) or key not in category]
-            if missing:
-                raise ValueError(f"{where}: category number {position} has no {', '.join(missing)}: {category}")
-            if not isinstance(category["id"], int):
-                raise ValueError(f"{where}: category {category['name']!r} has the id {category['id']!r}; "
-                                 "ids are integers")
+        """Of a COCO list of categories; ``where`` (the file) begins the error messages. Raises as `read_categories`."""
+        categories = read_categories(categories, where, panoptic=panoptic)
         ordered = sorted(categories, key=lambda category: category["id"])
         ids = tuple(category["id"] for category in ordered)
-        repeated = sorted({left for left, right in zip(ids, ids[1:]) if left == right})
-        if repeated:
-            raise ValueError(f"{where}: the category ids {repeated} occur more than once")
         return cls(names=tuple(category["name"] for category in ordered), ids=ids,
                    isthing=tuple(bool(category.get("isthing", 1)) for category in ordered))
 
@@ -77,6 +65,50 @@ class ClassTable:
                 "thing_dataset_id_to_contiguous_id": self._ids_of_kind(True),
                 "stuff_dataset_id_to_contiguous_id": self._ids_of_kind(False),
                 "ignore_label": 255, "label_divisor": 1000}
+
+
+def read_categories(categories: list[dict], where: str, *, panoptic: bool) -> list[dict]:
+    """A COCO list of categories with typed fields; ``where`` (the file) begins the error messages.
+
+    Raises:
+        DataError: no category, one without id, name or (for panoptic data) isthing, a value that is none, an id or a
+            name that occurs twice.
+    """
+    if not isinstance(categories, list) or not categories:
+        raise DataError(f"{where}: 'categories' is not a list of at least one category")
+    keys, faults = ("id", "name", "isthing") if panoptic else ("id", "name"), Faults()
+    for position, category in enumerate(categories):
+        missing = [key for key in keys if not isinstance(category, dict) or key not in category]
+        with faults:
+            if missing:
+                raise DataError(f"{where}: category number {position} has no {', '.join(missing)}: {shown(category)}")
+            try:
+                read_fields(category, {"id": WHOLE}, ("id",))
+            except DataError:
+                raise DataError(f"{where}: category {shown(category['name'])} has the id {shown(category['id'])}; "
+                                "ids are integers") from None
+            try:
+                read_fields(category, {"name": TEXT, "isthing": FLAG}, keys)
+            except DataError as error:
+                raise DataError(f"{where}: the category with the id {category['id']} {error}") from None
+    faults.raise_any()
+    repeated = _repeated(category["id"] for category in categories)
+    if repeated:
+        raise DataError(f"{where}: the category ids {repeated} occur more than once")
+    check_class_names([category["name"] for category in categories], where)
+    return categories
+
+
+def check_class_names(names: list[str], where: str) -> None:
+    """Raise DataError where two classes have one name: results are reported by name."""
+    repeated = _repeated(names)
+    if repeated:
+        raise DataError(f"{where}: more than one class has the name {', '.join(map(repr, repeated))}; results are "
+                        "reported by name, so give each class one of its own")
+
+
+def _repeated(values: Iterable) -> list:
+    return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
 def load_class_table(name: str) -> ClassTable:

@@ -4,20 +4,21 @@
     <panoptic.json>@<image folder>@<PNG folder>       COCO panoptic
     <classes.txt>@<image folder>@<PNG folder>         semantic: line n of the classes is PNG value n - 1; 255 is ignored
 
-The first part's suffix and the number of folders tell the kind. Paths may be relative to the working directory.
-An "@" may stand in a path: the first part ends at its suffix, and of two folders the second begins at the last "@"
-unless the whole rest is an existing folder. datasets/README.md has examples.
+The first part's suffix and the number of folders tell the kind. Paths may be relative to the working directory, or
+begin with "~". An "@" may stand in a path: the first part ends at its suffix, and of two folders the second begins at
+the last "@" unless the whole rest is an existing folder. datasets/README.md has examples.
 """
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
-from freqdino.data.categories import ClassTable
-from freqdino.data.records import read_annotation_file
+from freqdino.data.categories import ClassTable, check_class_names
+from freqdino.data.coco_files import read_annotation_file
 from freqdino.data.registering import register_instances, register_panoptic, register_semantic
+from freqdino.data.values import read_text, shown
+from freqdino.errors import DataError, MissingDataError
 
 FORMS = ("<annotations.json>@<image folder>", "<panoptic.json>@<image folder>@<PNG folder>",
          "<classes.txt>@<image folder>@<PNG folder>")
@@ -29,30 +30,34 @@ def _split(name: str) -> tuple[str, str, str | None]:
     """(annotation file, image folder, PNG folder or None) of an own-data name."""
     match = _FIRST_PART.fullmatch(name)
     if match is None:
-        raise ValueError(f"dataset name {name!r} has none of the forms {'; '.join(FORMS)}")
+        raise DataError(f"dataset name {name!r} has none of the forms {'; '.join(FORMS)}")
     file, rest = match.groups()
-    if "@" not in rest or os.path.isdir(rest):
-        return file, rest, None
-    image_root, _, png_root = rest.rpartition("@")
-    return file, image_root, png_root
+    if "@" not in rest or os.path.isdir(os.path.expanduser(rest)):
+        parts = [file, rest]
+    else:
+        image_root, _, png_root = rest.rpartition("@")
+        parts = [file, image_root, png_root]
+    file, image_root, *png_root = map(os.path.expanduser, parts)
+    return file, image_root, png_root[0] if png_root else None
 
 
 def _check_folder(name: str, path: str, what: str) -> None:
     if not os.path.isdir(path):
-        raise FileNotFoundError(f"dataset {name!r}: the {what} {path} does not exist (that is {os.path.abspath(path)})")
+        raise MissingDataError(f"dataset {name!r}: the {what} {path} does not exist (that is {os.path.abspath(path)})")
 
 
 def _read_class_names(path: str) -> ClassTable:
     """One class a line; blank lines at the end do not count."""
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"class file {path} does not exist (that is {os.path.abspath(path)})")
-    names = Path(path).read_text(encoding="utf-8").rstrip().splitlines()
+        raise MissingDataError(f"class file {path} does not exist (that is {os.path.abspath(path)})")
+    names = read_text(path, "class file").rstrip().splitlines()
     names = [name.strip() for name in names]
     if not 1 <= len(names) <= _MOST_SEMANTIC_CLASSES:
-        raise ValueError(f"class file {path} has {len(names)} lines; expected 1 to {_MOST_SEMANTIC_CLASSES} classes, "
+        raise DataError(f"class file {path} has {len(names)} lines; expected 1 to {_MOST_SEMANTIC_CLASSES} classes, "
                          "one a line (255 is the ignored value)")
     if "" in names:
-        raise ValueError(f"class file {path}: line {names.index('') + 1} is empty")
+        raise DataError(f"class file {path}: line {names.index('') + 1} is empty")
+    check_class_names(names, f"class file {path}")
     return ClassTable(names=tuple(names), ids=tuple(range(len(names))), isthing=(False,) * len(names))
 
 
@@ -60,7 +65,7 @@ def _register(name: str) -> None:
     file, image_root, png_root = _split(name)
     if file.lower().endswith(".txt"):
         if png_root is None:
-            raise ValueError(f"dataset name {name!r} begins with a class file and needs two folders: {FORMS[2]}")
+            raise DataError(f"dataset name {name!r} begins with a class file and needs two folders: {FORMS[2]}")
         classes = _read_class_names(file)
     else:
         sections = ("images", "annotations", "categories")
@@ -84,9 +89,11 @@ def register_custom_datasets(names: Iterable[str]) -> None:
     the dataset is loaded.
 
     Raises:
-        FileNotFoundError: a file or folder of the name does not exist.
-        ValueError: the name has none of the forms, or the class table is not in order; the message names the file.
+        MissingDataError: a file or folder of the name does not exist.
+        DataError: the name has none of the forms, or the class table is not in order; the message names the file.
     """
     for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"a data set has the name {shown(name)}; expected a registered name, or where own data are")
         if name not in DatasetCatalog and "@" in name:
             _register(name)

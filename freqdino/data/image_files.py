@@ -1,12 +1,13 @@
 """Images that are no data set: of folders, patterns and single files; and the records of what a command is to read."""
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
+from freqdino.data.catalog import dataset_records
 from freqdino.data.custom import register_custom_datasets
-from freqdino.data.loaders import dataset_records
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -28,9 +29,14 @@ def find_records(dataset: str | None, inputs: Sequence[str] | None, limit: int |
 
 
 def find_images(pattern: str) -> list[Path]:
-    """The images of a folder, or the files of a glob pattern, sorted; anything else is taken for one file."""
+    """The images of a folder, or the files of a glob pattern, sorted; anything else is taken for one file.
+
+    Hidden files of a folder are no images.
+    """
+    pattern = os.path.expanduser(pattern)
     if Path(pattern).is_dir():
-        found = sorted(path for path in Path(pattern).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(path for path in Path(pattern).iterdir()
+                       if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file())
         if not found:
             raise ValueError(f"{pattern}: the folder has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return found

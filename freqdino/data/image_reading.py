@@ -13,6 +13,8 @@ import numpy as np
 from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image, ImageOps
 
+from freqdino.errors import DataError, MissingDataError, UnreadableFileError
+
 IMAGE_FORMATS = ("RGB", "BGR")
 _EXIF_ORIENTATION = 0x0112
 _16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -20,20 +22,24 @@ _16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 logger = logging.getLogger(__name__)
 
 
+class LabelSizeError(DataError, SizeMismatchError):
+    """A picture or label map has another size than what belongs to it."""
+
+
 def open_image(path: str) -> Image.Image:
     """Open and decode an image file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded, from the first byte to the last.
+        MissingDataError: there is no such file.
+        UnreadableFileError: it cannot be decoded, from the first byte to the last.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"image file {path} does not exist")
+        raise MissingDataError(f"image file {path} does not exist")
     try:
         image = Image.open(path)
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image file {path} cannot be read: {error}") from error
+        raise UnreadableFileError(f"image file {path} cannot be read: {error}") from error
     return image
 
 
@@ -50,7 +56,7 @@ def _to_8_bit(image: Image.Image, path: str) -> Image.Image:
     """Scale a picture of 16-bit grey values to 8 bits: 0..65535 to 0..255, rounded."""
     values = np.asarray(image).astype(np.int64)
     if values.size and (values.min() < 0 or values.max() > 65535):
-        raise ValueError(f"image file {path} has values from {values.min()} to {values.max()}; "
+        raise DataError(f"image file {path} has values from {values.min()} to {values.max()}; "
                          "8-bit pictures and 16-bit grey ones (0..65535) can be read")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
 
@@ -59,8 +65,8 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     """Read a picture as (H, W, 3) uint8, upright, in the channel order ``image_format``: "RGB" or "BGR".
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded or has floating point values, or the format is unknown.
+        DataError: there is no such file, it cannot be decoded or has floating point values.
+        ValueError: the format is unknown.
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are {', '.join(IMAGE_FORMATS)}")
@@ -70,7 +76,7 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     if image.mode in _16_BIT_MODES:
         image = _to_8_bit(image, path)
     elif image.mode == "F":
-        raise ValueError(f"image file {path} has floating point values; 8-bit and 16-bit pictures can be read")
+        raise DataError(f"image file {path} has floating point values; 8-bit and 16-bit pictures can be read")
     if image.mode == "P":
         image = image.convert("RGBA")  # resolves transparency stored with the palette, which "RGB" warns about
     pixels = np.asarray(image.convert("RGB"))
@@ -81,12 +87,11 @@ def read_label_map(path: str) -> np.ndarray:
     """Read a single-channel label map as (H, W) integers: the stored numbers, also of a palette PNG.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded or has several channels.
+        DataError: there is no such file, it cannot be decoded or has several channels.
     """
     labels = np.asarray(open_image(path))
     if labels.ndim != 2 or labels.dtype.kind == "f":
-        raise ValueError(f"label map {path} has shape {labels.shape} and type {labels.dtype}; "
+        raise DataError(f"label map {path} has shape {labels.shape} and type {labels.dtype}; "
                          "expected one channel of whole numbers")
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
@@ -95,7 +100,7 @@ def check_image_size(record: dict, image: np.ndarray) -> None:
     """Hold the picture's size against ``record["height"]`` and ``["width"]`` where they are given.
 
     Raises:
-        SizeMismatchError: (a ValueError) they differ; the message has both sizes, as width x height.
+        LabelSizeError: they differ; the message has both sizes, as width x height.
     """
     height, width = image.shape[:2]
     expected = (record.get("width", width), record.get("height", height))
@@ -103,12 +108,12 @@ def check_image_size(record: dict, image: np.ndarray) -> None:
         return
     hint = ("; they are swapped: annotations refer to the upright picture, after its EXIF orientation"
             if expected == (height, width) else "")
-    raise SizeMismatchError(f"image file {record['file_name']} is {width}x{height} (width x height), "
-                            f"its annotations say {expected[0]}x{expected[1]}{hint}")
+    raise LabelSizeError(f"image file {record['file_name']} is {width}x{height} (width x height), "
+                         f"its annotations say {expected[0]}x{expected[1]}{hint}")
 
 
 def check_label_size(path: str, labels: np.ndarray, image_size: tuple[int, int]) -> None:
-    """Raise `SizeMismatchError` unless the map's first two dimensions are ``image_size`` (H, W)."""
+    """Raise `LabelSizeError` unless the map's first two dimensions are ``image_size`` (H, W)."""
     if labels.shape[:2] != tuple(image_size):
-        raise SizeMismatchError(f"label file {path} is {labels.shape[1]}x{labels.shape[0]} (width x height), "
-                                f"its picture is {image_size[1]}x{image_size[0]}")
+        raise LabelSizeError(f"label file {path} is {labels.shape[1]}x{labels.shape[0]} (width x height), "
+                             f"its picture is {image_size[1]}x{image_size[0]}")

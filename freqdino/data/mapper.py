@@ -3,6 +3,8 @@
 Source: the mappers of Mask2Former (arXiv:2112.01527) and Mask DINO (arXiv:2206.02777), which are variants of this one.
 Shape key: H, W: height and width after augmentation, N: objects.
 """
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -10,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
 from freqdino.data.augmentation import crop_recipe, detr_recipe, inference_recipe, large_scale_jitter
+from freqdino.data.catalog import id_of
 from freqdino.data.image_reading import check_image_size, read_image
 from freqdino.data.target_readers import (
     AnnotationReader,
@@ -18,8 +21,9 @@ from freqdino.data.target_readers import (
     PanopticReader,
     SemanticReader,
     SeparatedReader,
-    TargetReader,
 )
+from freqdino.data.targets import TargetReader
+from freqdino.errors import DataError
 
 MAPPERS = {
     "coco_instance_lsj": (InstanceReader, large_scale_jitter),
@@ -51,13 +55,13 @@ class SegmentationMapper:
     def __call__(self, record: dict) -> dict:
         """
         Raises:
-            FileNotFoundError: the picture or a label file is missing.
-            ValueError: one of them is damaged or they do not fit each other; the message names the file.
+            DataError: the picture or a label file is missing or damaged, or they do not fit each other; the message
+                names the file.
         """
         image = read_image(record["file_name"], self.image_format)
         check_image_size(record, image)
         height, width = image.shape[:2]
-        sample = {"file_name": record["file_name"], "image_id": record.get("image_id", record["file_name"]),
+        sample = {"file_name": record["file_name"], "image_id": id_of(record),
                   "height": height, "width": width}
         if self.reader is None:
             augmented = T.AugInput(image)
@@ -71,19 +75,39 @@ class SegmentationMapper:
         return sample
 
 
-def _reader(cls: type, dataset_name: str) -> TargetReader:
+def build_reader(cls: type, dataset_name: str) -> TargetReader:
+    """A target reader for a data set's classes, which its metadata has. Raises DataError where it has none."""
     if cls is SeparatedReader:
-        return SeparatedReader(instances=_reader(InstanceReader, dataset_name),
-                               semantic=_reader(SemanticReader, dataset_name))
+        return SeparatedReader(instances=build_reader(InstanceReader, dataset_name),
+                               semantic=build_reader(SemanticReader, dataset_name))
     metadata = MetadataCatalog.get(dataset_name)
     key = "thing_classes" if issubclass(cls, AnnotationReader) else "stuff_classes"
     classes = metadata.get(key)
     if classes is None:
-        raise ValueError(f"the metadata of DATASETS.TRAIN[0] = {dataset_name!r} has no {key}: it is not registered, or "
-                         "not the kind of dataset that INPUT.DATASET_MAPPER_NAME reads")
+        raise DataError(f"the metadata of DATASETS.TRAIN[0] = {dataset_name!r} has no {key}: it is not registered, or "
+                        "not the kind of dataset that INPUT.DATASET_MAPPER_NAME reads")
     if cls is SemanticReader:
         return SemanticReader(num_classes=len(classes), ignore_label=metadata.get("ignore_label", 255))
     return cls(num_classes=len(classes))
+
+
+def chosen_mapper(cfg: CfgNode) -> tuple[type, Callable[..., list[T.Augmentation]]]:
+    """The target reader's class and the recipe that INPUT.DATASET_MAPPER_NAME names.
+
+    Raises:
+        ValueError: an unknown name, or DATASETS.TRAIN is empty.
+    """
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name not in MAPPERS:
+        raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; known are {', '.join(MAPPERS)}")
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty; it has to name at least one dataset")
+    return MAPPERS[name]
+
+
+def mappers_of(record: dict) -> list[str]:
+    """Names of the mappers that read a record of this kind."""
+    return [name for name, (reader, _) in MAPPERS.items() if set(reader.keys) <= record.keys()]
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
@@ -96,12 +120,7 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
     """
     if not is_train:
         return SegmentationMapper(augmentations=inference_recipe(cfg), image_format=cfg.INPUT.FORMAT)
-    name = cfg.INPUT.DATASET_MAPPER_NAME
-    if name not in MAPPERS:
-        raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; known are {', '.join(MAPPERS)}")
-    reader_class, recipe = MAPPERS[name]
-    if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN is empty; it has to name at least one dataset")
-    reader = _reader(reader_class, cfg.DATASETS.TRAIN[0])
+    reader_class, recipe = chosen_mapper(cfg)
+    reader = build_reader(reader_class, cfg.DATASETS.TRAIN[0])
     return SegmentationMapper(augmentations=recipe(cfg, label_padding=reader.label_padding),
                               image_format=cfg.INPUT.FORMAT, reader=reader)

@@ -5,6 +5,7 @@ Source: the COCO panoptic format. Shape key: H: height, W: width.
 import numpy as np
 
 from freqdino.data.image_reading import open_image
+from freqdino.errors import DataError
 
 ID_LIMIT = 1 << 24  # three bytes
 _ID_STEP = 1_618_033  # odd, so its multiples modulo ID_LIMIT differ; large, so that their colours do, too
@@ -14,12 +15,11 @@ def read_segment_colors(path: str) -> np.ndarray:
     """The colours (H, W, 3), uint8, of a panoptic PNG; transparency is left out.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded or is no colour picture.
+        DataError: there is no such file, it cannot be decoded or is no colour picture.
     """
     image = open_image(path)
     if image.mode not in ("RGB", "RGBA"):
-        raise ValueError(f"panoptic PNG {path} has mode {image.mode}; expected three 8-bit channels (id = R + 256 G + "
+        raise DataError(f"panoptic PNG {path} has mode {image.mode}; expected three 8-bit channels (id = R + 256 G + "
                          "65536 B)")
     return np.asarray(image.convert("RGB"))
 

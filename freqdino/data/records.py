@@ -3,134 +3,123 @@
 Every error names the file and what is wrong in it. Category ids become contiguous class indices.
 Source: the COCO annotation format (instances and panoptic), Detectron2's standard dataset dictionaries.
 """
-import json
 import logging
 import os
-from collections import Counter
 from pathlib import Path
 
 from detectron2.structures import BoxMode
 
 from freqdino.data.categories import ClassTable
-from freqdino.data.segmentation import box_corners, check_segmentation
+from freqdino.data.coco_files import (
+    IMAGE,
+    check_object,
+    read_annotation_file,
+    read_entries,
+    read_objects,
+    read_panoptic_annotations,
+)
+from freqdino.data.values import Faults, order_of_id, some
+from freqdino.errors import DataError, MissingDataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_NAMED_AT_MOST = 5
 
 logger = logging.getLogger(__name__)
-
-
-def read_annotation_file(path: str, sections: tuple[str, ...]) -> dict:
-    """Read a JSON file that holds an object with the lists ``sections``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, not an object, or lacks a section.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"annotation file {path} does not exist (that is {os.path.abspath(path)})")
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"annotation file {path} is not JSON: {error}") from error
-    for section in sections:
-        if not isinstance(document, dict) or not isinstance(document.get(section), list):
-            raise ValueError(f"annotation file {path} has no list {section!r}; "
-                             f"the COCO format has {', '.join(sections)}")
-    return document
-
-
-def _check_entries(path: str, section: str, entries: list[dict], keys: tuple[str, ...], unique: str) -> None:
-    """Every entry has the keys, and no two share the value of ``unique``."""
-    for position, entry in enumerate(entries):
-        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-        if missing:
-            raise ValueError(f"{path}: entry number {position} of {section!r} has no {', '.join(missing)}")
-    repeated = [value for value, count in Counter(entry[unique] for entry in entries).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{path}: in {section!r} the {unique} occurs more than once: {_some(repeated)}")
-
-
-def _some(values: list) -> str:
-    """The first few values, and how many there are."""
-    listed = ", ".join(map(str, values[:_NAMED_AT_MOST]))
-    return listed if len(values) <= _NAMED_AT_MOST else f"{listed}, ... ({len(values)} in all)"
 
 
 def _check_files(path: str, folder: str, names: list[str], what: str) -> None:
     """Every file of ``names``, which ``path`` lists, is in the folder."""
     missing = [name for name in names if not os.path.isfile(os.path.join(folder, name))]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} of the {len(names)} {what} that {path} lists are not in the folder "
-                                f"{folder}: {_some(missing)}")
+        raise MissingDataError(f"{len(missing)} of the {len(names)} {what} that {path} lists are not in the folder "
+                               f"{folder}: {some(missing)}")
 
 
-def _images(path: str, image_root: str, images: list[dict]) -> dict[int, dict]:
-    """Checked image entries by id."""
-    _check_entries(path, "images", images, ("id", "file_name", "height", "width"), "id")
-    _check_files(path, image_root, [image["file_name"] for image in images], "image files")
+def _images(path: str, image_root: str, entries: list, faults: Faults, *,
+            listed: set[int | str] | None = None) -> dict[int | str, dict]:
+    """The image entries that are in order, by id; with ``listed`` those of them alone."""
+    images = read_entries(path, "images", entries, IMAGE, IMAGE, faults, unique="id")
+    if listed is not None:
+        images = [image for image in images if image["id"] in listed]
+    with faults:
+        _check_files(path, image_root, [image["file_name"] for image in images], "image files")
     return {image["id"]: image for image in images}
 
 
 def _known_ids(classes: ClassTable) -> str:
-    return f"the known ids are {_some(list(classes.ids))}"
+    return f"the known ids are {some(classes.ids)}"
 
 
 def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> list[dict]:
     """Records of a COCO instance file, one for every image, in the order of the image ids; segmentations stay as is.
 
-    An annotation has a segmentation, a bbox or both; what is absent or empty is absent in the record.
+    Image ids are whole numbers or texts. An annotation has a segmentation, a bbox or both; what is absent or empty is
+    absent in the record.
 
     Raises:
-        FileNotFoundError: the file or an image is missing.
-        ValueError: the file does not hold the format, or an annotation has an unknown image or category, neither
-            segmentation nor bbox, or a malformed one; the message names file, image and annotation.
+        MissingDataError: the file or an image is missing.
+        DataError: the file does not hold the format, a value is not what it stands for, or an annotation has an
+            unknown image or category, neither segmentation nor bbox, or a malformed one; the message names file, image
+            and annotation.
     """
-    document = read_annotation_file(json_file, ("images", "annotations"))
-    images = _images(json_file, image_root, document["images"])
-    if any("segments_info" in annotation for annotation in document["annotations"]):
-        raise ValueError(f"{json_file} holds panoptic annotations; own data of that kind are named "
-                         "<panoptic.json>@<image folder>@<PNG folder>")
-    _check_entries(json_file, "annotations", document["annotations"], ("id", "image_id", "category_id"), "id")
+    document, faults = read_annotation_file(json_file, ("images", "annotations")), Faults()
+    if any(isinstance(annotation, dict) and "segments_info" in annotation for annotation in document["annotations"]):
+        raise DataError(f"{json_file} holds panoptic annotations; own data of that kind are named "
+                        "<panoptic.json>@<image folder>@<PNG folder>")
+    images = _images(json_file, image_root, document["images"], faults)
+    all_images_known = not faults
+    annotations = read_objects(json_file, document["annotations"], ("id", "image_id", "category_id"), faults,
+                               unique="id")
     objects = {image_id: [] for image_id in images}
     index_of_id = classes.index_of_id
-    for annotation in document["annotations"]:
+    for annotation in annotations:
         image = images.get(annotation["image_id"])
-        if image is None:
-            raise ValueError(f"{json_file}: annotation {annotation['id']} refers to image_id {annotation['image_id']}, "
-                             "which is not in 'images'")
-        where = f"{json_file}: annotation {annotation['id']} of image {image['file_name']} (image_id {image['id']})"
-        if annotation["category_id"] not in index_of_id:
-            raise ValueError(f"{where} has category_id {annotation['category_id']}, which is not in the class table; "
-                             f"{_known_ids(classes)}")
-        segmentation, box = annotation.get("segmentation"), annotation.get("bbox")
-        if not segmentation and not box:
-            raise ValueError(f"{where} has neither segmentation nor bbox")
-        target = {"id": annotation["id"], "category_id": index_of_id[annotation["category_id"]],
-                  "iscrowd": annotation.get("iscrowd", 0)}
-        if segmentation:
-            check_segmentation(segmentation, image["height"], image["width"], where)
-            target["segmentation"] = segmentation
-        if box:
-            box_corners(box, BoxMode.XYWH_ABS, where)
-            target.update(bbox=box, bbox_mode=BoxMode.XYWH_ABS)
-        objects[image["id"]].append(target)
-    return [{"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id, "height": image["height"],
-             "width": image["width"], "annotations": objects[image_id]} for image_id, image in sorted(images.items())]
+        with faults:
+            if image is not None:
+                objects[image["id"]].append(_target(annotation, image, index_of_id, json_file, classes))
+            elif all_images_known:
+                raise DataError(f"{json_file}: annotation {annotation['id']} refers to image_id "
+                                f"{annotation['image_id']!r}, which is not in 'images'"
+                                f"{_of_other_type(annotation['image_id'], images)}")
+    records = [{"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id,
+                "height": image["height"], "width": image["width"], "annotations": objects[image_id]}
+               for image_id, image in sorted(images.items(), key=lambda item: order_of_id(item[0]))]
+    faults.raise_any(records)
+    return records
 
 
-def _segments(path: str, annotation: dict, classes: ClassTable) -> list[dict]:
-    """The segments of one panoptic annotation, checked, with class indices and kinds."""
+def _of_other_type(image_id: int | str, known: dict) -> str:
+    """What to add where the id is known as a text and not as a number, or the other way round."""
+    other = [identifier for identifier in known if str(identifier) == str(image_id)]
+    return f"; there it is {other[0]!r}, of another type" if other else ""
+
+
+def _target(annotation: dict, image: dict, index_of_id: dict[int, int], path: str, classes: ClassTable) -> dict:
+    """The record's part of one annotation."""
+    where = f"{path}: annotation {annotation['id']} of image {image['file_name']} (image_id {image['id']})"
+    if annotation["category_id"] not in index_of_id:
+        raise DataError(f"{where} has category_id {annotation['category_id']}, which is not in the class table; "
+                        f"{_known_ids(classes)}")
+    check_object(annotation, image, where)
+    target = {"id": annotation["id"], "category_id": index_of_id[annotation["category_id"]],
+              "iscrowd": annotation.get("iscrowd", 0)}
+    if "segmentation" in annotation:
+        target["segmentation"] = annotation["segmentation"]
+    if "bbox" in annotation:
+        target.update(bbox=annotation["bbox"], bbox_mode=BoxMode.XYWH_ABS)
+    return target
+
+
+def _segments(path: str, annotation: dict, classes: ClassTable, faults: Faults) -> list[dict]:
+    """The segments of one panoptic annotation with class indices and kinds."""
     segments, index_of_id = [], classes.index_of_id
-    _check_entries(f"{path}, annotation of {annotation['file_name']}", "segments_info", annotation["segments_info"],
-                   ("id", "category_id"), "id")
     for segment in annotation["segments_info"]:
-        if segment["category_id"] not in index_of_id:
-            raise ValueError(f"{path}: segment {segment['id']} of {annotation['file_name']} (image_id "
-                             f"{annotation['image_id']}) has category_id {segment['category_id']}, which is not in the "
-                             f"class table; {_known_ids(classes)}")
-        index = index_of_id[segment["category_id"]]
-        segments.append({**segment, "category_id": index, "isthing": classes.isthing[index]})
+        with faults:
+            if segment["category_id"] not in index_of_id:
+                raise DataError(f"{path}: segment {segment['id']} of {annotation['file_name']} (image_id "
+                                f"{annotation['image_id']}) has category_id {segment['category_id']}, which is not in "
+                                f"the class table; {_known_ids(classes)}")
+            index = index_of_id[segment["category_id"]]
+            segments.append({**segment, "category_id": index, "isthing": classes.isthing[index]})
     return segments
 
 
@@ -141,41 +130,62 @@ def load_panoptic(*, panoptic_json: str, image_root: str, panoptic_root: str, cl
     With a ``sem_seg_root`` a record also has the semantic PNG of the same name under it.
 
     Raises:
-        FileNotFoundError: the file, an image or a PNG is missing.
-        ValueError: the file does not hold the format, or a segment has an unknown category.
+        MissingDataError: the file, an image or a PNG is missing.
+        DataError: the file does not hold the format, a value is not what it stands for, or a segment has an unknown
+            category.
     """
-    document = read_annotation_file(panoptic_json, ("images", "annotations"))
-    annotations = document["annotations"]
-    _check_entries(panoptic_json, "annotations", annotations, ("image_id", "file_name", "segments_info"), "image_id")
+    document, faults = read_annotation_file(panoptic_json, ("images", "annotations")), Faults()
+    annotations = read_panoptic_annotations(panoptic_json, document["annotations"], faults)
     listed = {annotation["image_id"] for annotation in annotations}
-    images = _images(panoptic_json, image_root, [image for image in document["images"] if image.get("id") in listed])
-    unknown = sorted(listed - set(images))
-    if unknown:
-        raise ValueError(f"{panoptic_json}: annotations refer to image_ids that are not in 'images': {_some(unknown)}")
+    images = _images(panoptic_json, image_root, document["images"], faults, listed=listed)
+    unknown = sorted(listed - set(images), key=order_of_id)
     png_names = [annotation["file_name"] for annotation in annotations]
-    _check_files(panoptic_json, panoptic_root, png_names, "panoptic PNGs")
-    if sem_seg_root is not None:
-        _check_files(panoptic_json, sem_seg_root, png_names, "semantic PNGs (of the same names)")
+    with faults:
+        if unknown and not faults:
+            raise DataError(f"{panoptic_json}: annotations refer to image_ids that are not in 'images': "
+                            f"{some(map(repr, unknown))}{_of_other_type(unknown[0], images)}")
+    with faults:
+        _check_files(panoptic_json, panoptic_root, png_names, "panoptic PNGs")
+    with faults:
+        if sem_seg_root is not None:
+            _check_files(panoptic_json, sem_seg_root, png_names, "semantic PNGs (of the same names)")
+    if len(document["images"]) > len(images) and not faults:
+        logger.warning("%d of the %d images in %s have no annotation and are left out",
+                       len(document["images"]) - len(images), len(document["images"]), panoptic_json)
     records = []
-    for annotation in sorted(annotations, key=lambda annotation: annotation["image_id"]):
-        image = images[annotation["image_id"]]
+    for annotation in sorted(annotations, key=lambda annotation: order_of_id(annotation["image_id"])):
+        image = images.get(annotation["image_id"])
+        segments = _segments(panoptic_json, annotation, classes, faults)
+        if image is None:
+            continue
         record = {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image["id"],
                   "height": image["height"], "width": image["width"],
-                  "pan_seg_file_name": os.path.join(panoptic_root, annotation["file_name"]),
-                  "segments_info": _segments(panoptic_json, annotation, classes)}
+                  "pan_seg_file_name": os.path.join(panoptic_root, annotation["file_name"]), "segments_info": segments}
         if sem_seg_root is not None:
             record["sem_seg_file_name"] = os.path.join(sem_seg_root, annotation["file_name"])
         records.append(record)
+    faults.raise_any(records)
     return records
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a relative path leads through a name that begins with a dot: ._a.png, .ipynb_checkpoints/a.png."""
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _files_by_stem(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Relative path without suffix -> path, of the files under the folder, subfolders included, in sorted order."""
+    """Relative path without suffix -> path, of the files under the folder, subfolders included, in sorted order.
+
+    Hidden files are no pictures: operating systems and editors leave them behind.
+    """
     paths = {}
     for path in sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes):
-        stem = path.relative_to(folder).with_suffix("").as_posix()
+        inside = path.relative_to(folder)
+        if is_hidden(inside) or not path.is_file():
+            continue
+        stem = inside.with_suffix("").as_posix()
         if stem in paths:
-            raise ValueError(f"{paths[stem]} and {path} have the same name but for the suffix, so a label PNG cannot "
+            raise DataError(f"{paths[stem]} and {path} have the same name but for the suffix, so a label PNG cannot "
                              "be matched with its image; keep images and labels in folders of their own")
         paths[stem] = str(path)
     return paths
@@ -185,16 +195,16 @@ def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
     """Records of a folder of label PNGs and a folder of images with the same names, subfolders included.
 
     Raises:
-        FileNotFoundError: there is no label PNG, or one without an image.
-        ValueError: two images differ in their suffix alone.
+        MissingDataError: there is no label PNG, or one without an image.
+        DataError: two images differ in their suffix alone.
     """
     labels, images = _files_by_stem(sem_seg_root, (".png",)), _files_by_stem(image_root, IMAGE_SUFFIXES)
     if not labels:
-        raise FileNotFoundError(f"there is no label PNG in the folder {sem_seg_root}")
+        raise MissingDataError(f"there is no label PNG in the folder {sem_seg_root}")
     orphans = [stem for stem in labels if stem not in images]
     if orphans:
-        raise FileNotFoundError(f"{len(orphans)} of the {len(labels)} label PNGs in {sem_seg_root} have no image of "
-                                f"the same name in {image_root}: {_some(orphans)}")
+        raise MissingDataError(f"{len(orphans)} of the {len(labels)} label PNGs in {sem_seg_root} have no image of "
+                                f"the same name in {image_root}: {some(orphans)}")
     if len(images) > len(labels):
         logger.warning("%d of the %d images in %s have no label PNG in %s and are left out",
                        len(images) - len(labels), len(images), image_root, sem_seg_root)

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from freqdino.data.categories import ClassTable
 from freqdino.data.records import load_instances, load_panoptic, load_semantic
+from freqdino.errors import MissingDataError
 
 PATH_KEYS = ("panoptic_json", "panoptic_root", "image_root", "image_dir", "gt_dir", "sem_seg_root", "json_file")
 
@@ -21,7 +22,7 @@ def datasets_root() -> str:
 
 
 def check_dataset_files(name: str, keys: Iterable[str] = PATH_KEYS) -> None:
-    """Raise FileNotFoundError when a file or folder that the dataset's metadata names under ``keys`` does not exist.
+    """Raise MissingDataError when a file or folder that the dataset's metadata names under ``keys`` does not exist.
 
     The message has the expected path, where DETECTRON2_DATASETS points, and where the folder trees are described.
     """
@@ -32,7 +33,7 @@ def check_dataset_files(name: str, keys: Iterable[str] = PATH_KEYS) -> None:
             continue
         root = os.environ.get("DETECTRON2_DATASETS")
         root = "is not set, so ./datasets is used" if root is None else f"is {root!r}"
-        raise FileNotFoundError(f"dataset {name!r}: {key} {path} does not exist (that is {os.path.abspath(path)}). "
+        raise MissingDataError(f"dataset {name!r}: {key} {path} does not exist (that is {os.path.abspath(path)}). "
                                 f"DETECTRON2_DATASETS {root}; datasets/README.md describes the expected folders and "
                                 "how to prepare them.")
 

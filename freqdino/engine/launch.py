@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from freqdino.config import load_config
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
+from freqdino.data.checks.before_training import check_datasets
 from freqdino.engine.resuming import METRICS
 from freqdino.engine.stopping import StopRequests
 from freqdino.engine.trainer import Trainer, evaluate
@@ -108,6 +109,7 @@ def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace, st
     """
     with _full_disk_named(cfg.OUTPUT_DIR):
         set_up(cfg, args)
+        check_datasets(cfg, tasks=predictions.tasks, masks=predictions.masks)
         if args.eval_only:
             return evaluate(cfg, resume=args.resume, predictions=predictions)
         trainer = Trainer(cfg, predictions, stop)

@@ -19,6 +19,8 @@ except ImportError:
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from freqdino.data.values import order_of_id
+
 AREA_RANGES = {"s": 1, "m": 2, "l": 3}  # suffix of the metric -> COCO's index; index 0 is all areas
 NO_GROUND_TRUTH = -1  # how both packages mark a precision that is not defined
 
@@ -38,6 +40,7 @@ def average_precision(ground_truth: dict, detections: Sequence[dict], iou_type: 
         ({AP, AP50, AP75, APs, APm, APl}, AP by category), in percent; NaN where there is no ground truth.
     """
     coco_class, evaluation_class = (FastCOCO, FastCOCOeval) if fast else (COCO, COCOeval)
+    ground_truth, detections = _numbered_images(ground_truth, detections)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
         truth = _index(coco_class, ground_truth)
         found = _index(coco_class, {**ground_truth, "annotations": _as_annotations(detections, iou_type)})
@@ -56,25 +59,15 @@ def average_precision(ground_truth: dict, detections: Sequence[dict], iou_type: 
     return metrics, [_mean(precision[:, :, index, 0]) for index in range(len(category_ids))]
 
 
-def complete_annotations(content: dict, path: str) -> dict:
-    """Ground truth with every field that the evaluation reads.
+def complete_annotations(content: dict) -> dict:
+    """Ground truth, as `read_ground_truth` gives it, with every field that the evaluation reads.
 
     Annotation ids are counted anew from 1: the evaluation takes an id of 0 for "unmatched" and drops repeated ids.
     ``iscrowd`` defaults to 0, ``bbox`` and ``area`` to those of the mask, ``area`` without a mask to that of the box.
-
-    Args:
-        path: the file that ``content`` comes from, for messages.
-    Raises:
-        ValueError: an annotation belongs to no image, or has neither mask nor box.
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     annotations = []
     for number, annotation in enumerate(content["annotations"], start=1):
-        name = f"{path}: annotation {annotation.get('id', f'number {number}')}"
-        if annotation["image_id"] not in sizes:
-            raise ValueError(f"{name} belongs to image {annotation['image_id']}, which the file does not have")
-        if not annotation.get("segmentation") and not annotation.get("bbox"):
-            raise ValueError(f"{name} has neither segmentation nor bbox")
         annotation = {"iscrowd": 0, **annotation, "id": number}
         if "area" not in annotation or "bbox" not in annotation:
             area, box = _measure(annotation, *sizes[annotation["image_id"]])
@@ -93,6 +86,16 @@ def _measure(annotation, height, width):
     elif isinstance(mask["counts"], list):
         mask = mask_util.frPyObjects(mask, height, width)
     return float(mask_util.area(mask)), mask_util.toBbox(mask).tolist()
+
+
+def _numbered_images(ground_truth, detections):
+    """Both with the images numbered in the order of their ids: the packages sort ids and take numbers alone."""
+    ids = sorted((image["id"] for image in ground_truth["images"]), key=order_of_id)
+    numbers = {image_id: number for number, image_id in enumerate(ids, start=1)}
+    annotations, detections = ([{**entry, "image_id": numbers[entry["image_id"]]} for entry in entries]
+                               for entries in (ground_truth["annotations"], detections))
+    images = [{**image, "id": numbers[image["id"]]} for image in ground_truth["images"]]
+    return {**ground_truth, "images": images, "annotations": annotations}, detections
 
 
 def _index(coco_class, content):

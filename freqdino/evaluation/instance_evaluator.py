@@ -19,6 +19,8 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
+from freqdino.data.catalog import left_out
+from freqdino.data.coco_files import read_ground_truth
 from freqdino.evaluation.coco_api import FastCOCOeval, average_precision, complete_annotations
 from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import require_metadata
@@ -187,9 +189,4 @@ def _load_ground_truth(dataset_name, output_dir):
     else:
         path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
         convert_to_coco_json(dataset_name, path, allow_cached=False)
-    with PathManager.open(path) as file:
-        content = json.load(file)
-    for key in ("images", "annotations", "categories"):
-        if not content.get(key):
-            raise ValueError(f"{path} holds no {key}: there is no ground truth to evaluate {dataset_name!r} against")
-    return path, complete_annotations(content, path)
+    return path, complete_annotations(read_ground_truth(path, without=left_out(dataset_name)))

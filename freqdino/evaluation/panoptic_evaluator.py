@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tabulate import tabulate
 
+from freqdino.data.catalog import left_out
 from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import require_metadata
@@ -105,7 +106,7 @@ class PanopticEvaluator(DatasetEvaluator):
             folder = self._output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="panoptic_"))
             prediction_json = self._write(predictions, folder)
             quality = panoptic_quality(self._ground_truth_json, self._ground_truth_folder, prediction_json,
-                                       os.path.join(folder, PREDICTIONS_FOLDER))
+                                       os.path.join(folder, PREDICTIONS_FOLDER), without=left_out(self._dataset_name))
         return OrderedDict(panoptic_seg=self._summarize(quality))
 
     def _decode_segments(self, ids):

@@ -4,7 +4,7 @@ Source: https://cocodataset.org/#format-data and #format-results (panoptic segme
 """
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing import Pool
@@ -12,6 +12,7 @@ from multiprocessing import Pool
 import numpy as np
 from detectron2.utils.file_io import PathManager
 
+from freqdino.data.coco_files import read_panoptic_ground_truth
 from freqdino.data.panoptic_png import read_segment_ids
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
 
@@ -20,10 +21,11 @@ IMAGES_PER_PROCESS = 32
 
 
 def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, prediction_json: str, prediction_folder: str, *,
-                     processes: int | None = None) -> dict[str, np.ndarray]:
+                     processes: int | None = None, without: Collection[int | str] = ()) -> dict[str, np.ndarray]:
     """Score the predictions of ``prediction_json`` for every image that ``ground_truth_json`` annotates.
 
     Args:
+        without: ids of images that are left out.
         processes: processes that read and match images; None: as many as there are CPUs, fewer for few images. The
             result does not depend on it.
     Returns:
@@ -34,6 +36,8 @@ def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, predictio
             file and segment.
     """
     categories, truth_by_image = read_ground_truth(ground_truth_json)
+    for image_id in without:
+        truth_by_image.pop(str(image_id), None)
     found_by_image = _annotations_by_image(_read_json(prediction_json), prediction_json)
     missing = truth_by_image.keys() - found_by_image.keys()
     if missing:
@@ -62,15 +66,10 @@ def read_ground_truth(path: str) -> tuple[list[dict], dict[str, dict]]:
     """The categories of a COCO panoptic JSON file, and its annotations by image id.
 
     Image ids are given as text, since loaders make integers of ids that a file may hold as text.
-
-    Raises:
-        ValueError: the file holds no annotations or no categories, or several annotations for an image.
+    Raises as `read_panoptic_ground_truth`.
     """
-    content = _read_json(path)
-    for key in ("annotations", "categories"):
-        if not content.get(key):
-            raise ValueError(f"{path} holds no {key}: there is no ground truth to evaluate against")
-    return content["categories"], _annotations_by_image(content, path)
+    categories, annotations = read_panoptic_ground_truth(path)
+    return categories, {str(annotation["image_id"]): annotation for annotation in annotations}
 
 
 def _match_files(pair: tuple[Mapping, Mapping], *, ground_truth_folder, prediction_folder, category_ids):

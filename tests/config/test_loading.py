@@ -161,3 +161,10 @@ def test_a_file_at_hand_comes_first(tmp_path, monkeypatch):
     assert load_config("coco/instance/mask2former_r50.yaml").SEED == 7
     with pytest.raises(ConfigError, match="coco/instance/mask2former_r5.yaml: no such configuration file"):
         load_config("coco/instance/mask2former_r5.yaml")
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    cfg = load_config(opts=["OUTPUT_DIR", "~/runs/a", "MODEL.WEIGHTS", "~/model.pth"])
+    assert (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS) == ("/home/ada/runs/a", "/home/ada/model.pth")
+    assert load_config(opts=["MODEL.WEIGHTS", "a~b.pth"]).MODEL.WEIGHTS == "a~b.pth"

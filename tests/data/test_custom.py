@@ -95,7 +95,53 @@ def test_semantic_subfolders_and_images_without_labels(semantic_set, tmp_path, c
     assert "1 of the 3 images" in caplog.text and "have no label PNG" in caplog.text
 
 
+def test_hidden_files_are_no_pictures(semantic_set, tmp_path):
+    name = semantic_set([[0]])
+    for folder in ("images", "labels"):
+        (tmp_path / folder / ".ipynb_checkpoints").mkdir()
+        for hidden in ("._a.png", ".ipynb_checkpoints/a-checkpoint.png", "Thumbs.db"):
+            (tmp_path / folder / hidden).write_bytes(b"no picture")
+        (tmp_path / folder / "folder.png").mkdir()
+    assert [record["image_id"] for record in load(name)] == ["a"]
+
+
+def test_paths_of_the_home_folder(instance_set, tmp_path, monkeypatch):
+    instance_set([])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    record, = load("~/instances.json@~/images")
+    assert record["file_name"] == str(tmp_path / "images" / "0.png")
+    assert MetadataCatalog.get("~/instances.json@~/images").json_file == str(tmp_path / "instances.json")
+
+
+def test_class_files_of_windows_editors(semantic_set, tmp_path):
+    name = semantic_set([[0]])
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "classes.txt").write_bytes("Straße\r\nHaus\r\n".encode(encoding))
+        load(name)
+        assert MetadataCatalog.pop(name).stuff_classes == ["Straße", "Haus"]
+        DatasetCatalog.remove(name)
+
+
+def test_text_ids_are_read_and_ordered(instance_set):
+    def edit(document):
+        for image, image_id in zip(document["images"], ("b", 7, "001")):
+            image["id"] = image_id
+        document["annotations"][0]["image_id"] = "b"
+    name, _ = instance_set([{"segmentation": [SQUARE]}], images=3, edit=edit)
+    assert [(record["image_id"], len(record["annotations"])) for record in load(name)] == [
+        (7, 0), ("001", 0), ("b", 1)]
+
+
+def test_panoptic_images_without_annotation_are_counted(panoptic_set, caplog):
+    def edit(document):
+        document["images"].append({**document["images"][0], "id": "5b"})
+    assert len(load(panoptic_set(edit))) == 1
+    assert "1 of the 2 images" in caplog.text and "have no annotation and are left out" in caplog.text
+
+
 @pytest.mark.parametrize("name, message", [
+    ("", "a data set has the name ''; expected a registered name"),
+    (None, "a data set has the name null"),
     ("annotations@images", r"none of the forms <annotations.json>@<image folder>"),
     ("a.csv@images", "none of the forms"),
     ("a.json@", "none of the forms"),
@@ -210,6 +256,9 @@ def test_panoptic_file_named_in_the_instance_form(panoptic_set, tmp_path):
 def test_faults_in_semantic_data_are_named(semantic_set, tmp_path):
     name = semantic_set(np.zeros((2, 2)), classes="a\n\nb\n")
     with pytest.raises(ValueError, match="classes.txt: line 2 is empty"):
+        register_custom_datasets([name])
+    (tmp_path / "classes.txt").write_text("a\nb\na\n")
+    with pytest.raises(ValueError, match="classes.txt: more than one class has the name 'a'; results are reported by"):
         register_custom_datasets([name])
     (tmp_path / "classes.txt").write_text("a\n" * 256)
     with pytest.raises(ValueError, match="classes.txt has 256 lines; expected 1 to 255"):

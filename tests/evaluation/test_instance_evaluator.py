@@ -183,6 +183,27 @@ def test_ground_truth_with_missing_fields_and_id_zero(dataset, fast):
 
 
 @pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("ids", [("img_1", "img_2"), ("a", 2), ("001", 1), (10**15, -3)])
+def test_image_ids_of_any_type_are_evaluated_as_numbers_are(dataset, tmp_path, fast, ids):
+    outputs = (predict((0, 0.9, (0, 0, 10, 10)), (1, 0.8, (10, 0, 9, 10))), predict((0, 0.7, (3, 0, 10, 10))))
+    expected = evaluate(InstanceEvaluator(dataset(), use_fast_impl=fast), *outputs)
+    path = tmp_path / "truth.json"
+    content = json.loads(path.read_text())
+    for entry in (*content["images"], *content["annotations"]):
+        key = "image_id" if "image_id" in entry else "id"
+        entry[key] = ids[entry[key] - 1]
+    path.write_text(json.dumps(content))
+    evaluator = InstanceEvaluator(NAME, use_fast_impl=fast, output_dir=str(tmp_path))
+    for image_id, output in zip(ids, outputs):
+        evaluator.process([{"image_id": image_id}], [output])
+    found = evaluator.evaluate()
+    for task, metrics in expected.items():
+        assert found[task] == pytest.approx(metrics, nan_ok=True) and 0 < metrics["AP"] < 100
+    written = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert [entry["image_id"] for entry in written] == [ids[0], ids[0], ids[1]]
+
+
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("empty", [{}, {"segmentation": []}])
 def test_ground_truth_of_boxes_alone(dataset, fast, empty, caplog):
     boxes = [{key: entry[key] for key in ("id", "image_id", "category_id", "bbox")} | empty for entry in ANNOTATIONS]
