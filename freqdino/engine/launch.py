@@ -14,6 +14,7 @@ from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
 from freqdino.engine.trainer import Trainer, evaluate
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
+from freqdino.registration.inference import sliding_window
 from freqdino.registration.predictions import Predictions, predictions_of
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
     if cfg.TEST.AUG.ENABLED and "panoptic" in predictions.tasks:
         raise ConfigError("TEST.AUG.ENABLED: augmented predictions merge to instances and semantic maps, not to "
                           "panoptic ones; set PANOPTIC_ON of the model's TEST section to False")
+    sliding_window(cfg)     # also where another project's model would not read it
     if not 0 <= cfg.MODEL_EMA.DECAY < 1:
         raise ConfigError(f"MODEL_EMA.DECAY must be at least 0 and below 1, got {cfg.MODEL_EMA.DECAY}")
     cfg.freeze()

@@ -114,7 +114,9 @@ class Trainer(DefaultTrainer):
 def augmented_model(cfg, model):
     """The model with the test-time augmentation of TEST.AUG.*; Detectron2's own for its own detectors."""
     if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
-        return GeneralizedRCNNWithTTA(cfg, model)
+        if not cfg.TEST.GROUP_BY_SIZE:
+            return GeneralizedRCNNWithTTA(cfg, model)
+        return GeneralizedRCNNWithTTA(cfg, model, batch_size=1)     # its augmentations differ in size
     options = cfg.TEST.AUG
     return TestTimeAugmentation(model, min_sizes=options.MIN_SIZES, max_size=options.MAX_SIZE, flip=options.FLIP,
                                 max_instances=cfg.TEST.DETECTIONS_PER_IMAGE)
