@@ -12,7 +12,7 @@ from detectron2.utils.logger import setup_logger
 from freqdino.config import load_config
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
-from freqdino.engine.trainer import Trainer, evaluate
+from freqdino.engine.trainer import Trainer, check_evaluation, evaluate
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
 from freqdino.registration.inference import sliding_window
 from freqdino.registration.predictions import Predictions, predictions_of
@@ -68,6 +68,7 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
 def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace) -> dict:
     """Train, or with ``args.eval_only`` evaluate, in this process; returns the results of the last evaluation."""
     set_up(cfg, args)
+    check_evaluation(cfg, predictions)
     if args.eval_only:
         return evaluate(cfg, resume=args.resume, predictions=predictions)
     trainer = Trainer(cfg, predictions)

@@ -12,20 +12,22 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook
-from detectron2.evaluation import verify_results
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.data import build_test_loader, build_train_loader
+from freqdino.data.loaders import require_registered
+from freqdino.data.registering import check_dataset_files
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
 from freqdino.engine.weight_averaging import WeightAveraging, averaged_weights
 from freqdino.errors import ConfigError
-from freqdino.evaluation.build import build_evaluators
+from freqdino.evaluation.build import GROUND_TRUTH_KEY, build_evaluators, tasks_with_ground_truth
 from freqdino.evaluation.results import FOLDER, write_results
 from freqdino.evaluation.tta import TestTimeAugmentation
 from freqdino.registration.class_tables import check_detector_classes, training_class_tables
-from freqdino.registration.predictions import Predictions, predictions_of
+from freqdino.registration.predictions import Predictions, how_to_predict, predictions_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +97,7 @@ class Trainer(DefaultTrainer):
         folder = os.path.join(cfg.OUTPUT_DIR, folder)
         if evaluators is None:
             predictions = predictions or predictions_of(cfg)
-            evaluators = build_evaluators(cfg.DATASETS.TEST, tasks=predictions.tasks, masks=predictions.masks,
-                                          output_dir=folder)
+            evaluators = evaluators_of(cfg, predictions, folder)
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and results:
             single = len(cfg.DATASETS.TEST) == 1
@@ -109,6 +110,31 @@ class Trainer(DefaultTrainer):
         """``test`` of the model under TEST.AUG.*, with its files in inference_TTA and names that end in _TTA."""
         results = cls.test(cfg, augmented_model(cfg, model), predictions=predictions, folder=f"{FOLDER}_TTA")
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
+
+
+def evaluators_of(cfg: CfgNode, predictions: Predictions, folder: str) -> list[DatasetEvaluator]:
+    """The evaluators of each of DATASETS.TEST, which write into ``folder``."""
+    return build_evaluators(cfg.DATASETS.TEST, tasks=predictions.tasks, masks=predictions.masks, output_dir=folder)
+
+
+def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
+    """Find before training what would end the evaluation after it: builds its evaluators, and lets them go.
+
+    Raises:
+        ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts; names the keys.
+        ValueError, OSError, ImportError: what stands in the way of an evaluator: files, metadata, packages.
+    """
+    for name in cfg.DATASETS.TEST:
+        require_registered(name)
+        known = tasks_with_ground_truth(name)
+        evaluated = set(known) & set(predictions.tasks)
+        if not evaluated:
+            raise ConfigError(f"nothing to evaluate: the data set {name} of DATASETS.TEST has ground truth for "
+                              f"{', '.join(known) or 'no task'}, but {cfg.MODEL.META_ARCHITECTURE} predicts "
+                              f"{', '.join(predictions.tasks)}; set {how_to_predict(cfg, known)}, or DATASETS.TEST to "
+                              "sets with such ground truth, or to () for no evaluation")
+        check_dataset_files(name, [GROUND_TRUTH_KEY[task] for task in evaluated])
+    evaluators_of(cfg, predictions, os.path.join(cfg.OUTPUT_DIR, FOLDER))
 
 
 def augmented_model(cfg, model):
