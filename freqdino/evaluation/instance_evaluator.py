@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from freqdino.evaluation.coco_api import FastCOCOeval, average_precision, complete_annotations
 from freqdino.evaluation.gathering import gather_predictions
-from freqdino.evaluation.metadata import require_metadata
+from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.remarks import INSTANCE_THRESHOLDS, say_absent_classes, say_empty, say_undefined
 from freqdino.evaluation.segment_ground_truth import has_only_segments, instances_of_segments
 
@@ -75,7 +75,9 @@ class InstanceEvaluator(DatasetEvaluator):
                 raise ValueError(f"{self._ground_truth_file} has an annotation without segmentation on image "
                                  f"{annotation['image_id']}: masks are evaluated where every annotation has one, boxes "
                                  "alone where none has, or with tasks=('bbox',)")
-        self._class_names = {category["id"]: category["name"] for category in self._ground_truth["categories"]}
+        names = [category["name"] for category in self._ground_truth["categories"]]
+        ids = [category["id"] for category in self._ground_truth["categories"]]
+        self._class_names = dict(zip(ids, distinct_names(names, ids)))
 
         metadata = MetadataCatalog.get(dataset_name)
         table = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in self._class_names}

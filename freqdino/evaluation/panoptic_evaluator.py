@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.evaluation.gathering import gather_predictions
-from freqdino.evaluation.metadata import require_metadata
+from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.panoptic_files import panoptic_quality, read_ground_truth
 from freqdino.evaluation.remarks import SEGMENT_THRESHOLDS, say_absent_classes, say_empty, say_undefined
 
@@ -155,8 +155,9 @@ class PanopticEvaluator(DatasetEvaluator):
             percent = (100 * quality[group]).tolist()
             results.update({f"{metric}{suffix}": value for metric, value in zip(("PQ", "SQ", "RQ"), percent)})
             rows.append((group, *percent))
-        class_rows = [(category["name"], *(100 * row).tolist())
-                      for category, row in zip(self._categories, quality["per_class"])]
+        names = distinct_names([category["name"] for category in self._categories],
+                               [category["id"] for category in self._categories])
+        class_rows = [(name, *(100 * row).tolist()) for name, row in zip(names, quality["per_class"])]
         results.update({f"PQ-{name}": pq for name, pq, _, _ in class_rows})
         table = tabulate(rows + class_rows, headers=("", "PQ", "SQ", "RQ"), tablefmt="pipe", floatfmt=".2f")
         logger.info("Panoptic quality on %s:\n%s", self._dataset_name, table)

@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tabulate import tabulate
 
-from freqdino.evaluation.metadata import require_metadata
+from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.remarks import say_absent_classes, say_empty, say_undefined
 from freqdino.evaluation.segment_ground_truth import class_map, has_only_segments
 
@@ -37,7 +37,8 @@ class SemanticEvaluator(SemSegEvaluator):
             ValueError: the metadata lacks a key, or an image has no label map.
         """
         metadata = MetadataCatalog.get(dataset_name)
-        self._class_names = require_metadata(dataset_name, "stuff_classes")
+        names = require_metadata(dataset_name, "stuff_classes")
+        self._class_names = distinct_names(names, range(len(names)))
         self._ignore_label = require_metadata(dataset_name, "ignore_label")
         key = "pan_seg_file_name" if has_only_segments(dataset_name, "sem_seg_root") else "sem_seg_file_name"
         records = DatasetCatalog.get(dataset_name)
@@ -63,8 +64,9 @@ class SemanticEvaluator(SemSegEvaluator):
         """Count the pixels of one batch.
 
         Raises:
-            ValueError: an output without ``sem_seg``, of another class count or another size than the ground truth, or
-                a label in the ground truth that the dataset does not have; the message names the file.
+            ValueError: an output without ``sem_seg``, of another class count or another size than the ground truth or
+                with a score that is not finite, or a label in the ground truth that the dataset does not have; the
+                message names the file.
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "sem_seg" not in output:
@@ -74,6 +76,8 @@ class SemanticEvaluator(SemSegEvaluator):
             if classes != self._num_classes:
                 raise ValueError(f"{image['file_name']}: the model scores {classes} classes, dataset "
                                  f"{self._dataset_name!r} has {self._num_classes}")
+            if not torch.isfinite(output["sem_seg"]).all():
+                raise ValueError(f"{image['file_name']}: the model gives a pixel a score that is not finite")
             label_file = self.input_file_to_gt_file[image["file_name"]]
             with PathManager.open(label_file, "rb") as file, Image.open(file) as labels:
                 if labels.size != (width, height):

@@ -14,6 +14,7 @@ from PIL import Image
 from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.evaluation.build import UndefinedAsNan
 from freqdino.evaluation.instance_evaluator import InstanceEvaluator
+from freqdino.evaluation.metadata import distinct_names
 from freqdino.evaluation.panoptic_evaluator import PanopticEvaluator
 from freqdino.evaluation.remarks import some
 from freqdino.evaluation.results import write_results
@@ -109,6 +110,22 @@ def test_nothing_is_said_of_a_good_prediction(dataset, caplog, tmp_path):
     scores = torch.eye(3)[:, [0, 1, 2, 2]][:, None].expand(3, 2, 4)
     text, results = said(caplog, SemanticEvaluator, {"sem_seg": scores})
     assert text == "" and results["sem_seg"]["mIoU"] == 100
+
+
+def test_classes_of_one_name_have_a_row_each(dataset):
+    assert distinct_names(["cat", "dog", "cat"], [3, 5, 9]) == ["cat (3)", "dog", "cat (9)"]
+    MetadataCatalog.get(NAME).stuff_classes[:] = ["sky", "sky", "dog"]
+    evaluator = SemanticEvaluator(NAME)
+    evaluator.reset()
+    evaluator.process(IMAGE, [{"sem_seg": torch.eye(3)[:, [0, 1, 2, 2]][:, None].expand(3, 2, 4)}])
+    assert {"IoU-sky (0)", "IoU-sky (1)", "IoU-dog"} <= evaluator.evaluate()["sem_seg"].keys()
+
+
+def test_scores_that_are_no_numbers(dataset):
+    evaluator = SemanticEvaluator(NAME)
+    evaluator.reset()
+    with pytest.raises(ValueError, match="1.jpg: the model gives a pixel a score that is not finite"):
+        evaluator.process(IMAGE, [{"sem_seg": torch.full((3, 2, 4), math.nan)}])
 
 
 def test_lvis_has_no_negative_precision(monkeypatch):

@@ -11,6 +11,7 @@ from freqdino.config import load_config
 from freqdino.errors import ConfigError
 from freqdino.registration.inference import inference_of
 from helpers.small_detectors import BACKBONE, DETECTORS
+from helpers.small_mask_dino import SEMANTIC as MASK_DINO_SEMANTIC
 from helpers.small_mask_dino import mask_dino_model
 from helpers.small_models import OPTIONS, example, small_config, small_model
 from helpers.small_semantic_heads import semantic_segmentor
@@ -41,6 +42,8 @@ MODELS = {
     "UPerNet": lambda: semantic_segmentor(UPERNET),
     "SegFormer": lambda: semantic_segmentor(SEGFORMER),
     "Mask2Former in windows": lambda: small_model({**SEMANTIC, **SLIDING}),
+    "Mask DINO in windows": lambda: mask_dino_model({**MASK_DINO_SEMANTIC, **SLIDING}),
+    "SegFormer in windows": lambda: semantic_segmentor({**SEGFORMER, **SLIDING}),
     "UPerNet in windows": lambda: semantic_segmentor({**UPERNET, **SLIDING}),
     **{name: lambda name=name: detector(name) for name in DETECTORS},
 }
