@@ -18,20 +18,15 @@ logger = logging.getLogger(__name__)
 def _missing_files_explained(names: tuple[str, ...]) -> Iterator[None]:
     """Where the loading of a dataset fails and its files are not there, say which ones and where they belong."""
     for name in names:
-        require_registered(name)
+        if name not in DatasetCatalog:
+            raise ValueError(f"dataset {name!r} is not registered; registered are {', '.join(sorted(DatasetCatalog))}; "
+                             "own data are named as datasets/README.md describes")
     try:
         yield
     except (OSError, AssertionError):  # Detectron2's own datasets assert that their files exist
         for name in names:
             check_dataset_files(name)
         raise
-
-
-def require_registered(name: str) -> None:
-    """Raise ValueError for a name that is not registered, with those that are."""
-    if name not in DatasetCatalog:
-        raise ValueError(f"dataset {name!r} is not registered; registered are {', '.join(sorted(DatasetCatalog))}; "
-                         "own data are named as datasets/README.md describes")
 
 
 def dataset_records(name: str) -> list[dict]:

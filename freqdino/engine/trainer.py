@@ -17,8 +17,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 
 from freqdino.checkpoint import StrictCheckpointer
-from freqdino.data import build_test_loader, build_train_loader
-from freqdino.data.loaders import require_registered
+from freqdino.data import build_test_loader, build_train_loader, dataset_records
 from freqdino.data.registering import check_dataset_files
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
 from freqdino.engine.weight_averaging import WeightAveraging, averaged_weights
@@ -118,14 +117,15 @@ def evaluators_of(cfg: CfgNode, predictions: Predictions, folder: str) -> list[D
 
 
 def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
-    """Find before training what would end the evaluation after it: builds its evaluators, and lets them go.
+    """Find before training what would end the evaluation after it: reads the records, builds the evaluators, and lets
+    both go.
 
     Raises:
         ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts; names the keys.
         ValueError, OSError, ImportError: what stands in the way of an evaluator: files, metadata, packages.
     """
     for name in cfg.DATASETS.TEST:
-        require_registered(name)
+        dataset_records(name)       # where annotations are checked: an evaluator takes them as they are
         known = tasks_with_ground_truth(name)
         evaluated = set(known) & set(predictions.tasks)
         if not evaluated:

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.config import get_cfg
 from detectron2.modeling import SemanticSegmentor, build_model
 
@@ -116,6 +117,21 @@ def test_a_configuration_without_our_keys_changes_nothing():
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     assert "forward" not in vars(build_model(cfg))
+
+
+@pytest.mark.parametrize(("build", "options"), [(semantic_segmentor, UPERNET), (small_model, SEMANTIC)])
+def test_windows_are_means_of_the_plain_model(build, options):
+    """64 x 96 pixels and windows of 64 x 64, 32 apart: columns 0-63 and 32-95, which share the middle third."""
+    plain, windowed = build(options).eval(), build({**options, **SLIDING}).eval()
+    windowed.load_state_dict(plain.state_dict())
+    picture = example(64, 96)
+    with torch.no_grad():
+        result = windowed([{**picture, "height": 128, "width": 192}])[0]["sem_seg"]
+        left, right = (plain([{"image": picture["image"][:, :, columns]}])[0]["sem_seg"]
+                       for columns in (slice(0, 64), slice(32, 96)))
+    expected = torch.cat([left[:, :, :32], (left[:, :, 32:] + right[:, :, :32]) / 2, right[:, :, 32:]], dim=2)
+    expected = F.interpolate(expected[None], size=(128, 192), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_windows_need_a_semantic_model():
