@@ -1,6 +1,8 @@
 """How the models of a configuration are called in evaluation: TEST.GROUP_BY_SIZE and TEST.SLIDING_WINDOW."""
 import logging
 
+from detectron2.utils.logger import log_first_n
+
 from freqdino.errors import ConfigError
 from freqdino.modeling.inference import Inference, SlidingWindow
 from freqdino.registration.binding import errors_about
@@ -31,6 +33,9 @@ def sliding_window(cfg) -> SlidingWindow | None:
     """
     options = cfg.TEST.SLIDING_WINDOW
     if not options.ENABLED:
+        if (options.SIZE, options.STRIDE) != (None, None):
+            log_first_n(logging.WARNING, f"{SECTION}.SIZE and STRIDE change nothing: {SECTION}.ENABLED is False",
+                        name=__name__, key="message")
         return None
     tasks = predictions_of(cfg).tasks
     if tasks != ("semantic",):

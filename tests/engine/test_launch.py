@@ -22,7 +22,8 @@ from helpers.paths import CONFIGS
      "TEST.AUG: MIN_SIZES must be positive and at most MAX_SIZE, got .* and 600"),
     (["DATASETS.TRAIN", "('a',)", "TEST.SLIDING_WINDOW.ENABLED", "True"], "GeneralizedRCNN predicts instance: windows"),
     (["DATASETS.TRAIN", "('a',)", "MODEL.META_ARCHITECTURE", "MaskDINO", "TEST.SLIDING_WINDOW.ENABLED", "True",
-      "TEST.SLIDING_WINDOW.SIZE", "64", "TEST.SLIDING_WINDOW.STRIDE", "65"], r"STRIDE \[65, 65\]: stride .* exceeds size"),
+      "TEST.SLIDING_WINDOW.SIZE", "64", "TEST.SLIDING_WINDOW.STRIDE", "65"],
+     r"TEST.SLIDING_WINDOW.STRIDE \[65, 65\]: stride .* exceeds size"),
 ])
 def test_command_lines_that_cannot_work(words, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

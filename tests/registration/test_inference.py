@@ -169,3 +169,9 @@ def test_windows_that_are_padded_are_said(caplog):
     cfg = small_config({**OPTIONS, **SEMANTIC, **SLIDING, "TEST.SLIDING_WINDOW.SIZE": 50})
     inference_of(cfg, 32)
     assert "TEST.SLIDING_WINDOW.SIZE is [50, 50], but the model pads its input to multiples of 32" in caplog.text
+
+
+def test_sizes_without_the_switch_are_said(caplog):
+    cfg = small_config({**SLIDING, "TEST.SLIDING_WINDOW.ENABLED": False})
+    assert inference_of(cfg, 32).window is None
+    assert "TEST.SLIDING_WINDOW.SIZE and STRIDE change nothing: TEST.SLIDING_WINDOW.ENABLED is False" in caplog.text
