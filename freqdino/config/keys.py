@@ -185,6 +185,18 @@ def timm_keys():
     }
 
 
+def test_keys():
+    """What TEST has beside Detectron2's keys."""
+    return {
+        "GROUP_BY_SIZE": True,              # only pictures of one padded size run together; False: as published
+        "SLIDING_WINDOW": {                 # of semantic models: one number or [height, width], in pixels of the input
+            "ENABLED": False,
+            "SIZE": None,                   # commonly that of the training crop
+            "STRIDE": None,                 # at most SIZE, commonly two thirds of it
+        },
+    }
+
+
 def add_freqdino_config(cfg):
     """Add every key of Mask2Former, Mask DINO, DeepLab and FreqDINO to a Detectron2 configuration, in place.
 
@@ -209,6 +221,7 @@ def add_freqdino_config(cfg):
         "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
         "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
     }))
+    cfg.TEST.update(CfgNode(test_keys()))
     cfg.MODEL_EMA = CfgNode({"ENABLED": False, "DECAY": 0.9997})    # the average of the weights over training
     cfg.SOLVER.AMP.DTYPE = "float16"        # float16 | bfloat16
     cfg.MODEL.SEM_SEG_HEAD.update(CfgNode({

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from freqdino.data.categories import ClassTable, check_class_names
 from freqdino.data.coco_files import read_annotation_file
@@ -80,6 +80,7 @@ def _register(name: str) -> None:
         register_semantic(name, classes, image_root=image_root, sem_seg_root=png_root)
     else:
         register_panoptic(name, classes, panoptic_json=file, image_root=image_root, panoptic_root=png_root)
+        MetadataCatalog.get(name).ground_truth_from_segments = True     # of instances and label maps, too
 
 
 def register_custom_datasets(names: Iterable[str]) -> None:

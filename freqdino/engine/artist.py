@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.utils.logger import log_first_n
+from detectron2.utils.logger import log_first_n, setup_logger
 from PIL import Image
 
 from freqdino.config import load_config
@@ -85,6 +85,7 @@ class Artist:
 @functools.lru_cache(maxsize=1)
 def artist_of_process(settings: Settings, threads: int) -> Artist:
     torch.set_num_threads(threads)
+    setup_logger(name="freqdino")       # on stdout, as in the process that started this one
     return Artist(settings)
 
 

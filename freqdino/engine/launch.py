@@ -18,10 +18,14 @@ from freqdino.config import load_config
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
 from freqdino.data.checks.before_training import check_datasets
+from freqdino.engine.evaluating import check_evaluation
 from freqdino.engine.resuming import METRICS
 from freqdino.engine.stopping import StopRequests
 from freqdino.engine.trainer import Trainer, evaluate
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
+from freqdino.evaluation.tta import check_sizes
+from freqdino.registration.binding import errors_about
+from freqdino.registration.inference import sliding_window
 from freqdino.registration.predictions import Predictions, predictions_of
 
 logger = logging.getLogger(__name__)
@@ -54,6 +58,10 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
     if cfg.TEST.AUG.ENABLED and "panoptic" in predictions.tasks:
         raise ConfigError("TEST.AUG.ENABLED: augmented predictions merge to instances and semantic maps, not to "
                           "panoptic ones; set PANOPTIC_ON of the model's TEST section to False")
+    if cfg.TEST.AUG.ENABLED:
+        with errors_about("TEST.AUG", min_sizes="MIN_SIZES", max_size="MAX_SIZE"):
+            check_sizes(cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE)
+    sliding_window(cfg)     # also where another project's model would not read it
     if not 0 <= cfg.MODEL_EMA.DECAY < 1:
         raise ConfigError(f"MODEL_EMA.DECAY must be at least 0 and below 1, got {cfg.MODEL_EMA.DECAY}")
     cfg.freeze()
@@ -110,6 +118,7 @@ def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace, st
     with _full_disk_named(cfg.OUTPUT_DIR):
         set_up(cfg, args)
         check_datasets(cfg, tasks=predictions.tasks, masks=predictions.masks)
+        check_evaluation(cfg, predictions)
         if args.eval_only:
             return evaluate(cfg, resume=args.resume, predictions=predictions)
         trainer = Trainer(cfg, predictions, stop)

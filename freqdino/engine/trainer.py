@@ -13,7 +13,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import verify_results
-from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
@@ -21,6 +20,7 @@ from freqdino.checkpoint import StrictCheckpointer
 from freqdino.data import build_test_loader, build_train_loader
 from freqdino.data.random_state import random_state, random_state_kept, set_random_state
 from freqdino.data.train_loader import FromStart, TrainLoader
+from freqdino.engine.evaluating import augmented_model, evaluators_of
 from freqdino.engine.loss_watch import LossWatch
 from freqdino.engine.resuming import (
     METRICS,
@@ -37,9 +37,7 @@ from freqdino.engine.solver import build_lr_scheduler, build_optimizer
 from freqdino.engine.stopping import StopHook, StopRequests
 from freqdino.engine.weight_averaging import WeightAveraging, averaged_weights
 from freqdino.errors import ConfigError, Stopped
-from freqdino.evaluation.build import build_evaluators
 from freqdino.evaluation.results import FOLDER, write_results
-from freqdino.evaluation.tta import TestTimeAugmentation
 from freqdino.registration.class_tables import check_detector_classes, training_class_tables
 from freqdino.registration.predictions import Predictions, predictions_of
 
@@ -228,8 +226,7 @@ class Trainer(DefaultTrainer):
         folder = os.path.join(cfg.OUTPUT_DIR, folder)
         if evaluators is None:
             predictions = predictions or predictions_of(cfg)
-            evaluators = build_evaluators(cfg.DATASETS.TEST, tasks=predictions.tasks, masks=predictions.masks,
-                                          output_dir=folder)
+            evaluators = evaluators_of(cfg, predictions, folder)
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and results:
             single = len(cfg.DATASETS.TEST) == 1
@@ -242,15 +239,6 @@ class Trainer(DefaultTrainer):
         """``test`` of the model under TEST.AUG.*, with its files in inference_TTA and names that end in _TTA."""
         results = cls.test(cfg, augmented_model(cfg, model), predictions=predictions, folder=f"{FOLDER}_TTA")
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
-
-
-def augmented_model(cfg, model):
-    """The model with the test-time augmentation of TEST.AUG.*; Detectron2's own for its own detectors."""
-    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
-        return GeneralizedRCNNWithTTA(cfg, model)
-    options = cfg.TEST.AUG
-    return TestTimeAugmentation(model, min_sizes=options.MIN_SIZES, max_size=options.MAX_SIZE, flip=options.FLIP,
-                                max_instances=cfg.TEST.DETECTIONS_PER_IMAGE)
 
 
 def evaluate(cfg: CfgNode, *, resume: bool, predictions: Predictions | None = None) -> OrderedDict:

@@ -4,6 +4,7 @@ Source: the rules of the published train_net.py of Mask2Former and Mask DINO.
 """
 import importlib.util
 import logging
+import math
 from collections.abc import Callable, Collection, Sequence
 
 from detectron2.data import MetadataCatalog
@@ -17,6 +18,7 @@ from detectron2.evaluation import (
 
 from freqdino.evaluation.instance_evaluator import InstanceEvaluator
 from freqdino.evaluation.panoptic_evaluator import PanopticEvaluator
+from freqdino.evaluation.segment_ground_truth import has_only_segments
 from freqdino.evaluation.semantic_evaluator import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,8 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
                     distributed: bool = True) -> DatasetEvaluators:
     """The evaluators of every task that the model predicts and the dataset has ground truth for.
 
-    A panoptic dataset without instance JSON or semantic maps is evaluated without them, with a warning.
+    A panoptic dataset without instance JSON or semantic maps is evaluated without them, with a warning; of own panoptic
+    data the segments take their place.
 
     Args:
         tasks: what the model predicts, some of "semantic", "instance", "panoptic".
@@ -45,17 +48,10 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
     unknown = set(tasks) - set(TASKS)
     if unknown:
         raise ValueError(f"tasks must be some of {list(TASKS)}, got {sorted(unknown)}")
-    metadata = MetadataCatalog.get(dataset_name)
-    kind = metadata.get("evaluator_type")
-    if kind not in EVALUATORS:
-        raise ValueError(f"dataset {dataset_name!r} has evaluator_type {kind!r}; known types: {sorted(EVALUATORS)} "
-                         f"(set MetadataCatalog.get({dataset_name!r}).evaluator_type)")
-    known = [task for task in TASKS if task in EVALUATORS[kind]]
-    if kind in ("coco_panoptic_seg", "ade20k_panoptic_seg"):
-        known = [task for task in known if metadata.get(GROUND_TRUTH_KEY[task])]
-        for task in sorted(set(tasks) - set(known)):
-            logger.warning("The %s predictions on %s are not evaluated: its metadata has no %s.", task, dataset_name,
-                           GROUND_TRUTH_KEY[task])
+    kind, known = MetadataCatalog.get(dataset_name).get("evaluator_type"), tasks_with_ground_truth(dataset_name)
+    for task in sorted((set(tasks) & EVALUATORS[kind].keys()) - set(known)):
+        logger.warning("The %s predictions on %s are not evaluated: its metadata has no %s.", task, dataset_name,
+                       GROUND_TRUTH_KEY[task])
     chosen = {task: EVALUATORS[kind][task] for task in known if task in tasks}
     if not chosen:
         raise ValueError(f"nothing to evaluate: dataset {dataset_name!r} (evaluator_type {kind!r}) has ground truth "
@@ -67,6 +63,20 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
                              "their masks, which the model does not predict")
         chosen["instance"] = BOX_EVALUATORS[kind]
     return DatasetEvaluators([build(dataset_name, output_dir, distributed) for build in chosen.values()])
+
+
+def tasks_with_ground_truth(dataset_name: str) -> list[str]:
+    """Those of TASKS that a data set can be evaluated by. Raises ValueError for an unknown evaluator_type."""
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise ValueError(f"dataset {dataset_name!r} has evaluator_type {kind!r}; known types: {sorted(EVALUATORS)} "
+                         f"(set MetadataCatalog.get({dataset_name!r}).evaluator_type)")
+    known = [task for task in TASKS if task in EVALUATORS[kind]]
+    if kind in ("coco_panoptic_seg", "ade20k_panoptic_seg"):
+        known = [task for task in known
+                 if metadata.get(GROUND_TRUTH_KEY[task]) or has_only_segments(dataset_name, GROUND_TRUTH_KEY[task])]
+    return known
 
 
 def build_evaluators(dataset_names: Sequence[str], **arguments) -> list[DatasetEvaluators]:
@@ -87,9 +97,18 @@ def _cityscapes(evaluator: type) -> Callable[..., DatasetEvaluator]:
     return build
 
 
+class UndefinedAsNan(LVISEvaluator):
+    """Detectron2's, which gives -100 where there is no ground truth."""
+
+    def evaluate(self):
+        results = super().evaluate() or {}
+        return {task: {name: value if value >= 0 else math.nan for name, value in metrics.items()}
+                for task, metrics in results.items()}
+
+
 def _lvis(dataset_name, output_dir, distributed):
     _require_package("lvis", dataset_name)
-    return LVISEvaluator(dataset_name, output_dir=output_dir, distributed=distributed)
+    return UndefinedAsNan(dataset_name, output_dir=output_dir, distributed=distributed)
 
 
 def _require_package(package, dataset_name):

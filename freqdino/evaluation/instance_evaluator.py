@@ -23,12 +23,18 @@ from freqdino.data.catalog import left_out
 from freqdino.data.coco_files import read_ground_truth
 from freqdino.evaluation.coco_api import FastCOCOeval, average_precision, complete_annotations
 from freqdino.evaluation.gathering import gather_predictions
-from freqdino.evaluation.metadata import require_metadata
+from freqdino.evaluation.metadata import distinct_names, require_metadata
+from freqdino.evaluation.remarks import INSTANCE_THRESHOLDS, say_absent_classes, say_empty, say_undefined
+from freqdino.evaluation.segment_ground_truth import has_only_segments, instances_of_segments
 
 logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "coco_instances_results.json"
 PREDICTION_FIELD = {"bbox": "pred_boxes", "segm": "pred_masks"}
+# Why a metric may be undefined; the areas are COCO's.
+REASONS = {"AP": "there is no object", "APs": "no object is smaller than 32 x 32 pixels",
+           "APm": "no object has between 32 x 32 and 96 x 96 pixels",
+           "APl": "no object is larger than 96 x 96 pixels"}
 
 
 class InstanceEvaluator(DatasetEvaluator):
@@ -39,7 +45,7 @@ class InstanceEvaluator(DatasetEvaluator):
     Contiguous classes become category ids through the metadata's thing_dataset_id_to_contiguous_id, which need not
     start at 0. Predictions of a stuff class (stuff_dataset_id_to_contiguous_id) are left out: they are not instances.
     Without either table classes are category ids. The ground truth is the metadata's json_file; a dataset that was
-    registered without one is converted into ``output_dir``.
+    registered without one is converted into ``output_dir``, of own panoptic data the segments of things are it.
     """
 
     def __init__(self, dataset_name: str, *, tasks: Sequence[str] | None = None, output_dir: str | None = None,
@@ -71,7 +77,9 @@ class InstanceEvaluator(DatasetEvaluator):
                 raise ValueError(f"{self._ground_truth_file} has an annotation without segmentation on image "
                                  f"{annotation['image_id']}: masks are evaluated where every annotation has one, boxes "
                                  "alone where none has, or with tasks=('bbox',)")
-        self._class_names = {category["id"]: category["name"] for category in self._ground_truth["categories"]}
+        names = [category["name"] for category in self._ground_truth["categories"]]
+        ids = [category["id"] for category in self._ground_truth["categories"]]
+        self._class_names = dict(zip(ids, distinct_names(names, ids)))
 
         metadata = MetadataCatalog.get(dataset_name)
         table = metadata.get("thing_dataset_id_to_contiguous_id") or {i: i for i in self._class_names}
@@ -82,6 +90,10 @@ class InstanceEvaluator(DatasetEvaluator):
         if absent:
             raise ValueError(f"{self._ground_truth_file} has no category {sorted(absent)}, which "
                              f"thing_dataset_id_to_contiguous_id of dataset {dataset_name!r} names")
+        counted = {annotation["category_id"] for annotation in self._ground_truth["annotations"]
+                   if not annotation["iscrowd"]}
+        say_absent_classes(logger, dataset_name, [self._class_names[category] for category in sorted(table)
+                                                  if category not in counted], what="object", metric="AP")
         self._image_ids = {image["id"] for image in self._ground_truth["images"]}
         self._predictions = []
 
@@ -122,8 +134,7 @@ class InstanceEvaluator(DatasetEvaluator):
         predictions = gather_predictions(self._predictions) if self._distributed else self._predictions
         if predictions is None:
             return None
-        if not predictions:
-            logger.warning("The model predicted no instance on %s: every AP is 0.", self._dataset_name)
+        self._say_empty(predictions)
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
             with PathManager.open(os.path.join(self._output_dir, PREDICTIONS_FILE), "w") as file:
@@ -135,8 +146,18 @@ class InstanceEvaluator(DatasetEvaluator):
                                                      max_detections=self._max_detections, fast=self._fast)
             by_name = {self._class_names[category]: ap for category, ap in zip(category_ids, by_category)}
             self._log(task, metrics, by_name)
+            say_undefined(logger, self._dataset_name, metrics, REASONS)
             results[task] = {**metrics, **{f"AP-{name}": ap for name, ap in by_name.items()}}
         return results
+
+    def _say_empty(self, predictions):
+        if not predictions:
+            say_empty(logger, f"The model predicted no instance on {self._dataset_name}: every AP is 0",
+                      INSTANCE_THRESHOLDS)
+        elif "segm" in self._tasks and not any(mask_util.area(prediction["segmentation"])
+                                               for prediction in predictions):
+            say_empty(logger, f"All masks of the {len(predictions)} instances that the model predicted on "
+                              f"{self._dataset_name} are empty: every AP of masks is 0")
 
     def _to_coco(self, instances: Instances, image_id):
         for task in self._tasks:
@@ -182,8 +203,10 @@ def encode_masks(masks: torch.Tensor) -> list[dict]:
 
 
 def _load_ground_truth(dataset_name, output_dir):
-    """Path and completed content of the dataset's COCO JSON file."""
+    """Path and completed content of the dataset's COCO JSON file, or what its panoptic one says about things."""
     metadata = MetadataCatalog.get(dataset_name)
+    if has_only_segments(dataset_name, "json_file"):
+        return metadata.panoptic_json, complete_annotations(instances_of_segments(dataset_name), metadata.panoptic_json)
     if metadata.get("json_file") or metadata.get("panoptic_json") or output_dir is None:
         path = require_metadata(dataset_name, "json_file")
     else:

@@ -19,13 +19,16 @@ from tabulate import tabulate
 from freqdino.data.catalog import left_out
 from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.evaluation.gathering import gather_predictions
-from freqdino.evaluation.metadata import require_metadata
+from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.panoptic_files import panoptic_quality, read_ground_truth
+from freqdino.evaluation.remarks import SEGMENT_THRESHOLDS, say_absent_classes, say_empty, say_undefined
 
 logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "panoptic_predictions.json"
 PREDICTIONS_FOLDER = "panoptic_predictions"
+REASONS = {"PQ": "no segment is annotated or predicted", "PQ_th": "no segment of a thing is annotated or predicted",
+           "PQ_st": "no segment of stuff is annotated or predicted"}
 
 
 class PanopticEvaluator(DatasetEvaluator):
@@ -57,6 +60,11 @@ class PanopticEvaluator(DatasetEvaluator):
         self._distributed = distributed
 
         self._categories, by_image = read_ground_truth(self._ground_truth_json)
+        occurring = {segment["category_id"] for annotation in by_image.values()
+                     for segment in annotation["segments_info"] if not segment.get("iscrowd", 0)}
+        say_absent_classes(logger, dataset_name, [category["name"] for category in self._categories
+                                                  if category["id"] not in occurring],
+                           what="segment", metric="PQ, where none is predicted either,")
         self._file_names = dict(zip(by_image, _prediction_names(by_image.values())))
         self._predictions = []
 
@@ -102,6 +110,9 @@ class PanopticEvaluator(DatasetEvaluator):
         predictions = gather_predictions(self._predictions) if self._distributed else self._predictions
         if predictions is None:
             return None
+        if not any(prediction["segments_info"] for prediction in predictions):
+            say_empty(logger, f"The model predicted no segment on {self._dataset_name}: every PQ is 0",
+                      SEGMENT_THRESHOLDS)
         with ExitStack() as stack:
             folder = self._output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="panoptic_"))
             prediction_json = self._write(predictions, folder)
@@ -145,11 +156,13 @@ class PanopticEvaluator(DatasetEvaluator):
             percent = (100 * quality[group]).tolist()
             results.update({f"{metric}{suffix}": value for metric, value in zip(("PQ", "SQ", "RQ"), percent)})
             rows.append((group, *percent))
-        class_rows = [(category["name"], *(100 * row).tolist())
-                      for category, row in zip(self._categories, quality["per_class"])]
+        names = distinct_names([category["name"] for category in self._categories],
+                               [category["id"] for category in self._categories])
+        class_rows = [(name, *(100 * row).tolist()) for name, row in zip(names, quality["per_class"])]
         results.update({f"PQ-{name}": pq for name, pq, _, _ in class_rows})
         table = tabulate(rows + class_rows, headers=("", "PQ", "SQ", "RQ"), tablefmt="pipe", floatfmt=".2f")
         logger.info("Panoptic quality on %s:\n%s", self._dataset_name, table)
+        say_undefined(logger, self._dataset_name, results, REASONS)
         return results
 
 

@@ -37,8 +37,7 @@ class TestTimeAugmentation(nn.Module):
     def __init__(self, model: nn.Module, *, min_sizes: Sequence[int], max_size: int, flip: bool, max_instances: int,
                  merge_iou: float = 0.5):
         super().__init__()
-        if not min_sizes or min(min_sizes) < 1 or max_size < max(min_sizes):
-            raise ValueError(f"min_sizes must be positive and at most max_size, got {list(min_sizes)} and {max_size}")
+        check_sizes(min_sizes, max_size)
         self.model = model
         self.augment = DatasetMapperTTA(min_sizes=list(min_sizes), max_size=max_size, flip=flip)
         self.max_instances, self.merge_iou = max_instances, merge_iou
@@ -62,6 +61,12 @@ class TestTimeAugmentation(nn.Module):
             merged["instances"] = merge_instances([output["instances"] for output in outputs], self.merge_iou,
                                                   self.max_instances)
         return merged
+
+
+def check_sizes(min_sizes: Sequence[int], max_size: int) -> None:
+    """Raise ValueError for sizes that `TestTimeAugmentation` cannot make."""
+    if not min_sizes or min(min_sizes) < 1 or max_size < max(min_sizes):
+        raise ValueError(f"min_sizes must be positive and at most max_size, got {list(min_sizes)} and {max_size}")
 
 
 def mirrored(result: Tensor | Instances) -> Tensor | Instances:

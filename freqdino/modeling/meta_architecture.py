@@ -8,6 +8,7 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from freqdino.modeling.inference import Inference
 from freqdino.modeling.post_processing import Geometry, PostProcessing
 from freqdino.modeling.targets import image_name, prepare_targets
 
@@ -29,13 +30,15 @@ class SegmentationHead(nn.Module):
 class MaskClassificationModel(nn.Module):
     """Predicts a set of masks, each with a class, and turns it into semantic, instance and panoptic results.
 
-    ``learns_masks`` and ``box_frame`` say what the criterion reads of the ground truth, see `targets.prepare_targets`.
+    ``learns_masks`` and ``box_frame`` say what the criterion reads of the ground truth, see `targets.prepare_targets`;
+    ``inference`` which pictures run together in evaluation, by default those of one padded size.
     Keys: ``backbone.*``, ``sem_seg_head.*``, ``criterion.*``; ``pixel_mean``, ``pixel_std`` are not in the state dict.
     """
 
     def __init__(self, *, backbone: nn.Module, sem_seg_head: SegmentationHead, criterion: nn.Module,
                  post_processing: PostProcessing, size_divisibility: int, pixel_mean: Sequence[float],
-                 pixel_std: Sequence[float], learns_masks: bool = True, box_frame: str | None = None):
+                 pixel_std: Sequence[float], learns_masks: bool = True, box_frame: str | None = None,
+                 inference: Inference = Inference()):
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
@@ -44,6 +47,7 @@ class MaskClassificationModel(nn.Module):
         self.size_divisibility = size_divisibility
         self.learns_masks = learns_masks
         self.box_frame = box_frame
+        self.inference = inference
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
@@ -57,21 +61,25 @@ class MaskClassificationModel(nn.Module):
 
         Training returns name -> weighted loss; evaluation a list of {sem_seg, instances, panoptic_seg}, as asked for.
         """
+        self._check_images(batched_inputs)
+        if not self.training:
+            return self.inference(self._predict, batched_inputs, self.size_divisibility)
         images = self._images(batched_inputs)
         features = self.features(images.tensor)
-        if self.training:
-            targets = prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:]), self.criterion.num_classes,
-                                      self.device, with_masks=self.learns_masks, box_frame=self.box_frame)
-            return self.criterion(self.sem_seg_head(features, targets), targets)
-        outputs = self.sem_seg_head(features)
+        targets = prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:]), self.criterion.num_classes,
+                                  self.device, with_masks=self.learns_masks, box_frame=self.box_frame)
+        return self.criterion(self.sem_seg_head(features, targets), targets)
+
+    def _predict(self, batched_inputs):
+        images = self._images(batched_inputs)
+        outputs = self.sem_seg_head(self.features(images.tensor))
         return [self._result(outputs, index, example, images) for index, example in enumerate(batched_inputs)]
 
     def features(self, images: Tensor) -> Mapping[str, Tensor]:
         """Normalised and padded images (B, 3, H, W) -> the maps that the head reads, by name."""
         return self.backbone(images)
 
-    def _images(self, batched_inputs):
-        """Normalised, then padded with zeros at the right and the bottom to one size that the divisibility allows."""
+    def _check_images(self, batched_inputs):
         if not batched_inputs:
             raise ValueError("a batch needs at least one image")
         for index, example in enumerate(batched_inputs):
@@ -79,6 +87,9 @@ class MaskClassificationModel(nn.Module):
             if len(shape) != 3 or shape[0] != len(self.pixel_mean):
                 raise ValueError(f"{image_name(example, index)}: an image is ({len(self.pixel_mean)}, H, W), got "
                                  f"{shape}")
+
+    def _images(self, batched_inputs):
+        """Normalised, then padded with zeros at the right and the bottom to one size that the divisibility allows."""
         images = [(example["image"].to(self.device) - self.pixel_mean) / self.pixel_std for example in batched_inputs]
         return ImageList.from_tensors(images, self.size_divisibility)
 

@@ -4,6 +4,7 @@ from freqdino.errors import needing_detectron2
 with needing_detectron2():
     from freqdino.registration import (  # noqa: F401  (they register)
         backbones,
+        detectron2_models,
         mask2former,
         mask_dino,
         pixel_decoders,

@@ -12,6 +12,7 @@ from freqdino.modeling.post_processing import SoftmaxScores
 from freqdino.registration.backbones import build_backbone
 from freqdino.registration.binding import register
 from freqdino.registration.class_tables import check_num_classes
+from freqdino.registration.inference import inference_of
 from freqdino.registration.model_parts import (
     build_post_processing,
     check_family,
@@ -39,14 +40,16 @@ def _mask_former(cfg, model_class, head_name):
     check_num_classes(cfg)
     check_family(cfg, family, head_name)
     backbone = build_backbone(cfg)
+    divisibility = size_divisibility(family, backbone)
     return model_class(
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
         criterion=_criterion(cfg),
         post_processing=build_post_processing(cfg, family, scores=SoftmaxScores(), rescore_by_mask=True),
-        size_divisibility=size_divisibility(family, backbone),
+        size_divisibility=divisibility,
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
+        inference=inference_of(cfg, divisibility),
     )
 
 

@@ -12,6 +12,7 @@ from freqdino.modeling.query_selection import BOX_INITIALISATIONS
 from freqdino.registration.backbones import build_backbone
 from freqdino.registration.binding import register
 from freqdino.registration.class_tables import check_num_classes, thing_classes
+from freqdino.registration.inference import inference_of
 from freqdino.registration.model_parts import (
     build_post_processing,
     check_family,
@@ -36,15 +37,17 @@ def build_mask_dino(cfg):
     criterion = _criterion(cfg)
     learns_masks = any(term in criterion.weights or term in criterion.matcher.weights for term in MASK_TERMS)
     backbone = build_backbone(cfg)
+    divisibility = size_divisibility(family, backbone)
     return MaskClassificationModel(
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
         criterion=criterion,
         post_processing=build_post_processing(
             cfg, family, scores=scores, rescore_by_mask=learns_masks and not family.TEST.TEST_FOUCUS_ON_BOX),
-        size_divisibility=size_divisibility(family, backbone),
+        size_divisibility=divisibility,
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
+        inference=inference_of(cfg, divisibility),
         learns_masks=learns_masks,
         box_frame=family.BOX_FRAME,
     )

@@ -1,8 +1,10 @@
 """What the models of a configuration predict, from which their evaluators follow."""
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from freqdino.config import lookup
 
+TASKS = ("semantic", "instance", "panoptic")
 # Meta-architecture -> the section with its TEST switches.
 FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO",
                    "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
@@ -25,5 +27,14 @@ def predictions_of(cfg) -> Predictions:
     if section is None:
         return Predictions(DETECTRON2_TASKS.get(architecture, ("instance",)), masks=cfg.MODEL.MASK_ON)
     test = lookup(cfg, f"{section}.TEST")
-    tasks = tuple(task for task in ("semantic", "instance", "panoptic") if test[f"{task.upper()}_ON"])
+    tasks = tuple(task for task in TASKS if test[f"{task.upper()}_ON"])
     return Predictions(tasks, masks=True)
+
+
+def how_to_predict(cfg, tasks: Collection[str]) -> str:
+    """The settings with which a configuration's model, or another one, predicts these tasks and no others."""
+    section = FAMILY_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
+    if section is not None:
+        return ", ".join(f"{section}.TEST.{task.upper()}_ON to {task in tasks}" for task in TASKS)
+    able = [name for name, predicted in DETECTRON2_TASKS.items() if set(predicted) == set(tasks)]
+    return f"MODEL.META_ARCHITECTURE to one of {', '.join((*FAMILY_SECTIONS, *able))}"

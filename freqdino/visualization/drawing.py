@@ -1,9 +1,11 @@
 """Drawing of results, ground truth and training targets into pictures, one way for all tools.
 
-A class has the data set's colour, or one of our table where the data set has none; objects of one class differ in
-brightness. Where a data set has no names, the class index stands.
+A class has the data set's colour, or one of our table where the data set has none. The first object of a class has that
+colour, each further one a hue of its own, the same ones every time. Where a data set has no names, the class index
+stands.
 Shape key: H, W: height and width of the picture, N: objects.
 """
+import colorsys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,7 +23,9 @@ GROUND_TRUTH_KEYS = {"panoptic": "pan_seg_file_name", "instance": "annotations",
                      "semantic": "sem_seg_file_name"}
 OBJECT_OPACITY, REGION_OPACITY = 0.5, 0.6
 WHITE = 255
-BRIGHTNESS = (1.0, 0.7, 1.3, 0.5)     # of the first, second, ... object of a class
+# Of the objects of a class after the first: hues a golden ratio apart never come near one that was there just before.
+HUE_STEP = 0.6180339887498949
+LEAST_SATURATION, LEAST_BRIGHTNESS = 0.75, 0.8      # hues of grey and of black could not be told apart
 
 
 def choose_task(output: dict, task: str | None) -> str:
@@ -69,8 +73,7 @@ class Drawing:
         """
         seen, colors = Counter(), []
         for category in classes:
-            brightness = BRIGHTNESS[seen[category] % len(BRIGHTNESS)]
-            colors.append(np.minimum(self._color(category, kind) * brightness, 1))
+            colors.append(object_color(self._color(category, kind), seen[category]))
             seen[category] += 1
         self._visualizer.overlay_instances(masks=masks, boxes=boxes, labels=self._labels(classes, scores, kind),
                                            assigned_colors=colors, alpha=OBJECT_OPACITY)
@@ -107,6 +110,15 @@ class Drawing:
         """RGB in 0..1."""
         known = self._metadata.get(f"{kind}_colors") or ()
         return np.array(known[category] if category < len(known) else class_colors(category + 1)[-1]) / 255
+
+
+def object_color(class_color: np.ndarray, number: int) -> np.ndarray:
+    """RGB in 0..1 of the object of a class that has this number, counted from 0."""
+    if number == 0:
+        return class_color
+    hue, saturation, brightness = colorsys.rgb_to_hsv(*class_color)
+    return np.array(colorsys.hsv_to_rgb((hue + number * HUE_STEP) % 1, max(saturation, LEAST_SATURATION),
+                                        max(brightness, LEAST_BRIGHTNESS)))
 
 
 def draw_prediction(drawing: Drawing, output: dict, task: str, *, threshold: float) -> str:

@@ -1,4 +1,9 @@
 """What the commands share: their ends, and choices that are spelt out where the rooms that rule them load slowly."""
+import logging
+import os
+import subprocess
+import sys
+
 import pytest
 
 from freqdino.analysis.frequency import figures
@@ -40,3 +45,30 @@ def test_choices_are_those_of_the_rooms():
         assert callable(analyze_frequency.module_of(subject).measure) and callable(getattr(figures, subject))
     assert [name for name, (_, splits) in prepare.PREPARATIONS.items() if splits == prepare.COCO] == [
         "coco_semantic", "coco_stuff"]
+
+
+# As Detectron2's engine and the measurements of memory do: the builder is imported, the CPU profiled.
+SCRIPT = """
+import freqdino.commands
+import logging
+import torch
+import torch.utils.cpp_extension
+logging.getLogger("torch.utils.cpp_extension").warning("No CUDA runtime is found, using CUDA_HOME='/usr/local'")
+with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True):
+    torch.ones(3) + 1
+"""
+
+
+def test_no_message_about_cuda():
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "CUDA_HOME": "/usr/local", "PYTHONWARNINGS": "ignore"}
+    environment.pop("KINETO_LOG_LEVEL", None)
+    result = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True,
+                            check=True, timeout=300)
+    assert result.stdout == result.stderr == ""
+
+
+@pytest.mark.parametrize(("message", "passes"), [("No CUDA runtime is found, using CUDA_HOME='/x'", False),
+                                                 ("The detected CUDA version mismatches", True)])
+def test_other_warnings_pass(message, passes):
+    record = logging.LogRecord("torch.utils.cpp_extension", logging.WARNING, "", 0, message, (), None)
+    assert command_line.is_not_about_cuda(record) is passes

@@ -21,6 +21,7 @@ SAID = {
     "segformer_mit_b0_fdam": "mIoU 39.8 (baseline 37.4)",
 }
 LEAVES = {name: f"ade20k/semantic/{name}.yaml" for name in SAID}
+CITYSCAPES = "cityscapes/semantic/segformer_mit_b0.yaml"
 
 SHORT_EDGES = [int(scale / 10 * 512) for scale in range(5, 21)]
 R50 = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/torchvision/R-50.pkl", "MODEL.RESNETS.NORM": "SyncBN"}
@@ -62,7 +63,7 @@ SCHEDULES = {
 
 
 def test_tables_name_every_leaf():
-    assert sorted(LEAVES.values()) == SEMANTIC_SEGMENTORS
+    assert [*sorted(LEAVES.values()), CITYSCAPES] == SEMANTIC_SEGMENTORS
     assert HEAD_PARAMETERS.keys() == LEAVES.keys()
 
 
@@ -72,6 +73,21 @@ def test_a_leaf_is_its_recipe_and_nothing_else(name):
     schedule = next(settings for kind, settings in SCHEDULES.items() if backbone.startswith(kind))
     expected = {**flatten(defaults()), **EVERY_LEAF, **HEADS[head], **schedule, **BACKBONES[backbone]}
     assert {key: value for key, value in resolved(LEAVES[name]).items() if value != expected[key]} == {}
+
+
+def test_cityscapes_is_evaluated_in_windows():
+    """SegFormer's recipe: crops of 1024 x 1024, windows of that size in evaluation, 768 apart; 8 images a step."""
+    edges = [int(scale / 10 * 1024) for scale in range(5, 21)]
+    windows = {
+        "DATASETS.TRAIN": ["cityscapes_fine_sem_seg_train"], "DATASETS.TEST": ["cityscapes_fine_sem_seg_val"],
+        "INPUT.CROP.SIZE": [1024, 1024], "INPUT.SIZE_DIVISIBILITY": 1024, "INPUT.MIN_SIZE_TRAIN": edges,
+        "INPUT.MAX_SIZE_TRAIN": 4096, "INPUT.MIN_SIZE_TEST": 1024, "INPUT.MAX_SIZE_TEST": 2048,
+        "TEST.AUG.MIN_SIZES": [512, 768, 1024, 1280, 1536, 1792], "TEST.AUG.MAX_SIZE": 4096,
+        "TEST.SLIDING_WINDOW.ENABLED": True, "TEST.SLIDING_WINDOW.SIZE": [1024, 1024],
+        "TEST.SLIDING_WINDOW.STRIDE": [768, 768], "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 19,
+        "MODEL.RESNETS.NORM": "SyncBN", "SOLVER.IMS_PER_BATCH": 8}
+    expected = {**flatten(defaults()), **EVERY_LEAF, **HEADS["segformer"], **SCHEDULES["mit"], **MIT_B0, **windows}
+    assert {key: value for key, value in resolved(CITYSCAPES).items() if value != expected[key]} == {}
 
 
 @pytest.mark.parametrize("name", LEAVES)

@@ -37,7 +37,8 @@ def load_case(name, tmp_path):
     tensors, case = load_golden(f"models/{name}")
     path = tmp_path / "resolved.yaml"
     path.write_text(case["cfg"])
-    return tensors, case, load_config(str(path))
+    # The published models see the padding of what shares their batch, and so do the stored numbers.
+    return tensors, case, load_config(str(path), ["TEST.GROUP_BY_SIZE", "False"])
 
 
 def build_case(name, tmp_path, *options):

@@ -230,3 +230,6 @@ SEMANTIC_BACKBONES = {
 }
 for name, head in HEAD_PARAMETERS.items():
     PARAMETERS[f"ade20k/semantic/{name}.yaml"] = head + SEMANTIC_BACKBONES[name.partition("_")[2]]
+# The same model with 19 classes for 150.
+PARAMETERS["cityscapes/semantic/segformer_mit_b0.yaml"] = (PARAMETERS["ade20k/semantic/segformer_mit_b0.yaml"]
+                                                          - (150 - 19) * (256 + 1))

@@ -41,10 +41,30 @@ def test_objects_have_their_class_names_colours_and_scores(canvas, words):
     assert np.abs(canvas.image[20, 45] - blend(RED, 0.5)).max() <= 2
 
 
-def test_objects_of_one_class_differ_in_brightness(canvas, words):
+def test_objects_of_one_class_differ_in_colour(canvas, words):
+    """The first is red, the second 0.618 of the circle further: hue 222.5 degrees, 0.708 of the way from cyan (180) to
+    blue (240), which has 1 - 0.708 of green left."""
     canvas.draw_objects([0, 0], masks=[LEFT, ~LEFT])
     assert np.abs(canvas.image[20, 15] - blend(RED, 0.5)).max() <= 2
-    assert np.abs(canvas.image[20, 45] - blend([0.7 * 255, 0, 0], 0.5)).max() <= 2
+    green = 1 - (0.6180339887 * 6 - 3)
+    assert np.abs(canvas.image[20, 45] - blend([0, green * 255, 255], 0.5)).max() <= 2
+
+
+@pytest.mark.parametrize("color", [RED, [0, 0, 70], [0, 0, 0], [255, 255, 255], [128, 128, 128]])
+def test_colours_of_many_objects_can_be_told_apart(color):
+    """Twelve objects of a class: by eye colours differ where a channel does by a tenth."""
+    colors = np.array([drawing.object_color(np.array(color) / 255, number) for number in range(12)])
+    assert ((colors >= 0) & (colors <= 1)).all() and np.allclose(colors[0], np.array(color) / 255)
+    differences = np.abs(colors[:, None] - colors).max(axis=2) + np.eye(12)
+    assert differences.min() >= 0.1
+
+
+def test_objects_have_the_same_colours_every_time(canvas, words):
+    again = Drawing(GREY, Metadata().set(**NAMED))
+    boxes = np.array([[1, 1, 20, 30], [22, 1, 40, 30], [42, 1, 58, 30]])
+    for each in (canvas, again):
+        each.draw_objects([0, 0, 0], boxes=boxes)
+    assert np.array_equal(canvas.image, again.image)
 
 
 def test_regions_have_the_names_of_stuff(canvas, words):

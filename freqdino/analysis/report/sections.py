@@ -44,6 +44,10 @@ def write_report(run: Path, *, output: Path | None = None, weights: str | None =
     """
     if not run.is_dir():
         raise FileNotFoundError(f"{run}: there is no such folder")
+    path = output or run / "report.html"
+    if path.is_dir():
+        raise ValueError(f"--output {path} is a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
     cfg = load_config(str(find_config(run)), options)
     results = read_results(run)
     cfg.MODEL.WEIGHTS = (weights or dict(zip(options[::2], options[1::2])).get("MODEL.WEIGHTS")
@@ -57,8 +61,6 @@ def write_report(run: Path, *, output: Path | None = None, weights: str | None =
                 "Images": images_section(predictor, records, metadata, shown), "Cost": cost_section(cfg, size)}
     introduction = (f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}, {cfg.MODEL.WEIGHTS}; tested on "
                     f"{', '.join(results)}")
-    path = output or run / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(f"Report: {run.resolve().name}", introduction, sections), encoding="utf-8")
     return path
 

@@ -1,0 +1,50 @@
+"""What an evaluation of a configuration consists of: its evaluators, what is found out before, the augmented model."""
+import os
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
+
+from freqdino.data.registering import check_dataset_files
+from freqdino.errors import ConfigError
+from freqdino.evaluation.build import GROUND_TRUTH_KEY, build_evaluators, tasks_with_ground_truth
+from freqdino.evaluation.results import FOLDER
+from freqdino.evaluation.tta import TestTimeAugmentation
+from freqdino.registration.predictions import Predictions, how_to_predict
+
+
+def evaluators_of(cfg: CfgNode, predictions: Predictions, folder: str) -> list[DatasetEvaluator]:
+    """The evaluators of each of DATASETS.TEST, which write into ``folder``."""
+    return build_evaluators(cfg.DATASETS.TEST, tasks=predictions.tasks, masks=predictions.masks, output_dir=folder)
+
+
+def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
+    """Find before training what would end the evaluation after it: builds the evaluators, and lets them go.
+
+    The records are those that `check_datasets` has read.
+
+    Raises:
+        ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts; names the keys.
+        ValueError, OSError, ImportError: what stands in the way of an evaluator: files, metadata, packages.
+    """
+    for name in cfg.DATASETS.TEST:
+        known = tasks_with_ground_truth(name)
+        evaluated = set(known) & set(predictions.tasks)
+        if not evaluated:
+            raise ConfigError(f"nothing to evaluate: the data set {name} of DATASETS.TEST has ground truth for "
+                              f"{', '.join(known) or 'no task'}, but {cfg.MODEL.META_ARCHITECTURE} predicts "
+                              f"{', '.join(predictions.tasks)}; set {how_to_predict(cfg, known)}, or DATASETS.TEST to "
+                              "sets with such ground truth, or to () for no evaluation")
+        check_dataset_files(name, [GROUND_TRUTH_KEY[task] for task in evaluated])
+    evaluators_of(cfg, predictions, os.path.join(cfg.OUTPUT_DIR, FOLDER))
+
+
+def augmented_model(cfg, model):
+    """The model with the test-time augmentation of TEST.AUG.*; Detectron2's own for its own detectors."""
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        if not cfg.TEST.GROUP_BY_SIZE:
+            return GeneralizedRCNNWithTTA(cfg, model)
+        return GeneralizedRCNNWithTTA(cfg, model, batch_size=1)     # its augmentations differ in size
+    options = cfg.TEST.AUG
+    return TestTimeAugmentation(model, min_sizes=options.MIN_SIZES, max_size=options.MAX_SIZE, flip=options.FLIP,
+                                max_instances=cfg.TEST.DETECTIONS_PER_IMAGE)
