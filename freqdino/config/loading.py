@@ -11,16 +11,30 @@ from detectron2.utils.file_io import PathManager
 
 from freqdino.config.checks import CHECKS
 from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config, lookup
+from freqdino.config.values import converted
 from freqdino.errors import ConfigError, UnknownKeyError
+
+
+class _Section(dict):
+    """A mapping of a YAML file; ``written``: key -> the text that its value is written as."""
+
+    written: dict[str, str]
 
 
 class _PlainYamlLoader(yaml.SafeLoader):
     """SafeLoader that keeps the last of duplicate keys, as published files rely on, and remembers the others."""
 
+    def construct_yaml_map(self, node):
+        section = _Section()
+        yield section
+        section.update(self.construct_mapping(node))
+        section.written = {key_node.value: value_node.value for key_node, value_node in node.value
+                           if isinstance(value_node, yaml.ScalarNode)}
+
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
+            if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
@@ -29,22 +43,25 @@ class _PlainYamlLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+_PlainYamlLoader.add_constructor("tag:yaml.org,2002:map", _PlainYamlLoader.construct_yaml_map)
+
+
 def read_yaml(path):
     """The mapping in a YAML file. Raises ConfigError for a missing file, broken YAML or a tag that would run code."""
     if not PathManager.isfile(path):
         raise ConfigError(f"{path}: no such configuration file")
-    with PathManager.open(path, "r") as file:
-        loader = _PlainYamlLoader(file.read())
-    loader.name, loader.duplicates = path, []
+    with PathManager.open(path, "rb") as file:      # bytes: YAML itself tells UTF-8 from UTF-16
+        content = file.read()
     try:
+        loader = _PlainYamlLoader(content)
+        loader.name, loader.duplicates = path, []
         values = loader.get_single_data()
+        loader.dispose()
     except yaml.constructor.ConstructorError as error:
         raise ConfigError(f"{path}: {error.problem} (line {error.problem_mark.line + 1}). Configuration files hold "
                           "plain values; tags that construct objects or run code are refused.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
     if loader.duplicates:
         logging.getLogger(__name__).warning("%s: duplicate keys, the last value wins: %s", path,
                                             ", ".join(loader.duplicates))
@@ -60,8 +77,11 @@ def _layers(path, visiting=()):
     if path in visiting:
         raise ConfigError(f"{path}: _BASE_ leads back to the file itself: {' -> '.join((*visiting, path))}")
     values = read_yaml(path)
-    bases = values.pop("_BASE_", [])
-    for base in [bases] if isinstance(bases, str) else bases:
+    bases = values.pop("_BASE_", None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: _BASE_ is {bases!r}; expected a file or a list of files")
+    for base in bases:
         base = os.path.expanduser(base)
         if "://" not in base:
             base = os.path.normpath(os.path.join(os.path.dirname(path), base))
@@ -77,48 +97,60 @@ def _flat_keys(node, prefix=""):
 
 
 def _unknown_key(cfg, key, origin):
+    if key.startswith("-"):
+        return UnknownKeyError(f"{origin}: unknown configuration key {key}. Options of the command stand before the "
+                               "first key and value; keys have no dashes")
     known = list(_flat_keys(cfg))
-    leaf = key.rpartition(".")[2]
-    near = [k for k in known if k.endswith("." + leaf)][:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+    leaf = key.rpartition(".")[2].lower()
+    near = ([k for k in known if k.lower().endswith("." + leaf)][:3]
+            or difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+            or difflib.get_close_matches(key.upper(), known, n=3, cutoff=0.75))
     hint = f" Nearest: {', '.join(near)}." if near else ""
     return UnknownKeyError(f"{origin}: unknown configuration key {key}.{hint}")
 
 
-def _check_keys(cfg, values, origin, node=None, prefix=""):
-    """Every key of the nested ``values`` exists in ``cfg``, and a section stands where a section belongs."""
-    node = cfg if node is None else node
+def _merge_values(cfg, values, origin, prefix="", root=None):
+    """Merge nested ``values``, each as the type of its key; else ConfigError that names ``origin`` and the key."""
+    root = cfg if root is None else root
     for key, value in values.items():
-        if key not in node:
-            raise _unknown_key(cfg, f"{prefix}{key}", origin)
-        if isinstance(node[key], dict) != isinstance(value, dict):
-            kind = "a section of keys" if isinstance(node[key], dict) else f"a value such as {node[key]!r}"
-            raise ConfigError(f"{origin}: {prefix}{key} must be {kind}, got {value!r}")
+        name = f"{prefix}{key}"
+        if key not in cfg:
+            raise _unknown_key(root, name, origin)
+        if isinstance(cfg[key], dict) != isinstance(value, dict):
+            kind = "a section of keys" if isinstance(cfg[key], dict) else f"a value such as {cfg[key]!r}"
+            raise ConfigError(f"{origin}: {name} must be {kind}, got {value!r}")
         if isinstance(value, dict):
-            _check_keys(cfg, value, origin, node[key], f"{prefix}{key}.")
+            _merge_values(cfg[key], value, origin, f"{name}.", root)
+            continue
+        try:
+            cfg[key] = converted(name, value, cfg[key], getattr(values, "written", {}).get(key))
+        except ValueError as error:
+            raise ConfigError(f"{origin}: {error}") from error
 
 
-def _merge_values(cfg, values, origin):
-    """Merge nested ``values``; what yacs says about a wrong type becomes a ConfigError that names ``origin``."""
-    _check_keys(cfg, values, origin)
-    try:
-        cfg.merge_from_other_cfg(type(cfg)(values))
-    except ValueError as error:
-        raise ConfigError(f"{origin}: {error}") from error
+def _pairs(opts):
+    """(key, value) of a command line's ``KEY VALUE`` and ``KEY=VALUE``."""
+    words, pairs = iter(opts), []
+    for word in words:
+        key, sign, value = str(word).partition("=")
+        if not sign:
+            key, value = word, next(words, None)
+            if value is None:
+                raise ConfigError(f"command line: options come in pairs of key and value, got {len(opts)} words: "
+                                  f"{opts}")
+        pairs.append((key, value))
+    return pairs
 
 
 def _merge_options(cfg, opts):
     """Merge key, value, ... of a command line."""
-    opts = list(opts)
-    if len(opts) % 2:
-        raise ConfigError(f"command line: options come in pairs of key and value, got {len(opts)} words: {opts}")
     known = set(_flat_keys(cfg))
-    for key, value in zip(opts[::2], opts[1::2]):
+    for key, value in _pairs(list(opts)):
         if key not in known:
             raise _unknown_key(cfg, key, "command line")
-        try:
-            cfg.merge_from_list([key, value])
-        except ValueError as error:
-            raise ConfigError(f"command line: {error}") from error
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge_values(cfg, value, "command line")
 
 
 def merge_config_file(cfg, path):
