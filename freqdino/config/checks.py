@@ -5,6 +5,7 @@ Each check raises ConfigError, with the key, for what cannot be meant.
 from detectron2.layers import get_norm
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from freqdino.config.bounds import check_bounds
 from freqdino.config.keys import lookup
 from freqdino.errors import ConfigError
 
@@ -76,4 +77,4 @@ def check_normalisations(cfg) -> None:
 
 
 # What `load_config` asks, in this order.
-CHECKS = (check_upsampler, check_detectron2_model, check_normalisations)
+CHECKS = (check_bounds, check_upsampler, check_detectron2_model, check_normalisations)

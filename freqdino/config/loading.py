@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 
 from freqdino.config.checks import CHECKS
+from freqdino.config.effects import OTHER_BACKBONES, keys_without_effect
 from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config, lookup
 from freqdino.config.values import converted
 from freqdino.errors import ConfigError, UnknownKeyError
@@ -110,8 +111,12 @@ def _unknown_key(cfg, key, origin):
 
 
 def _merge_values(cfg, values, origin, prefix="", root=None):
-    """Merge nested ``values``, each as the type of its key; else ConfigError that names ``origin`` and the key."""
+    """Merge nested ``values``, each as the type of its key; else ConfigError that names ``origin`` and the key.
+
+    Returns {key: ``origin``} of the keys that were merged.
+    """
     root = cfg if root is None else root
+    origins = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in cfg:
@@ -120,12 +125,14 @@ def _merge_values(cfg, values, origin, prefix="", root=None):
             kind = "a section of keys" if isinstance(cfg[key], dict) else f"a value such as {cfg[key]!r}"
             raise ConfigError(f"{origin}: {name} must be {kind}, got {value!r}")
         if isinstance(value, dict):
-            _merge_values(cfg[key], value, origin, f"{name}.", root)
+            origins.update(_merge_values(cfg[key], value, origin, f"{name}.", root))
             continue
         try:
             cfg[key] = converted(name, value, cfg[key], getattr(values, "written", {}).get(key))
         except ValueError as error:
             raise ConfigError(f"{origin}: {error}") from error
+        origins[name] = origin
+    return origins
 
 
 def _pairs(opts):
@@ -143,25 +150,29 @@ def _pairs(opts):
 
 
 def _merge_options(cfg, opts):
-    """Merge key, value, ... of a command line."""
-    known = set(_flat_keys(cfg))
+    """Merge key, value, ... of a command line. Returns as `_merge_values`."""
+    known, origins = set(_flat_keys(cfg)), {}
     for key, value in _pairs(list(opts)):
         if key not in known:
             raise _unknown_key(cfg, key, "command line")
         for part in reversed(key.split(".")):
             value = {part: value}
-        _merge_values(cfg, value, "command line")
+        origins.update(_merge_values(cfg, value, "command line"))
+    return origins
 
 
 def merge_config_file(cfg, path):
     """Merge a YAML file with its ``_BASE_`` files (one or a list, later wins) into ``cfg``; plain values only.
 
-    Raises ConfigError (UnknownKeyError for a key) that names the very file among the bases.
+    Returns the keys that were set -> the file that set them last. Raises ConfigError (UnknownKeyError for a key) that
+    names the very file among the bases.
     """
+    origins = {}
     for origin, values in _layers(os.path.expanduser(path)):
         if values.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ConfigError(f"{origin}: VERSION {values['VERSION']}; only version {cfg.VERSION} files can be read")
-        _merge_values(cfg, values, origin)
+        origins.update(_merge_values(cfg, values, origin))
+    return origins
 
 
 def configs_folder() -> Path:
@@ -191,18 +202,24 @@ def load_config(config_file="", opts=()):
     """A Detectron2 configuration with all keys, ``config_file`` and the trailing ``opts`` (key, value, ...) merged.
 
     Ends with the device settled: without CUDA, MODEL.DEVICE becomes cpu and mixed precision is off, each said once.
+    MODEL.BACKBONE.FREEZE_AT that nobody sets is 0 unless the backbone is a ResNet: Detectron2's default of 2 is that
+    of its ResNets, and the published models' other backbones learn in all stages.
     A relative ``config_file`` that is not there is looked for in `configs_folder`. Raises ConfigError or
     UnknownKeyError for what cannot be merged, and ConfigError where one of `freqdino.config.checks` does.
     """
     cfg = get_cfg()
     add_freqdino_config(cfg)
-    defaults = cfg.clone()
-    if config_file:
-        merge_config_file(cfg, find_config_file(config_file))
-    _merge_options(cfg, opts)
+    defaults, origins = cfg.clone(), {}
+    file = find_config_file(config_file) if config_file else ""
+    if file:
+        origins.update(merge_config_file(cfg, file))
+    origins.update(_merge_options(cfg, opts))
+    if "MODEL.BACKBONE.FREEZE_AT" not in origins and cfg.MODEL.BACKBONE.NAME in OTHER_BACKBONES:
+        cfg.MODEL.BACKBONE.FREEZE_AT = 0
     for check in CHECKS:
         check(cfg)
     _say_ignored_keys(cfg, defaults)
+    _say_keys_without_effect(cfg, defaults, origins, os.path.expanduser(file))
     settle_device(cfg)
     return cfg
 
@@ -211,6 +228,25 @@ def _say_ignored_keys(cfg, defaults):
     changed = [f"{key} ({why})" for key, why in IGNORED_KEYS.items() if lookup(cfg, key) != lookup(defaults, key)]
     if changed:
         logging.getLogger(__name__).warning("ignored, as in the published code: %s", "; ".join(changed))
+
+
+def _say_keys_without_effect(cfg, defaults, origins, file):
+    """One warning for the keys that somebody changed and nobody reads. ``file``: the one that leads to the others.
+
+    What a base file says of models and for switches that are off does not count: it may be the base of several models
+    and backbones and have settings ready, as the published ones are.
+    """
+    def counts(key, origin):
+        section = key.rpartition(".")[0]
+        shared = key.startswith("MODEL.") or section and "ENABLED" in lookup(cfg, section)
+        return origin in (file, "command line") or not shared
+
+    changed = [key for key, origin in origins.items() if lookup(cfg, key) != lookup(defaults, key)
+               and key not in IGNORED_KEYS and counts(key, origin)]
+    unread = keys_without_effect(cfg, changed)
+    if unread:
+        logging.getLogger(__name__).warning("without effect in this configuration: %s", "; ".join(
+            f"{key} ({why})" for key, why in unread.items()))
 
 
 def settle_device(cfg):

@@ -10,8 +10,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from freqdino.config import load_config
+from freqdino.config.bounds import check_run, schedule_remarks
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
+from freqdino.engine.remarks import remembered, repeat_in_file
 from freqdino.engine.trainer import Trainer, evaluate
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
 from freqdino.registration.predictions import Predictions, predictions_of
@@ -25,7 +27,12 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
     ``args.config_file`` becomes the file that was found, which Detectron2 writes into the log. Raises ConfigError.
     """
     args.config_file = find_config_file(args.config_file)
-    cfg = load_config(args.config_file, args.opts)
+    with remembered() as args.remarks:
+        cfg = load_config(args.config_file, args.opts)
+        if not args.eval_only:
+            for remark in schedule_remarks(cfg):
+                logger.warning(remark)
+    check_run(cfg)
     predictions = predictions_of(cfg)
     processes = args.num_gpus * args.num_machines
     if args.num_gpus < 1 or not 0 <= args.machine_rank < args.num_machines:
@@ -57,6 +64,7 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="freqdino", configure_stdout=comm.get_world_size() > 1)
     keep_tracebacks_off_stdout("detectron2", "fvcore", "freqdino")
+    repeat_in_file(args.remarks, os.path.join(cfg.OUTPUT_DIR, "log.txt"))
     if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
     logger.info("Running on %s in %d process(es)", cfg.MODEL.DEVICE, comm.get_world_size())
