@@ -96,7 +96,7 @@ class Trainer(DefaultTrainer):
         if evaluators is None:
             predictions = predictions or predictions_of(cfg)
             evaluators = build_evaluators(cfg.DATASETS.TEST, tasks=predictions.tasks, masks=predictions.masks,
-                                          output_dir=folder)
+                                          max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, output_dir=folder)
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and results:
             single = len(cfg.DATASETS.TEST) == 1

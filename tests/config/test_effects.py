@@ -58,7 +58,7 @@ def test_the_written_table_is_that_of_the_rules():
     (["MODEL_EMA.DECAY", "0.5"], "MODEL_EMA.DECAY (read with MODEL_EMA.ENABLED)"),
     (["TEST.AUG.FLIP", "False"], "TEST.AUG.FLIP (read with TEST.AUG.ENABLED)"),
     (["DATALOADER.REPEAT_THRESHOLD", "0.5"], "REPEAT_THRESHOLD (read by DATALOADER.SAMPLER_TRAIN Repeat"),
-    (["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.ROI_HEADS.NUM_CLASSES", "3"], "MODEL.ROI_HEADS.NUM_CLASSES (read"),
+    (["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.ROI_HEADS.NUM_CLASSES", "3"], "ROI_HEADS.NUM_CLASSES (read"),
     (["MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.RESNETS.DEPTH", "101"], "MODEL.RESNETS.DEPTH (read by the"),
     (["MODEL.SWIN.EMBED_DIM", "64"], "MODEL.SWIN.EMBED_DIM (read by MODEL.BACKBONE.NAME D2SwinTransformer)"),
     (["MODEL.META_ARCHITECTURE", "MaskFormer", "VIS_PERIOD", "10"], "VIS_PERIOD (read by Detectron2's detectors"),
