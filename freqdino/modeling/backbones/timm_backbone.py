@@ -6,6 +6,7 @@ B: batch, C: channels, (H, W): size of the image. Importing this file takes seco
 """
 import difflib
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cache
@@ -131,7 +132,7 @@ def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation
 
 def create_network(name: str, *, in_chans: int, drop_path_rate: float) -> nn.Module:
     if not timm.is_model(name):
-        names = difflib.get_close_matches(name, timm.list_models(), n=3)
+        names = nearest_names(name)
         hint = f"the nearest are {', '.join(names)}" if names else "timm.list_models() lists its networks"
         raise ValueError(f"timm {timm.__version__} has no network {name!r}; {hint}")
     options = {"in_chans": in_chans, **({"drop_path_rate": drop_path_rate} if drop_path_rate else {})}
@@ -143,6 +144,18 @@ def create_network(name: str, *, in_chans: int, drop_path_rate: float) -> nn.Mod
     except REFUSALS as error:
         raise ValueError(f"timm's {name} cannot be built with in_chans {in_chans} and drop_path_rate {drop_path_rate}: "
                          f"{error}") from error
+
+
+def nearest_names(name: str) -> list[str]:
+    """Up to three of timm's names, the nearest first: those that begin with ``name``, that look like it, that have it
+    inside. Prefixes of hubs and folders and the tag of weights, as in timm/resnet18.a1_in1k, do not count."""
+    known = timm.list_models()
+    name = re.split(r"[/:]", name)[-1].partition(".")[0].lower()
+    if not name:
+        return []
+    near = [*sorted((n for n in known if n.startswith(name)), key=len)[:2],
+            *difflib.get_close_matches(name, known, n=3, cutoff=0.6), *(n for n in known if name in n)]
+    return list(dict.fromkeys(near))[:3] or difflib.get_close_matches(name, known, n=3, cutoff=0.3)
 
 
 def choose_levels(name: str, network: nn.Module) -> dict[int, dict]:
