@@ -35,8 +35,8 @@ def local_path(path):
                                   "weights.") from error
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
-        raise CheckpointError(f"{path}: no such checkpoint file. {source_of(path)}Set MODEL.WEIGHTS to the path of one, or "
-                              "to \"\" to start from random weights.")
+        raise CheckpointError(f"{path}: no such checkpoint file. {source_of(path)}Set MODEL.WEIGHTS to the path of "
+                              "one, or to \"\" to start from random weights.")
     return path
 
 

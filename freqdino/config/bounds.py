@@ -48,8 +48,9 @@ BOUNDS = (
         "MODEL.SWIN.EMBED_DIM", "MODEL.SWIN.WINDOW_SIZE", "MODEL.SWIN.PATCH_SIZE", "MODEL.SWIN.PRETRAIN_IMG_SIZE",
         *_in_families("NHEADS", "HIDDEN_DIM", "DIM_FEEDFORWARD"))),
     ("at least 0", _at_least(0), (
-        "SOLVER.WARMUP_ITERS", "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.BASE_LR_END", "SOLVER.WEIGHT_DECAY",
-        "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_EMBED", "SOLVER.BIAS_LR_FACTOR",
+        "SOLVER.BASE_LR", "SOLVER.BASE_LR_END", "SOLVER.WARMUP_ITERS", "SOLVER.REFERENCE_WORLD_SIZE",
+        "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_EMBED",
+        "SOLVER.BIAS_LR_FACTOR",
         "SOLVER.BACKBONE_MULTIPLIER", "SOLVER.FREQ_SCALE_MULTIPLIER", "SOLVER.POLY_LR_POWER",
         "SOLVER.POLY_LR_CONSTANT_ENDING", "DATALOADER.NUM_WORKERS", "DATALOADER.REPEAT_THRESHOLD",
         "INPUT.MIN_SIZE_TEST", "TEST.EVAL_PERIOD", "VIS_PERIOD", "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
@@ -58,7 +59,7 @@ BOUNDS = (
         *(f"MODEL.MaskDINO.{name}_WEIGHT" for name in (
             "BOX", "GIOU", "COST_CLASS", "COST_DICE", "COST_MASK", "COST_BOX", "COST_GIOU")))),
     ("above 0", lambda value: value > 0, (
-        "SOLVER.BASE_LR", "SOLVER.GAMMA", "SOLVER.CLIP_GRADIENTS.NORM_TYPE", "MODEL.SWIN.MLP_RATIO",
+        "SOLVER.GAMMA", "SOLVER.CLIP_GRADIENTS.NORM_TYPE", "MODEL.SWIN.MLP_RATIO",
         "MODEL.MaskDINO.TEST.PANO_TEMPERATURE")),
     ("from 0 to 1", _share, (
         "SOLVER.WARMUP_FACTOR", "MODEL.RPN.NMS_THRESH", "MODEL.RPN.POSITIVE_FRACTION",
@@ -142,8 +143,10 @@ def _together(cfg):
            f"{cfg.MODEL.RESNETS.DEPTH} has 64")
 
 
-def check_run(cfg) -> None:
-    """Raise ConfigError for what a model may have, but no data set here can be read for."""
+def check_run(cfg, *, training: bool) -> None:
+    """Raise ConfigError for what a model may have, but no data set here can be read for, and for training in vain."""
+    if training and cfg.SOLVER.BASE_LR == 0:
+        raise ConfigError("SOLVER.BASE_LR is 0.0; it must be above 0: nothing would be learnt")
     for key, what in (("MODEL.KEYPOINT_ON", "keypoints"), ("MODEL.LOAD_PROPOSALS", "proposals from files")):
         if lookup(cfg, key):
             raise ConfigError(f"{key} is True, but the mappers read no {what}; set it to False")

@@ -32,7 +32,7 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
         if not args.eval_only:
             for remark in schedule_remarks(cfg):
                 logger.warning(remark)
-    check_run(cfg)
+    check_run(cfg, training=not args.eval_only)
     predictions = predictions_of(cfg)
     processes = args.num_gpus * args.num_machines
     if args.num_gpus < 1 or not 0 <= args.machine_rank < args.num_machines:

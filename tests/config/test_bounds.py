@@ -16,7 +16,7 @@ TOGETHER = {"SOLVER.IMS_PER_BATCH": ["SOLVER.REFERENCE_WORLD_SIZE", "2"],
     ("SOLVER.MAX_ITER", 0, "at least 1"), ("SOLVER.MAX_ITER", -5, "at least 1"),
     ("SOLVER.IMS_PER_BATCH", 0, "at least 1"), ("SOLVER.CHECKPOINT_PERIOD", 0, "at least 1"),
     ("SOLVER.CHECKPOINT_PERIOD", -1, "at least 1"), ("SOLVER.WARMUP_ITERS", -1, "at least 0"),
-    ("SOLVER.BASE_LR", -0.1, "above 0"), ("SOLVER.BASE_LR", 0, "above 0"), ("SOLVER.BASE_LR", "nan", "above 0"),
+    ("SOLVER.BASE_LR", -0.1, "at least 0"), ("SOLVER.BASE_LR", "nan", "at least 0"),
     ("SOLVER.BASE_LR", "inf", "finite"), ("SOLVER.WEIGHT_DECAY", -1, "at least 0"),
     ("SOLVER.WEIGHT_DECAY_BIAS", -1, "at least 0"), ("SOLVER.MOMENTUM", 1, "at least 0 and below 1"),
     ("SOLVER.WARMUP_FACTOR", 2, "from 0 to 1"), ("SOLVER.WARMUP_METHOD", "cosine", "one of linear, constant"),
@@ -74,7 +74,14 @@ def test_values_at_the_edge_are_taken(options):
 def test_what_no_data_set_here_can_be_read_for(key, value, message):
     more = ["MODEL.PIXEL_STD", "[1.0]"] if key == "MODEL.PIXEL_MEAN" else []
     with pytest.raises(ConfigError, match=f"{key} .*{message}"):
-        check_run(load_config(opts=[key, value, *more]))
+        check_run(load_config(opts=[key, value, *more]), training=False)
+
+
+def test_training_without_a_learning_rate():
+    cfg = load_config(opts=["SOLVER.BASE_LR", "0"])
+    check_run(cfg, training=False)
+    with pytest.raises(ConfigError, match="SOLVER.BASE_LR is 0.0; it must be above 0: nothing would be learnt"):
+        check_run(cfg, training=True)
 
 
 def test_schedules_that_are_hardly_meant():
