@@ -243,10 +243,12 @@ def _say_keys_without_effect(cfg, defaults, origins, file):
 
     changed = [key for key, origin in origins.items() if lookup(cfg, key) != lookup(defaults, key)
                and key not in IGNORED_KEYS and counts(key, origin)]
-    unread = keys_without_effect(cfg, changed)
-    if unread:
+    reasons = {}
+    for key, why in keys_without_effect(cfg, changed).items():
+        reasons.setdefault(why, []).append(key)
+    if reasons:
         logging.getLogger(__name__).warning("without effect in this configuration: %s", "; ".join(
-            f"{key} ({why})" for key, why in unread.items()))
+            f"{', '.join(keys)} ({why})" for why, keys in reasons.items()))
 
 
 def settle_device(cfg):

@@ -11,6 +11,7 @@ from detectron2.utils.logger import setup_logger
 
 from freqdino.config import load_config
 from freqdino.config.bounds import check_run, schedule_remarks
+from freqdino.config.checks import check_names
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
 from freqdino.engine.remarks import remembered, repeat_in_file
@@ -32,6 +33,7 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
         if not args.eval_only:
             for remark in schedule_remarks(cfg):
                 logger.warning(remark)
+    check_names(cfg)
     check_run(cfg, training=not args.eval_only)
     predictions = predictions_of(cfg)
     processes = args.num_gpus * args.num_machines

@@ -75,6 +75,11 @@ def test_several_are_said_in_one_line_and_default_values_not(caplog):
     assert "INPUT.IMAGE_SIZE" in warning and "SOLVER.NESTEROV" in warning and "MOMENTUM" not in warning
 
 
+def test_keys_of_one_reason_stand_together(caplog):
+    load_config(opts=["INPUT.IMAGE_SIZE", "64", "INPUT.MAX_SCALE", "1"])
+    assert "INPUT.IMAGE_SIZE, INPUT.MAX_SCALE (read by the mappers with large-scale jitter" in warnings(caplog)[0]
+
+
 def test_a_model_of_another_project_reads_all():
     cfg = load_config(opts=["MODEL.META_ARCHITECTURE", "SomebodysModel", "MODEL.BACKBONE.NAME", "SomebodysBackbone"])
     assert not keys_without_effect(cfg, ["MODEL.RPN.NMS_THRESH", "MODEL.MaskDINO.DN_NUM", "MODEL.RESNETS.DEPTH",
