@@ -10,7 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 
 from freqdino.config.checks import CHECKS
-from freqdino.config.effects import OTHER_BACKBONES, keys_without_effect
+from freqdino.config.effects import OTHER_BACKBONES, flat_keys, keys_without_effect
 from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config, lookup
 from freqdino.config.values import converted
 from freqdino.errors import ConfigError, UnknownKeyError
@@ -236,6 +236,9 @@ def _say_keys_without_effect(cfg, defaults, origins, file):
     What a base file says of models and for switches that are off does not count: it may be the base of several models
     and backbones and have settings ready, as the published ones are.
     """
+    if len(origins) > 0.75 * sum(1 for _ in flat_keys(defaults)):     # the config.yaml of a run says everything
+        origins = {key: origin for key, origin in origins.items() if origin == "command line"}
+
     def counts(key, origin):
         section = key.rpartition(".")[0]
         shared = key.startswith("MODEL.") or section and "ENABLED" in lookup(cfg, section)
@@ -251,12 +254,26 @@ def _say_keys_without_effect(cfg, defaults, origins, file):
             f"{', '.join(keys)} ({why})" for why, keys in reasons.items()))
 
 
+def _check_device(device):
+    """Raise ConfigError for a device that this machine has not."""
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(f"MODEL.DEVICE is {device}; this machine has {torch.cuda.device_count()} CUDA devices, "
+                          "counted from cuda:0")
+    if device.type not in ("cpu", "cuda", "meta"):
+        try:
+            torch.zeros(1, device=device).cpu()
+        except (RuntimeError, AssertionError, ImportError) as error:     # NotImplementedError is a RuntimeError
+            raise ConfigError(f"MODEL.DEVICE is {device}, which PyTorch cannot use here: "
+                              f"{str(error).splitlines()[0]}") from error
+
+
 def settle_device(cfg):
     """Fall back to the CPU where CUDA is asked for and absent; switch mixed precision off on the CPU. Logs both."""
     logger = logging.getLogger(__name__)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s but CUDA is not available: running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    _check_device(torch.device(cfg.MODEL.DEVICE))
     if cfg.SOLVER.AMP.DTYPE not in ("float16", "bfloat16"):
         raise ConfigError(f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}; float16 or bfloat16 are possible")
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":

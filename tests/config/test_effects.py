@@ -100,6 +100,15 @@ def test_what_files_say(tmp_path, caplog):
     assert "INPUT.IMAGE_SIZE" in warnings(caplog)[0]
 
 
+def test_the_configuration_that_a_run_has_written_wishes_nothing(tmp_path, caplog):
+    cfg = load_config(CONFIGS / "coco" / "instance" / "mask2former_swin_t.yaml")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    assert load_config(tmp_path / "config.yaml").MODEL.SWIN == cfg.MODEL.SWIN
+    assert not warnings(caplog)
+    load_config(tmp_path / "config.yaml", ["MODEL.RESNETS.DEPTH", "101"])
+    assert "MODEL.RESNETS.DEPTH" in warnings(caplog)[0]
+
+
 def test_the_configurations_of_the_project_set_nothing_for_nobody(caplog):
     for path in sorted(CONFIGS.rglob("*.yaml")):
         if path.parent.name != "_base_":
