@@ -4,17 +4,20 @@ import os
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_model
+from detectron2.modeling import BACKBONE_REGISTRY, build_model
 
 from freqdino.config import load_config
-from freqdino.config.effects import RULES, flat_keys, keys_without_effect, rules_of, table
+from freqdino.config.effects import OTHER_BACKBONES, RULES, flat_keys, keys_without_effect, rules_of, table
 from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config
+from freqdino.data import register_custom_datasets
 from freqdino.data.mapper import MAPPERS
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
+from freqdino.engine.trainer import Trainer
 from helpers.paths import CONFIGS
 from helpers.small_detectors import BACKBONE, DETECTORS
 from helpers.small_models import RESNET18, small_config
 from helpers.small_semantic_heads import SMALL_MODEL
+from helpers.small_training import options
 
 PAGE = CONFIGS / "KEYS.md"
 
@@ -116,6 +119,11 @@ def test_the_configurations_of_the_project_set_nothing_for_nobody(caplog):
     assert not warnings(caplog)
 
 
+def test_the_backbones_that_are_no_resnets():
+    ours = {name for name, builder in BACKBONE_REGISTRY if builder.__module__ == "freqdino.registration.backbones"}
+    assert {name for name in ours if "resnet" not in name} == set(OTHER_BACKBONES)
+
+
 # What is really read: a configuration that writes down the keys that are asked for.
 READ = set()
 
@@ -189,6 +197,25 @@ def test_the_model_keys_that_are_read_are_said_to_be(name):
     models = {key for key in flat_keys(cfg) if key.startswith("MODEL.")}
     if cfg.MODEL.BACKBONE.NAME != "PatchBackbone":      # of a backbone of others everything may be read
         assert models - keys_without_effect(cfg, models).keys() - read <= READ_ELSEWHERE
+
+
+# By the loader and `default_setup`, when data sets are read, and by models with other results.
+READ_ELSEWHERE_IN_TRAINING = ("VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "DATALOADER.SKIP_UNREADABLE",
+                              "TEST.GROUP_BY_SIZE", "TEST.SLIDING_WINDOW")
+
+
+def test_the_keys_of_training_that_are_read_are_said_to_be(squares, tmp_path):
+    """A run of one iteration with an evaluation reads what the rules say of the sections beside MODEL, and no more."""
+    cfg = load_config(opts=options(squares, tmp_path, "SOLVER.MAX_ITER", "1"))
+
+    def use(cfg):
+        register_custom_datasets(cfg.DATASETS.TRAIN)
+        Trainer(cfg).train()
+    read = {key for key in reads_of(cfg, use) if not key.startswith("MODEL.")}
+    claimed = {key for key in flat_keys(cfg) if not key.startswith("MODEL.")}
+    unread = claimed - keys_without_effect(cfg, claimed).keys() - read
+    assert all(key.startswith(READ_ELSEWHERE_IN_TRAINING) for key in unread), unread
+    assert not keys_without_effect(cfg, read)
 
 
 def test_ignored_keys_of_the_published_code_have_their_reason():
