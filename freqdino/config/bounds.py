@@ -155,8 +155,8 @@ def check_run(cfg, *, training: bool) -> None:
                           "with three channels, grey ones too")
 
 
-def schedule_remarks(cfg) -> list[str]:
-    """Sentences on a schedule that runs, though hardly as it was meant."""
+def remarks_on(cfg) -> list[str]:
+    """Sentences on settings of training and evaluation that run, though hardly as they were meant."""
     solver, remarks = cfg.SOLVER, []
     if solver.WARMUP_ITERS >= solver.MAX_ITER and solver.WARMUP_FACTOR < 1:
         remarks.append(f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} is not below SOLVER.MAX_ITER {solver.MAX_ITER}: the "
@@ -167,4 +167,11 @@ def schedule_remarks(cfg) -> list[str]:
     if cfg.TEST.EVAL_PERIOD > solver.MAX_ITER:
         remarks.append(f"TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD} is beyond SOLVER.MAX_ITER {solver.MAX_ITER}: the "
                        "evaluation comes once, at the end")
+    section = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO"}.get(cfg.MODEL.META_ARCHITECTURE)
+    queries = section and lookup(cfg, f"{section}.NUM_OBJECT_QUERIES")
+    most = queries and queries * cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if section and lookup(cfg, f"{section}.TEST.INSTANCE_ON") and cfg.TEST.DETECTIONS_PER_IMAGE > max(most, 100):
+        remarks.append(f"TEST.DETECTIONS_PER_IMAGE is {cfg.TEST.DETECTIONS_PER_IMAGE}, but {queries} queries of "
+                       f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes give {most} predictions at most: set {section}."
+                       "NUM_OBJECT_QUERIES higher")
     return remarks

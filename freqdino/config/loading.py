@@ -118,7 +118,13 @@ def _merge_values(cfg, values, origin, prefix="", root=None):
     root = cfg if root is None else root
     origins = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
+        name, written = f"{prefix}{key}", getattr(values, "written", {}).get(key)
+        section, dot, rest = str(key).partition(".")
+        if dot and section in cfg:          # SOLVER.BASE_LR: 0.1, as on a command line
+            inner = _Section({rest: value})
+            inner.written = {} if written is None else {rest: written}
+            origins.update(_merge_values(cfg, {section: inner}, origin, prefix, root))
+            continue
         if key not in cfg:
             raise _unknown_key(root, name, origin)
         if isinstance(cfg[key], dict) != isinstance(value, dict):
@@ -128,7 +134,7 @@ def _merge_values(cfg, values, origin, prefix="", root=None):
             origins.update(_merge_values(cfg[key], value, origin, f"{name}.", root))
             continue
         try:
-            cfg[key] = converted(name, value, cfg[key], getattr(values, "written", {}).get(key))
+            cfg[key] = converted(name, value, cfg[key], written)
         except ValueError as error:
             raise ConfigError(f"{origin}: {error}") from error
         origins[name] = origin
@@ -155,9 +161,7 @@ def _merge_options(cfg, opts):
     for key, value in _pairs(list(opts)):
         if key not in known:
             raise _unknown_key(cfg, key, "command line")
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        origins.update(_merge_values(cfg, value, "command line"))
+        origins.update(_merge_values(cfg, {key: value}, "command line"))
     return origins
 
 
@@ -216,6 +220,7 @@ def load_config(config_file="", opts=()):
     origins.update(_merge_options(cfg, opts))
     if "MODEL.BACKBONE.FREEZE_AT" not in origins and cfg.MODEL.BACKBONE.NAME in OTHER_BACKBONES:
         cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.OUTPUT_DIR = os.path.expanduser(cfg.OUTPUT_DIR)
     for check in CHECKS:
         check(cfg)
     _say_ignored_keys(cfg, defaults)

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from freqdino.config import load_config
-from freqdino.config.bounds import check_run, schedule_remarks
+from freqdino.config.bounds import check_run, remarks_on
 from freqdino.config.checks import check_names
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
@@ -30,9 +30,8 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
     args.config_file = find_config_file(args.config_file)
     with remembered() as args.remarks:
         cfg = load_config(args.config_file, args.opts)
-        if not args.eval_only:
-            for remark in schedule_remarks(cfg):
-                logger.warning(remark)
+        for remark in () if args.eval_only else remarks_on(cfg):
+            logger.warning(remark)
     check_names(cfg)
     check_run(cfg, training=not args.eval_only)
     predictions = predictions_of(cfg)

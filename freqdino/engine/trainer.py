@@ -15,6 +15,7 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
 
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.data import build_test_loader, build_train_loader
@@ -83,6 +84,8 @@ class Trainer(DefaultTrainer):
         def test_with_augmentation():
             return self.test_with_augmentation(self.cfg, evaluated, self.predictions)
 
+        if self.cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(self.model):
+            logger.warning("TEST.PRECISE_BN.ENABLED has no effect: the model has no batch normalisation that learns")
         position = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks[position] = EvalHook(self.cfg.TEST.EVAL_PERIOD, test)
         if self.cfg.TEST.AUG.ENABLED:

@@ -3,7 +3,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from freqdino.config import load_config
-from freqdino.config.bounds import BOUNDS, check_run, schedule_remarks
+from freqdino.config.bounds import BOUNDS, check_run, remarks_on
 from freqdino.config.effects import flat_keys
 from freqdino.config.keys import add_freqdino_config
 from freqdino.errors import ConfigError
@@ -86,7 +86,7 @@ def test_training_without_a_learning_rate():
 
 def test_schedules_that_are_hardly_meant():
     def remarks(*options):
-        return schedule_remarks(load_config(opts=options))
+        return remarks_on(load_config(opts=options))
     assert not remarks() and not remarks("SOLVER.MAX_ITER", "10", "SOLVER.WARMUP_ITERS", "9")
     assert not remarks("SOLVER.MAX_ITER", "10", "SOLVER.WARMUP_FACTOR", "1")
     [warmup] = remarks("SOLVER.MAX_ITER", "10", "SOLVER.WARMUP_ITERS", "10")
@@ -96,3 +96,11 @@ def test_schedules_that_are_hardly_meant():
     assert "comes once, at the end" in period
     [sampler] = remarks("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
     assert "repeats nothing" in sampler
+
+
+def test_more_detections_than_there_are_predictions():
+    options = ["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.MASK_FORMER.TEST.INSTANCE_ON", "True",
+               "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "2", "TEST.DETECTIONS_PER_IMAGE"]
+    assert not remarks_on(load_config(opts=[*options, "200"]))
+    [remark] = remarks_on(load_config(opts=[*options, "201"]))
+    assert "100 queries of 2 classes give 200 predictions at most: set MODEL.MASK_FORMER.NUM_OBJECT_QUERIES" in remark

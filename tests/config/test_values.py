@@ -181,3 +181,19 @@ def test_broken_files(tmp_path, content, message):
     (tmp_path / "a.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "a.yaml")
+
+
+def test_dotted_keys_in_a_file(tmp_path):
+    """As they stand on a command line, alone or below a section."""
+    (tmp_path / "a.yaml").write_text("SOLVER.BASE_LR: 10\n"
+                                     "MODEL:\n  MaskDINO.DN: no\n  BACKBONE: {FDCONV.ENABLED: yes}\n")
+    cfg = load_config(tmp_path / "a.yaml", ["MODEL.BACKBONE.NAME", "D2SwinTransformer"])
+    assert cfg.SOLVER.BASE_LR == 10.0 and cfg.MODEL.MaskDINO.DN == "no" and cfg.MODEL.BACKBONE.FDCONV.ENABLED is True
+    (tmp_path / "b.yaml").write_text("SOLVER.BASE_LRR: 10\n")
+    with pytest.raises(ConfigError, match="b.yaml: unknown configuration key SOLVER.BASE_LRR. Nearest: SOLVER.BASE_LR"):
+        load_config(tmp_path / "b.yaml")
+
+
+def test_the_home_folder_in_the_output_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_config(opts=["OUTPUT_DIR=~/runs"]).OUTPUT_DIR == f"{tmp_path}/runs"
