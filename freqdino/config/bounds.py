@@ -8,6 +8,7 @@ import torch
 from freqdino.config.keys import lookup
 from freqdino.errors import ConfigError
 
+KNOWN = "known are "
 FAMILY_SECTIONS = ("MODEL.MASK_FORMER", "MODEL.MaskDINO")
 
 
@@ -20,7 +21,7 @@ def _share(value: float) -> bool:
 
 
 def _one_of(*names: str) -> tuple[str, Callable[[str], bool]]:
-    return f"one of {', '.join(names)}", names.__contains__
+    return f"{KNOWN}{', '.join(names)}", names.__contains__
 
 
 def _is_device(name: str) -> bool:
@@ -102,7 +103,7 @@ def check_bounds(cfg) -> None:
         for key in keys:
             value = lookup(cfg, key)
             if value is not None and not condition(value):
-                raise ConfigError(f"{key} is {value!r}; it must be {words}")
+                raise ConfigError(f"{key} is {value!r}; {'' if words.startswith(KNOWN) else 'it must be '}{words}")
     _check_finite(cfg)
     for holds, message in _together(cfg):
         if not holds:
