@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]:
     """The configuration of a command line, held against the machine, and what its models predict.
 
-    ``args.config_file`` becomes the file that was found, which Detectron2 writes into the log. Raises ConfigError.
+    ``args.config_file`` becomes the file that was found, which Detectron2 writes into the log, ``args.remarks`` what was
+    said on the way, for `set_up`. Raises ConfigError.
     """
     args.config_file = find_config_file(args.config_file)
     with remembered() as args.remarks:
@@ -62,10 +63,11 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
 
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Loggers (tracebacks go to the file only), OUTPUT_DIR and seeds of this process; own data sets by their names."""
+    remarks = vars(args).pop("remarks")     # Detectron2 writes the others into the log, as the command line
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="freqdino", configure_stdout=comm.get_world_size() > 1)
     keep_tracebacks_off_stdout("detectron2", "fvcore", "freqdino")
-    repeat_in_file(args.remarks, os.path.join(cfg.OUTPUT_DIR, "log.txt"))
+    repeat_in_file(remarks, os.path.join(cfg.OUTPUT_DIR, "log.txt"))
     if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
     logger.info("Running on %s in %d process(es)", cfg.MODEL.DEVICE, comm.get_world_size())
