@@ -16,6 +16,8 @@ MASK_FORMERS = ("MaskFormer", "MaskFormerFreqAware")
 FAMILIES = (*MASK_FORMERS, "MaskDINO")
 RCNN = ("GeneralizedRCNN", "PanopticFPN")
 PROPOSING = (*RCNN, "ProposalNetwork")
+# Heads of SemanticSegmentor that are not DeepLab's.
+OTHER_HEADS = ("SemSegFPNHead", "UPerNetHead", "SegFormerHead")
 # Backbones that read no key of a ResNet -> the section of their own.
 OTHER_BACKBONES = {"D2SwinTransformer": "SWIN", "build_vit_backbone": "VIT", "build_fdam_vit_backbone": "VIT",
                    "build_mit_backbone": "MIT", "build_timm_backbone": "TIMM"}
@@ -100,7 +102,8 @@ RULES = (
          "by MODEL.META_ARCHITECTURE SemanticSegmentor and PanopticFPN", _model("PanopticFPN", "SemanticSegmentor")),
     Rule(tuple(f"MODEL.SEM_SEG_HEAD.{name}" for name in ("LOSS_TYPE", "PROJECT_*", "ASPP_*",
                                                          "USE_DEPTHWISE_SEPARABLE_CONV")),
-         "read", "by DeepLab's heads in MODEL.META_ARCHITECTURE SemanticSegmentor", _model("SemanticSegmentor")),
+         "read", "by DeepLab's heads in MODEL.META_ARCHITECTURE SemanticSegmentor",
+         lambda cfg: _model("SemanticSegmentor")(cfg) and cfg.MODEL.SEM_SEG_HEAD.NAME not in OTHER_HEADS),
     Rule(tuple(f"MODEL.SEM_SEG_HEAD.{name}" for name in (
         "MASK_DIM", "PIXEL_DECODER_NAME", "TRANSFORMER_ENC_LAYERS", "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES",
         "FDAM.ENABLED", "FREQFUSION.ENABLED")),

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]:
     """The configuration of a command line, held against the machine, and what its models predict.
 
-    ``args.config_file`` becomes the file that was found, which Detectron2 writes into the log, ``args.remarks`` what was
-    said on the way, for `set_up`. Raises ConfigError.
+    ``args.config_file`` becomes the file that was found, which Detectron2 writes into the log, ``args.remarks`` what
+    was said on the way, for `set_up`. Raises ConfigError.
     """
     args.config_file = find_config_file(args.config_file)
     with remembered() as args.remarks:
