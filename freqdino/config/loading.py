@@ -2,6 +2,7 @@
 import difflib
 import logging
 import os
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -90,18 +91,12 @@ def _layers(path, visiting=()):
     yield path, values
 
 
-def _flat_keys(node, prefix=""):
-    for key, value in node.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from _flat_keys(value, f"{prefix}{key}.")
-
-
 def _unknown_key(cfg, key, origin):
     if key.startswith("-"):
         return UnknownKeyError(f"{origin}: unknown configuration key {key}. Options of the command stand before the "
                                "first key and value; keys have no dashes")
-    known = list(_flat_keys(cfg))
+    known = list(dict.fromkeys(part for known in flat_keys(cfg)         # sections and keys
+                               for part in accumulate(known.split("."), "{}.{}".format)))
     leaf = key.rpartition(".")[2].lower()
     near = ([k for k in known if k.lower().endswith("." + leaf)][:3]
             or difflib.get_close_matches(key, known, n=3, cutoff=0.75)
@@ -143,12 +138,12 @@ def _merge_values(cfg, values, origin, prefix="", root=None):
 
 def _pairs(opts):
     """(key, value) of a command line's ``KEY VALUE`` and ``KEY=VALUE``."""
-    words, pairs = iter(opts), []
+    words, pairs, end = iter(opts), [], object()
     for word in words:
         key, sign, value = str(word).partition("=")
         if not sign:
-            key, value = word, next(words, None)
-            if value is None:
+            key, value = word, next(words, end)
+            if value is end:
                 raise ConfigError(f"command line: options come in pairs of key and value, got {len(opts)} words: "
                                   f"{opts}")
         pairs.append((key, value))
@@ -157,10 +152,8 @@ def _pairs(opts):
 
 def _merge_options(cfg, opts):
     """Merge key, value, ... of a command line. Returns as `_merge_values`."""
-    known, origins = set(_flat_keys(cfg)), {}
+    origins = {}
     for key, value in _pairs(list(opts)):
-        if key not in known:
-            raise _unknown_key(cfg, key, "command line")
         origins.update(_merge_values(cfg, {key: value}, "command line"))
     return origins
 

@@ -124,6 +124,7 @@ def test_refused_with_what_was_expected(tmp_path, key, written, message):
 def test_values_from_python_keep_their_type():
     cfg = load_config(opts=["SOLVER.AMP.ENABLED", False, "SOLVER.BASE_LR", 1, "DATASETS.TRAIN", ["a"]])
     assert (cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.BASE_LR, cfg.DATASETS.TRAIN) == (False, 1.0, ("a",))
+    assert load_config(opts=["SOLVER.WEIGHT_DECAY_BIAS", None]).SOLVER.WEIGHT_DECAY_BIAS is None
 
 
 def test_a_key_of_another_project_has_its_own_kind():
