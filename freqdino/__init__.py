@@ -24,7 +24,23 @@ def __dir__():
 def register() -> None:
     """Register the models, backbones and data sets with detectron2, once.
 
+    A second call after one that failed midway tells the first cause again, not what it left behind in the registries.
+
     Raises:
-        ImportError: detectron2 is absent, with the remedy; what a broken one raises passes.
+        ImportError: detectron2 is absent, with the remedy, or another project has taken one of the published names;
+            what a broken one raises passes.
     """
-    from freqdino import data, registration  # noqa: F401  (importing them registers)
+    try:
+        from freqdino import data, registration  # noqa: F401  (importing them registers)
+    except AssertionError as error:         # detectron2's registries say so that a name is taken
+        if not _first_failure:
+            _first_failure.append(ImportError(
+                f"FreqDINO's models cannot be registered: {error} Another project in this process, such as "
+                "Mask2Former's or Mask DINO's own, has the same published names: import one of them."))
+        raise _first_failure[0] from error
+    except Exception as error:
+        _first_failure[:] = [error]
+        raise
+
+
+_first_failure: list[Exception] = []

@@ -73,6 +73,50 @@ def test_models_and_data_sets_are_registered_at_first_use(name):
     assert report_of(REGISTERED, name) == [False, True, True]
 
 
+FAILING = """
+import json, sys
+import freqdino
+
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "freqdino.modeling.mask_dino_criterion":
+            raise OSError("the first cause")
+
+sys.meta_path.insert(0, Broken())
+said = []
+for call in (freqdino.register, freqdino.register, lambda: freqdino.load_config()):
+    try:
+        call()
+    except Exception as error:
+        said.append(f"{type(error).__name__}: {error}")
+sys.meta_path.pop(0)
+print(json.dumps(said))
+"""
+
+
+def test_a_registration_that_failed_tells_its_cause_every_time():
+    assert report_of(FAILING) == 3 * ["OSError: the first cause"]
+
+
+TAKEN = """
+import json
+from detectron2.modeling import META_ARCH_REGISTRY
+import freqdino
+META_ARCH_REGISTRY._do_register("MaskDINO", object)
+said = []
+for call in (freqdino.register, freqdino.load_config):
+    try:
+        call()
+    except ImportError as error:
+        said.append("MaskDINO" in str(error) and "import one of them" in str(error))
+print(json.dumps(said))
+"""
+
+
+def test_a_published_name_that_another_project_has_taken():
+    assert report_of(TAKEN) == [True, True]
+
+
 WITHOUT = """
 import contextlib, importlib, importlib.util, io, json, pkgutil, sys
 

@@ -18,6 +18,7 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.utils.file_io import PathManager
 from torch import _utils as torch_utils
 
+from freqdino.checkpoint.sources import source_of
 from freqdino.errors import CheckpointError
 
 TENSOR_ENTRIES = ("model", "state_dict", "model_state", "blobs")    # Detectron2, timm and mmseg, pycls, Caffe2
@@ -35,8 +36,8 @@ def local_path(path):
                                   "weights.") from error
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
-        raise CheckpointError(f"{path}: no such checkpoint file. Set MODEL.WEIGHTS to the path of one, "
-                              "or to \"\" to start from random weights.")
+        raise CheckpointError(f"{path}: no such checkpoint file. {source_of(path)}Set MODEL.WEIGHTS to the path of "
+                              "one, or to \"\" to start from random weights.")
     return path
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from freqdino.commands.command_line import exit_status, make_parser, require_at_least_one, start_logging
+from freqdino.errors import need_detectron2
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -34,7 +35,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def work(args: argparse.Namespace) -> int:
     """Draw everything; 1 if an image had to be skipped."""
-    start_logging()
+    need_detectron2()
     from detectron2.utils.env import seed_all_rng
     from PIL import Image
 
@@ -43,7 +44,8 @@ def work(args: argparse.Namespace) -> int:
     from freqdino.visualization.output_files import output_paths
     from freqdino.visualization.training_samples import choose_records, draw_sample
 
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, args.opts)      # what it says goes to stderr: stdout is a line a picture
+    start_logging()
     register_custom_datasets(cfg.DATASETS.TRAIN)
     mapper = build_mapper(cfg, is_train=True)
     records = choose_records(cfg, count=args.max_images, seed=args.seed)

@@ -2,9 +2,13 @@
 
 Each check raises ConfigError, with the key, for what cannot be meant.
 """
-from detectron2.layers import get_norm
-from detectron2.modeling import META_ARCH_REGISTRY
+import difflib
 
+from detectron2.layers import get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, SEM_SEG_HEADS_REGISTRY
+
+from freqdino.config.bounds import check_bounds
+from freqdino.config.effects import keys_without_effect
 from freqdino.config.keys import lookup
 from freqdino.errors import ConfigError
 
@@ -75,5 +79,27 @@ def check_normalisations(cfg) -> None:
                               "none") from error
 
 
+# Key -> the registry that its name must be in.
+REGISTRIES = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+}
+
+
+def check_names(cfg) -> None:
+    """Raise ConfigError, with the nearest names, for a part of the model that nobody has registered.
+
+    Asked before a run and not by `load_config`: another project may register its parts in between.
+    """
+    for key, registry in REGISTRIES.items():
+        name, names = lookup(cfg, key), sorted(name for name, _ in registry)
+        if name in registry or keys_without_effect(cfg, [key]):
+            continue
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        raise ConfigError(f"{key} is {name!r}, which is not registered; the nearest are {', '.join(near)}")
+
+
 # What `load_config` asks, in this order.
-CHECKS = (check_upsampler, check_detectron2_model, check_normalisations)
+CHECKS = (check_bounds, check_upsampler, check_detectron2_model, check_normalisations)

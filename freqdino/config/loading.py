@@ -2,6 +2,7 @@
 import difflib
 import logging
 import os
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -10,17 +11,32 @@ from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 
 from freqdino.config.checks import CHECKS
+from freqdino.config.effects import OTHER_BACKBONES, flat_keys, keys_without_effect
 from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config, lookup
+from freqdino.config.values import converted
 from freqdino.errors import ConfigError, UnknownKeyError
+
+
+class _Section(dict):
+    """A mapping of a YAML file; ``written``: key -> the text that its value is written as."""
+
+    written: dict[str, str]
 
 
 class _PlainYamlLoader(yaml.SafeLoader):
     """SafeLoader that keeps the last of duplicate keys, as published files rely on, and remembers the others."""
 
+    def construct_yaml_map(self, node):
+        section = _Section()
+        yield section
+        section.update(self.construct_mapping(node))
+        section.written = {key_node.value: value_node.value for key_node, value_node in node.value
+                           if isinstance(value_node, yaml.ScalarNode)}
+
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
+            if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
@@ -29,22 +45,25 @@ class _PlainYamlLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+_PlainYamlLoader.add_constructor("tag:yaml.org,2002:map", _PlainYamlLoader.construct_yaml_map)
+
+
 def read_yaml(path):
     """The mapping in a YAML file. Raises ConfigError for a missing file, broken YAML or a tag that would run code."""
     if not PathManager.isfile(path):
         raise ConfigError(f"{path}: no such configuration file")
-    with PathManager.open(path, "r") as file:
-        loader = _PlainYamlLoader(file.read())
-    loader.name, loader.duplicates = path, []
+    with PathManager.open(path, "rb") as file:      # bytes: YAML itself tells UTF-8 from UTF-16
+        content = file.read()
     try:
+        loader = _PlainYamlLoader(content)
+        loader.name, loader.duplicates = path, []
         values = loader.get_single_data()
+        loader.dispose()
     except yaml.constructor.ConstructorError as error:
         raise ConfigError(f"{path}: {error.problem} (line {error.problem_mark.line + 1}). Configuration files hold "
                           "plain values; tags that construct objects or run code are refused.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
     if loader.duplicates:
         logging.getLogger(__name__).warning("%s: duplicate keys, the last value wins: %s", path,
                                             ", ".join(loader.duplicates))
@@ -60,8 +79,11 @@ def _layers(path, visiting=()):
     if path in visiting:
         raise ConfigError(f"{path}: _BASE_ leads back to the file itself: {' -> '.join((*visiting, path))}")
     values = read_yaml(path)
-    bases = values.pop("_BASE_", [])
-    for base in [bases] if isinstance(bases, str) else bases:
+    bases = values.pop("_BASE_", None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: _BASE_ is {bases!r}; expected a file or a list of files")
+    for base in bases:
         base = os.path.expanduser(base)
         if "://" not in base:
             base = os.path.normpath(os.path.join(os.path.dirname(path), base))
@@ -69,67 +91,85 @@ def _layers(path, visiting=()):
     yield path, values
 
 
-def _flat_keys(node, prefix=""):
-    for key, value in node.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from _flat_keys(value, f"{prefix}{key}.")
-
-
 def _unknown_key(cfg, key, origin):
-    known = list(_flat_keys(cfg))
-    leaf = key.rpartition(".")[2]
-    near = [k for k in known if k.endswith("." + leaf)][:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+    if key.startswith("-"):
+        return UnknownKeyError(f"{origin}: unknown configuration key {key}. Options of the command stand before the "
+                               "first key and value; keys have no dashes")
+    known = list(dict.fromkeys(part for known in flat_keys(cfg)         # sections and keys
+                               for part in accumulate(known.split("."), "{}.{}".format)))
+    leaf = key.rpartition(".")[2].lower()
+    near = ([k for k in known if k.lower().endswith("." + leaf)][:3]
+            or difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+            or difflib.get_close_matches(key.upper(), known, n=3, cutoff=0.75))
     hint = f" Nearest: {', '.join(near)}." if near else ""
     return UnknownKeyError(f"{origin}: unknown configuration key {key}.{hint}")
 
 
-def _check_keys(cfg, values, origin, node=None, prefix=""):
-    """Every key of the nested ``values`` exists in ``cfg``, and a section stands where a section belongs."""
-    node = cfg if node is None else node
+def _merge_values(cfg, values, origin, prefix="", root=None):
+    """Merge nested ``values``, each as the type of its key; else ConfigError that names ``origin`` and the key.
+
+    Returns {key: ``origin``} of the keys that were merged.
+    """
+    root = cfg if root is None else root
+    origins = {}
     for key, value in values.items():
-        if key not in node:
-            raise _unknown_key(cfg, f"{prefix}{key}", origin)
-        if isinstance(node[key], dict) != isinstance(value, dict):
-            kind = "a section of keys" if isinstance(node[key], dict) else f"a value such as {node[key]!r}"
-            raise ConfigError(f"{origin}: {prefix}{key} must be {kind}, got {value!r}")
+        name, written = f"{prefix}{key}", getattr(values, "written", {}).get(key)
+        section, dot, rest = str(key).partition(".")
+        if dot and section in cfg:          # SOLVER.BASE_LR: 0.1, as on a command line
+            inner = _Section({rest: value})
+            inner.written = {} if written is None else {rest: written}
+            origins.update(_merge_values(cfg, {section: inner}, origin, prefix, root))
+            continue
+        if key not in cfg:
+            raise _unknown_key(root, name, origin)
+        if isinstance(cfg[key], dict) != isinstance(value, dict):
+            kind = "a section of keys" if isinstance(cfg[key], dict) else f"a value such as {cfg[key]!r}"
+            raise ConfigError(f"{origin}: {name} must be {kind}, got {value!r}")
         if isinstance(value, dict):
-            _check_keys(cfg, value, origin, node[key], f"{prefix}{key}.")
+            origins.update(_merge_values(cfg[key], value, origin, f"{name}.", root))
+            continue
+        try:
+            cfg[key] = converted(name, value, cfg[key], written)
+        except ValueError as error:
+            raise ConfigError(f"{origin}: {error}") from error
+        origins[name] = origin
+    return origins
 
 
-def _merge_values(cfg, values, origin):
-    """Merge nested ``values``; what yacs says about a wrong type becomes a ConfigError that names ``origin``."""
-    _check_keys(cfg, values, origin)
-    try:
-        cfg.merge_from_other_cfg(type(cfg)(values))
-    except ValueError as error:
-        raise ConfigError(f"{origin}: {error}") from error
+def _pairs(opts):
+    """(key, value) of a command line's ``KEY VALUE`` and ``KEY=VALUE``."""
+    words, pairs, end = iter(opts), [], object()
+    for word in words:
+        key, sign, value = str(word).partition("=")
+        if not sign:
+            key, value = word, next(words, end)
+            if value is end:
+                raise ConfigError(f"command line: options come in pairs of key and value, got {len(opts)} words: "
+                                  f"{opts}")
+        pairs.append((key, value))
+    return pairs
 
 
 def _merge_options(cfg, opts):
-    """Merge key, value, ... of a command line."""
-    opts = list(opts)
-    if len(opts) % 2:
-        raise ConfigError(f"command line: options come in pairs of key and value, got {len(opts)} words: {opts}")
-    known = set(_flat_keys(cfg))
-    for key, value in zip(opts[::2], opts[1::2]):
-        if key not in known:
-            raise _unknown_key(cfg, key, "command line")
-        try:
-            cfg.merge_from_list([key, value])
-        except ValueError as error:
-            raise ConfigError(f"command line: {error}") from error
+    """Merge key, value, ... of a command line. Returns as `_merge_values`."""
+    origins = {}
+    for key, value in _pairs(list(opts)):
+        origins.update(_merge_values(cfg, {key: value}, "command line"))
+    return origins
 
 
 def merge_config_file(cfg, path):
     """Merge a YAML file with its ``_BASE_`` files (one or a list, later wins) into ``cfg``; plain values only.
 
-    Raises ConfigError (UnknownKeyError for a key) that names the very file among the bases.
+    Returns the keys that were set -> the file that set them last. Raises ConfigError (UnknownKeyError for a key) that
+    names the very file among the bases.
     """
+    origins = {}
     for origin, values in _layers(os.path.expanduser(path)):
         if values.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ConfigError(f"{origin}: VERSION {values['VERSION']}; only version {cfg.VERSION} files can be read")
-        _merge_values(cfg, values, origin)
+        origins.update(_merge_values(cfg, values, origin))
+    return origins
 
 
 def configs_folder() -> Path:
@@ -159,19 +199,25 @@ def load_config(config_file="", opts=()):
     """A Detectron2 configuration with all keys, ``config_file`` and the trailing ``opts`` (key, value, ...) merged.
 
     Ends with the device settled: without CUDA, MODEL.DEVICE becomes cpu and mixed precision is off, each said once.
+    MODEL.BACKBONE.FREEZE_AT that nobody sets is 0 unless the backbone is a ResNet: Detectron2's default of 2 is that
+    of its ResNets, and the published models' other backbones learn in all stages.
     A relative ``config_file`` that is not there is looked for in `configs_folder`. Raises ConfigError or
     UnknownKeyError for what cannot be merged, and ConfigError where one of `freqdino.config.checks` does.
     """
     cfg = get_cfg()
     add_freqdino_config(cfg)
-    defaults = cfg.clone()
-    if config_file:
-        merge_config_file(cfg, find_config_file(config_file))
-    _merge_options(cfg, opts)
+    defaults, origins = cfg.clone(), {}
+    file = find_config_file(config_file) if config_file else ""
+    if file:
+        origins.update(merge_config_file(cfg, file))
+    origins.update(_merge_options(cfg, opts))
+    if "MODEL.BACKBONE.FREEZE_AT" not in origins and cfg.MODEL.BACKBONE.NAME in OTHER_BACKBONES:
+        cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
     for check in CHECKS:
         check(cfg)
     _say_ignored_keys(cfg, defaults)
-    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(os.path.expanduser, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
+    _say_keys_without_effect(cfg, defaults, origins, os.path.expanduser(file))
     settle_device(cfg)
     return cfg
 
@@ -182,12 +228,50 @@ def _say_ignored_keys(cfg, defaults):
         logging.getLogger(__name__).warning("ignored, as in the published code: %s", "; ".join(changed))
 
 
+def _say_keys_without_effect(cfg, defaults, origins, file):
+    """One warning for the keys that somebody changed and nobody reads. ``file``: the one that leads to the others.
+
+    What a base file says of models and for switches that are off does not count: it may be the base of several models
+    and backbones and have settings ready, as the published ones are.
+    """
+    if len(origins) > 0.75 * sum(1 for _ in flat_keys(defaults)):     # the config.yaml of a run says everything
+        origins = {key: origin for key, origin in origins.items() if origin == "command line"}
+
+    def counts(key, origin):
+        section = key.rpartition(".")[0]
+        shared = key.startswith("MODEL.") or section and "ENABLED" in lookup(cfg, section)
+        return origin in (file, "command line") or not shared
+
+    changed = [key for key, origin in origins.items() if lookup(cfg, key) != lookup(defaults, key)
+               and key not in IGNORED_KEYS and counts(key, origin)]
+    reasons = {}
+    for key, why in keys_without_effect(cfg, changed).items():
+        reasons.setdefault(why, []).append(key)
+    if reasons:
+        logging.getLogger(__name__).warning("without effect in this configuration: %s", "; ".join(
+            f"{', '.join(keys)} ({why})" for why, keys in reasons.items()))
+
+
+def _check_device(device):
+    """Raise ConfigError for a device that this machine has not."""
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(f"MODEL.DEVICE is {device}; this machine has {torch.cuda.device_count()} CUDA devices, "
+                          "counted from cuda:0")
+    if device.type not in ("cpu", "cuda", "meta"):
+        try:
+            torch.zeros(1, device=device).cpu()
+        except (RuntimeError, AssertionError, ImportError) as error:     # NotImplementedError is a RuntimeError
+            raise ConfigError(f"MODEL.DEVICE is {device}, which PyTorch cannot use here: "
+                              f"{str(error).splitlines()[0]}") from error
+
+
 def settle_device(cfg):
     """Fall back to the CPU where CUDA is asked for and absent; switch mixed precision off on the CPU. Logs both."""
     logger = logging.getLogger(__name__)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s but CUDA is not available: running on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    _check_device(torch.device(cfg.MODEL.DEVICE))
     if cfg.SOLVER.AMP.DTYPE not in ("float16", "bfloat16"):
         raise ConfigError(f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}; float16 or bfloat16 are possible")
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":

@@ -15,7 +15,8 @@ from freqdino.registration.predictions import Predictions, how_to_predict
 
 def evaluators_of(cfg: CfgNode, predictions: Predictions, folder: str) -> list[DatasetEvaluator]:
     """The evaluators of each of DATASETS.TEST, which write into ``folder``."""
-    return build_evaluators(cfg.DATASETS.TEST, tasks=predictions.tasks, masks=predictions.masks, output_dir=folder)
+    return build_evaluators(cfg.DATASETS.TEST, tasks=predictions.tasks, masks=predictions.masks,
+                            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, output_dir=folder)
 
 
 def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:

@@ -15,10 +15,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from freqdino.config import load_config
+from freqdino.config.bounds import check_run, remarks_on
+from freqdino.config.checks import check_names
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
 from freqdino.data.checks.before_training import check_datasets
 from freqdino.engine.evaluating import check_evaluation
+from freqdino.engine.remarks import remembered, repeat_in_file
 from freqdino.engine.resuming import METRICS
 from freqdino.engine.stopping import StopRequests
 from freqdino.engine.trainer import Trainer, evaluate
@@ -34,10 +37,16 @@ logger = logging.getLogger(__name__)
 def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]:
     """The configuration of a command line, held against the machine, and what its models predict.
 
-    ``args.config_file`` becomes the file that was found, which Detectron2 writes into the log. Raises ConfigError.
+    ``args.config_file`` becomes the file that was found, which Detectron2 writes into the log, ``args.remarks`` what
+    was said on the way, for `set_up`. Raises ConfigError.
     """
     args.config_file = find_config_file(args.config_file)
-    cfg = load_config(args.config_file, args.opts)
+    with remembered() as args.remarks:
+        cfg = load_config(args.config_file, args.opts)
+        for remark in () if args.eval_only else remarks_on(cfg):
+            logger.warning(remark)
+    check_names(cfg)
+    check_run(cfg, training=not args.eval_only)
     predictions = predictions_of(cfg)
     processes = args.num_gpus * args.num_machines
     if args.num_gpus < 1 or not 0 <= args.machine_rank < args.num_machines:
@@ -90,9 +99,11 @@ def check_output_folder(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Loggers (tracebacks go to the file only), OUTPUT_DIR and seeds of this process; own data sets by their names."""
+    remarks = vars(args).pop("remarks")     # Detectron2 writes the others into the log, as the command line
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="freqdino", configure_stdout=comm.get_world_size() > 1)
     keep_tracebacks_off_stdout("detectron2", "fvcore", "freqdino")
+    repeat_in_file(remarks, os.path.join(cfg.OUTPUT_DIR, "log.txt"))
     if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
     logger.info("Running on %s in %d process(es)", cfg.MODEL.DEVICE, comm.get_world_size())

@@ -90,7 +90,9 @@ class Trainer(DefaultTrainer):
             averaging = WeightAveraging(self.model, decay=cfg.MODEL_EMA.DECAY, output_dir=cfg.OUTPUT_DIR)
             evaluated = averaging.model
             built.insert(0, averaging)      # before the checkpoints and the evaluation
-        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+        if cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(self.model):
+            logger.warning("TEST.PRECISE_BN.ENABLED has no effect: the model has no batch normalisation that learns")
+        elif cfg.TEST.PRECISE_BN.ENABLED:
             batches = FromStart(loader) if isinstance(loader, TrainLoader) else self.build_train_loader(cfg)
             built.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
 

@@ -24,12 +24,14 @@ from freqdino.evaluation.semantic_evaluator import SemanticEvaluator
 logger = logging.getLogger(__name__)
 
 TASKS = ("semantic", "instance", "panoptic")
+# Predictions of a class in an image (LVIS: in all) that the published numbers count.
+COCO_DETECTIONS, LVIS_DETECTIONS = 100, 300
 # Panoptic datasets may come without the ground truth of the other tasks; the metadata's key tells.
 GROUND_TRUTH_KEY = {"semantic": "sem_seg_root", "instance": "json_file", "panoptic": "panoptic_json"}
 
 
 def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: str | None, masks: bool = True,
-                    distributed: bool = True) -> DatasetEvaluators:
+                    max_detections: int = COCO_DETECTIONS, distributed: bool = True) -> DatasetEvaluators:
     """The evaluators of every task that the model predicts and the dataset has ground truth for.
 
     A panoptic dataset without instance JSON or semantic maps is evaluated without them, with a warning; of own panoptic
@@ -39,6 +41,8 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
         tasks: what the model predicts, some of "semantic", "instance", "panoptic".
         output_dir: where predictions and results go; None: nowhere.
         masks: whether the model's instances have masks; without them boxes alone are evaluated.
+        max_detections: how many instances the model predicts in an image, TEST.DETECTIONS_PER_IMAGE; of a class as
+            many count, and 100 (LVIS: 300) where it is less, as published. Cityscapes' scripts count all.
         distributed: gather over all ranks.
     Raises:
         ValueError: an unknown task or evaluator type, none of the tasks fits the dataset, the dataset lacks metadata or
@@ -62,7 +66,8 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
             raise ValueError(f"the instances of dataset {dataset_name!r} (evaluator_type {kind!r}) are evaluated by "
                              "their masks, which the model does not predict")
         chosen["instance"] = BOX_EVALUATORS[kind]
-    return DatasetEvaluators([build(dataset_name, output_dir, distributed) for build in chosen.values()])
+    settings = {"output_dir": output_dir, "distributed": distributed, "max_detections": max_detections}
+    return DatasetEvaluators([build(dataset_name, **settings) for build in chosen.values()])
 
 
 def tasks_with_ground_truth(dataset_name: str) -> list[str]:
@@ -84,14 +89,20 @@ def build_evaluators(dataset_names: Sequence[str], **arguments) -> list[DatasetE
     return [build_evaluator(name, **arguments) for name in dataset_names]
 
 
-def _own(evaluator: type, **arguments) -> Callable[..., DatasetEvaluator]:
-    return lambda dataset_name, output_dir, distributed: evaluator(dataset_name, output_dir=output_dir,
-                                                                   distributed=distributed, **arguments)
+def _own(evaluator: type) -> Callable[..., DatasetEvaluator]:
+    return lambda dataset_name, output_dir, distributed, max_detections: evaluator(
+        dataset_name, output_dir=output_dir, distributed=distributed)
+
+
+def _instances(**arguments) -> Callable[..., DatasetEvaluator]:
+    return lambda dataset_name, output_dir, distributed, max_detections: InstanceEvaluator(
+        dataset_name, output_dir=output_dir, distributed=distributed,
+        max_dets_per_image=max(max_detections, COCO_DETECTIONS), **arguments)
 
 
 def _cityscapes(evaluator: type) -> Callable[..., DatasetEvaluator]:
     """Detectron2's wrappers round the official scripts, which always write to a folder of their own and gather."""
-    def build(dataset_name, output_dir, distributed):
+    def build(dataset_name, output_dir, distributed, max_detections):
         _require_package("cityscapesscripts", dataset_name)
         return evaluator(dataset_name)
     return build
@@ -106,9 +117,10 @@ class UndefinedAsNan(LVISEvaluator):
                 for task, metrics in results.items()}
 
 
-def _lvis(dataset_name, output_dir, distributed):
+def _lvis(dataset_name, output_dir, distributed, max_detections):
     _require_package("lvis", dataset_name)
-    return UndefinedAsNan(dataset_name, output_dir=output_dir, distributed=distributed)
+    return UndefinedAsNan(dataset_name, output_dir=output_dir, distributed=distributed,
+                          max_dets_per_image=max(max_detections, LVIS_DETECTIONS))
 
 
 def _require_package(package, dataset_name):
@@ -117,12 +129,12 @@ def _require_package(package, dataset_name):
 
 
 EVALUATORS = {
-    "coco": {"instance": _own(InstanceEvaluator)},
+    "coco": {"instance": _instances()},
     "lvis": {"instance": _lvis},
     "sem_seg": {"semantic": _own(SemanticEvaluator)},
-    "coco_panoptic_seg": {"semantic": _own(SemanticEvaluator), "instance": _own(InstanceEvaluator),
+    "coco_panoptic_seg": {"semantic": _own(SemanticEvaluator), "instance": _instances(),
                           "panoptic": _own(PanopticEvaluator)},
-    "ade20k_panoptic_seg": {"semantic": _own(SemanticEvaluator), "instance": _own(InstanceEvaluator),
+    "ade20k_panoptic_seg": {"semantic": _own(SemanticEvaluator), "instance": _instances(),
                             "panoptic": _own(PanopticEvaluator)},
     "cityscapes_instance": {"instance": _cityscapes(CityscapesInstanceEvaluator)},
     "cityscapes_sem_seg": {"semantic": _cityscapes(CityscapesSemSegEvaluator)},
@@ -131,5 +143,5 @@ EVALUATORS = {
                                 "panoptic": _own(PanopticEvaluator)},
 }
 # Of instances without masks.
-_boxes = _own(InstanceEvaluator, tasks=("bbox",))
+_boxes = _instances(tasks=("bbox",))
 BOX_EVALUATORS = {"coco": _boxes, "coco_panoptic_seg": _boxes, "ade20k_panoptic_seg": _boxes, "lvis": _lvis}

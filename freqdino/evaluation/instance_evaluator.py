@@ -6,7 +6,7 @@ Shape key: N: instances of an image, H, W: its height and width.
 import json
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,7 +95,22 @@ class InstanceEvaluator(DatasetEvaluator):
         say_absent_classes(logger, dataset_name, [self._class_names[category] for category in sorted(table)
                                                   if category not in counted], what="object", metric="AP")
         self._image_ids = {image["id"] for image in self._ground_truth["images"]}
+        self._say_limit()
         self._predictions = []
+
+    def _say_limit(self):
+        """Say how many predictions count where it is not COCO's 100, or fewer than there are objects."""
+        if self._max_detections != 100:
+            logger.info("At most %d predictions of a class count in an image of %s, COCO's AP counts 100: "
+                        "TEST.DETECTIONS_PER_IMAGE", self._max_detections, self._dataset_name)
+        objects = Counter((annotation["image_id"], annotation["category_id"])
+                          for annotation in self._ground_truth["annotations"] if not annotation["iscrowd"])
+        crowded = [image for (image, _), count in objects.items() if count > self._max_detections]
+        if crowded:
+            logger.warning("%s has up to %d objects of a class in an image, more than the %d predictions that count "
+                           "(%d images, such as %s): AP cannot reach 100; set TEST.DETECTIONS_PER_IMAGE higher",
+                           self._ground_truth_file, max(objects.values()), self._max_detections, len(set(crowded)),
+                           crowded[0])
 
     def _tasks_of_ground_truth(self):
         if any(annotation.get("segmentation") for annotation in self._ground_truth["annotations"]):

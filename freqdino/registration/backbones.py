@@ -3,6 +3,7 @@
 ResNets have no attention: their FDAM is frequency scaling alone. Sources of the feature pyramids: FreqFusion's Faster
 R-CNN, Mask R-CNN and Panoptic FPN (arXiv 2408.12879) and FDConv's Faster and Mask R-CNN (arXiv 2503.18783).
 """
+import logging
 from functools import partial
 
 from detectron2.layers import ShapeSpec
@@ -22,10 +23,13 @@ from freqdino.frequency.rivals.upsamplers import (
 )
 from freqdino.modeling.backbones import resnet, token_block
 from freqdino.modeling.backbones.fpn import FusionFPN
+from freqdino.modeling.backbones.freezing import STAGE_NAMES
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
 from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
 from freqdino.registration.binding import errors_about, register
+
+logger = logging.getLogger(__name__)
 
 
 def build_backbone(cfg):
@@ -37,6 +41,24 @@ def build_backbone(cfg):
     if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
         return resnet_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
     return build_registered_backbone(cfg)
+
+
+def freeze(cfg, network) -> None:
+    """Freeze what MODEL.BACKBONE.FREEZE_AT says, in place, before frequency modules come in: these learn everywhere."""
+    freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
+    with errors_about(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}"):
+        if freeze_at > 0:
+            network.freeze(freeze_at)
+    say_frozen(cfg, network)
+
+
+def say_frozen(cfg, network) -> None:
+    """One log line that names what is frozen, and the key."""
+    frozen = sum(parameter.numel() for parameter in network.parameters() if not parameter.requires_grad)
+    freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
+    if freeze_at > 0:
+        logger.info("MODEL.BACKBONE.FREEZE_AT is %d: %s of %s are frozen (%s parameters); 0 freezes nothing",
+                    freeze_at, ", ".join(STAGE_NAMES[:freeze_at]), cfg.MODEL.BACKBONE.NAME, f"{frozen:,}")
 
 
 def with_switch(cfg, switch: str):
@@ -55,6 +77,7 @@ def resnet_backbone(cfg, input_shape):
         raise ConfigError("FDConv (MODEL.BACKBONE.FDCONV.ENABLED) cannot replace deformable convolutions; set "
                           "MODEL.RESNETS.DEFORM_ON_PER_STAGE to [False, False, False, False]")
     network = build_resnet_backbone(cfg, input_shape)
+    say_frozen(cfg, network)
     # After the first stages were frozen: the frequency modules stay trainable there.
     if options.ENABLED:
         with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {options.KERNEL_NUM}"):
@@ -167,8 +190,9 @@ def build_swin_backbone(cfg, input_shape):
             use_checkpoint=options.USE_CHECKPOINT,
         )
     if cfg.MODEL.BACKBONE.FDCONV.ENABLED or cfg.MODEL.BACKBONE.FDAM.ENABLED:
-        use_frequency_blocks(network)
-        add_frequency_modules(cfg, network, "MODEL.SWIN")
+        use_frequency_blocks(network)       # copies parameters, so before some of them are frozen
+    freeze(cfg, network)
+    add_frequency_modules(cfg, network, "MODEL.SWIN")
     return network
 
 
@@ -188,6 +212,7 @@ def build_mit_backbone(cfg, input_shape):
             drop_path_rate=options.DROP_PATH_RATE,
             activation_checkpointing=options.USE_CHECKPOINT,
         )
+    freeze(cfg, network)
     add_frequency_modules(cfg, network, "MODEL.MIT")
     return network
 
@@ -209,6 +234,7 @@ def build_timm_backbone(cfg, input_shape):
             drop_path_rate=options.DROP_PATH_RATE,
             activation_checkpointing=options.USE_CHECKPOINT,
         )
+    freeze(cfg, network)
     if fdconv.ENABLED:
         with errors_about(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME} and KERNEL_NUM {fdconv.KERNEL_NUM}"):
             timm_backbone.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
@@ -240,6 +266,7 @@ def build_vit_backbone(cfg, input_shape):
             neck_norm=options.NECK_NORM,
             activation_checkpointing=options.USE_CHECKPOINT,
         )
+    freeze(cfg, transformer)
     if fdconv.ENABLED:
         with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}"):
             add_fdlinear(transformer, kernel_num=fdconv.KERNEL_NUM)

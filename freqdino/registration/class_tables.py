@@ -1,8 +1,12 @@
 """What the data sets' metadata says about classes: how many there are, and which have instances."""
 from detectron2.data import MetadataCatalog
 
+from freqdino.config import lookup
 from freqdino.errors import ConfigError
 
+# Detectron2's detectors -> the key of their number of classes.
+DETECTORS = {"GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES", "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
+             "RetinaNet": "MODEL.RETINANET.NUM_CLASSES"}
 CLASS_TABLES = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id",
                 "stuff_dataset_id_to_contiguous_id")
 
@@ -52,8 +56,9 @@ def check_detector_classes(cfg) -> None:
     ``stuff_classes``: a data set to learn from must not number things and stuff together.
     """
     architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture not in ("GeneralizedRCNN", "PanopticFPN"):
+    if architecture not in DETECTORS:
         return
+    key = DETECTORS[architecture]
     for name in cfg.DATASETS.TRAIN:
         thing_ids, stuff_ids = (MetadataCatalog.get(name).get(f"{kind}_dataset_id_to_contiguous_id") or {}
                                 for kind in ("thing", "stuff"))
@@ -62,7 +67,7 @@ def check_detector_classes(cfg) -> None:
                               "learn from; set DATASETS.TRAIN to one of instances, or to a *_panoptic_separated one")
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         metadata = MetadataCatalog.get(name)
-        _check_count(name, "classes of things", "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        _check_count(name, "classes of things", key, lookup(cfg, key),
                      metadata.get("thing_dataset_id_to_contiguous_id") or metadata.get("thing_classes"))
         if architecture == "PanopticFPN":
             _check_count(name, "classes in its label maps", "MODEL.SEM_SEG_HEAD.NUM_CLASSES",

@@ -3,7 +3,7 @@ import pytest
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from freqdino.config import load_config
-from freqdino.config.checks import FREQUENCY_BACKBONES, FREQUENCY_IN_OUR_MODELS
+from freqdino.config.checks import FREQUENCY_BACKBONES, FREQUENCY_IN_OUR_MODELS, check_names
 from freqdino.errors import ConfigError
 
 KEYS = ["MODEL.SEM_SEG_HEAD.NORM", "MODEL.VIT.NECK_NORM", "MODEL.RESNETS.NORM", "MODEL.FPN.NORM",
@@ -27,3 +27,17 @@ def test_the_backbones_that_read_the_switches_are_those_that_are_registered_here
 def test_an_upsampler_that_the_backbone_does_not_read():
     with pytest.raises(ConfigError, match="MODEL.FPN.UPSAMPLER is carafe, but the backbone build_resnet_fpn_backbone"):
         load_config(opts=["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.UPSAMPLER", "carafe"])
+
+
+@pytest.mark.parametrize("key, name, nearest", [
+    ("MODEL.META_ARCHITECTURE", "MaskFormr", "MaskFormer"), ("MODEL.BACKBONE.NAME", "D2Swin", "D2SwinTransformer"),
+    ("MODEL.BACKBONE.NAME", "build_resnet50_backbone", "build_resnet_backbone"),
+    ("MODEL.ROI_HEADS.NAME", "StandartROIHeads", "StandardROIHeads")])
+def test_a_part_that_nobody_has_registered(key, name, nearest):
+    check_names(load_config())
+    with pytest.raises(ConfigError, match=f"{key} is '{name}', which is not registered; the nearest are {nearest}"):
+        check_names(load_config(opts=[key, name]))
+
+
+def test_a_part_that_the_model_does_not_have_need_not_be_registered():
+    check_names(load_config(opts=["MODEL.SEM_SEG_HEAD.NAME", "SomebodysHead"]))

@@ -168,3 +168,23 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     cfg = load_config(opts=["OUTPUT_DIR", "~/runs/a", "MODEL.WEIGHTS", "~/model.pth"])
     assert (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS) == ("/home/ada/runs/a", "/home/ada/model.pth")
     assert load_config(opts=["MODEL.WEIGHTS", "a~b.pth"]).MODEL.WEIGHTS == "a~b.pth"
+
+
+@pytest.mark.parametrize("device, message", [("cuda:3", "this machine has 2 CUDA devices"), ("xpu", "cannot use here")])
+def test_a_device_that_is_not_there(device, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=f"MODEL.DEVICE is {device}.* {message}"):
+        load_config(opts=["MODEL.DEVICE", device])
+    assert load_config(opts=["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+
+
+@pytest.mark.parametrize("name, expected", [("D2SwinTransformer", 0), ("build_timm_backbone", 0),
+                                            ("build_resnet_backbone", 2), ("SomebodysBackbone", 2)])
+def test_stages_are_frozen_by_default_in_resnets_alone(tmp_path, name, expected):
+    """2 is Detectron2's default, for its ResNets; the other backbones freeze what somebody asks for."""
+    backbone = ["MODEL.BACKBONE.NAME", name]
+    assert load_config(opts=backbone).MODEL.BACKBONE.FREEZE_AT == expected
+    assert load_config(opts=[*backbone, "MODEL.BACKBONE.FREEZE_AT", "2"]).MODEL.BACKBONE.FREEZE_AT == 2
+    path = write(tmp_path, "a.yaml", "MODEL: {BACKBONE: {FREEZE_AT: 2}}")
+    assert load_config(path, backbone).MODEL.BACKBONE.FREEZE_AT == 2

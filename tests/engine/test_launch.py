@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from freqdino.commands.train import parse_arguments
-from freqdino.engine.launch import load_checked_config
+from freqdino.engine.launch import load_checked_config, set_up
 from freqdino.errors import ConfigError
 from helpers.paths import CONFIGS
 
@@ -47,3 +47,29 @@ def test_the_log_names_the_file_that_was_found(tmp_path, monkeypatch):
     _, predictions = load_checked_config(args)
     assert args.config_file == str(CONFIGS / "quickstart" / "mask2former.yaml")
     assert predictions.tasks == ("semantic", "instance", "panoptic") and predictions.masks
+
+
+def test_what_the_configuration_says_stands_in_the_log_file_too(tmp_path, monkeypatch):
+    """It is said before OUTPUT_DIR is there; of training that is evaluated alone no schedule is said."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["DATASETS.TRAIN", "somebodys_train", "DATASETS.TEST", "somebodys_val", "INPUT.IMAGE_SIZE", "64",
+             "SOLVER.MAX_ITER", "10", "OUTPUT_DIR", str(tmp_path / "run")]
+    args = parse_arguments(words)
+    cfg, _ = load_checked_config(args)
+    set_up(cfg, args)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("without effect in this configuration: INPUT.IMAGE_SIZE (read by the mappers with") == 1
+    assert log.count("SOLVER.WARMUP_ITERS 1000 is not below SOLVER.MAX_ITER 10: the learning rate never reaches") == 1
+    evaluation = parse_arguments(["--eval-only", *words])
+    load_checked_config(evaluation)
+    assert not any("WARMUP_ITERS" in remark for remark in evaluation.remarks)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["MODEL.KEYPOINT_ON", "True"], "MODEL.KEYPOINT_ON is True, but the mappers read no keypoints"),
+    (["MODEL.META_ARCHITECTURE", "MaskFormr"], "MODEL.META_ARCHITECTURE is 'MaskFormr', which is not registered"),
+    (["SOLVER.BASE_LR", "0"], "SOLVER.BASE_LR is 0.0; it must be above 0"),
+])
+def test_runs_that_cannot_work(words, message):
+    with pytest.raises(ConfigError, match=message):
+        load_checked_config(parse_arguments(["DATASETS.TRAIN", "a", *words]))

@@ -112,3 +112,21 @@ def test_instances_without_masks_are_evaluated_by_their_boxes(dataset, kind):
 def test_masks_that_an_evaluation_needs(dataset):
     with pytest.raises(ValueError, match=f"instances of dataset '{NAME}' .* evaluated by their masks"):
         build_evaluator(dataset("cityscapes_instance"), tasks=["instance"], output_dir=None, masks=False)
+
+
+@pytest.mark.parametrize("kind, masks", [("coco", True), ("coco", False), ("coco_panoptic_seg", True),
+                                         ("ade20k_panoptic_seg", False)])
+@pytest.mark.parametrize("predicted, counted", [(20, 100), (100, 100), (300, 300)])
+def test_more_predictions_than_coco_counts_reach_the_evaluator(dataset, kind, masks, predicted, counted):
+    evaluators = build_evaluator(dataset(kind), tasks=["instance"], output_dir=None, masks=masks,
+                                 max_detections=predicted)._evaluators
+    assert [evaluator._max_detections for evaluator in evaluators] == [counted]
+
+
+@pytest.mark.parametrize("predicted, counted", [(100, 300), (500, 500)])
+def test_lvis_counts_300_predictions_or_more(monkeypatch, predicted, counted):
+    arguments = {}
+    monkeypatch.setattr(build, "LVISEvaluator", lambda name, **given: arguments.update(given))
+    monkeypatch.setattr(build, "_require_package", lambda package, name: None)
+    build.EVALUATORS["lvis"]["instance"]("lvis", output_dir=None, distributed=False, max_detections=predicted)
+    assert arguments["max_dets_per_image"] == counted

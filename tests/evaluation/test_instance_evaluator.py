@@ -281,3 +281,26 @@ def test_bad_arguments(dataset):
         InstanceEvaluator(name, max_dets_per_image=0)
     with pytest.raises(ValueError, match=r"truth.json has no category \[77\]"):
         InstanceEvaluator(dataset(thing_dataset_id_to_contiguous_id={77: 0}))
+
+
+ROW = [annotation(n + 1, 1, 3, (7 * n, 0, 5, 5)) for n in range(3)]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("limit, share", [(2, 67 / 101), (3, 1)])
+def test_the_limit_of_predictions_counts_and_is_said(dataset, fast, limit, share, caplog):
+    """Three objects found: with two that count, precision is 1 up to recall 2/3, the first 67 of the 101 recalls."""
+    with caplog.at_level("INFO", "freqdino"):
+        evaluator = InstanceEvaluator(dataset(ROW), use_fast_impl=fast, max_dets_per_image=limit)
+    result = evaluate(evaluator, predict(*((0, 0.9 - n / 10, (7 * n, 0, 5, 5)) for n in range(3))), predict())
+    assert result["segm"]["AP-cat"] == pytest.approx(100 * share)
+    said = [record.getMessage() for record in caplog.records]
+    assert any(f"At most {limit} predictions of a class count" in line for line in said)
+    warned = [line for line in said if "has up to 3 objects of a class in an image, more than the 2" in line]
+    assert len(warned) == (limit == 2) and all("TEST.DETECTIONS_PER_IMAGE" in line for line in warned)
+
+
+def test_the_published_limit_is_not_said(dataset, caplog):
+    with caplog.at_level("INFO", "freqdino"):
+        InstanceEvaluator(dataset())
+    assert not caplog.records

@@ -90,6 +90,7 @@ def test_classes_of_detectors(architecture, metadata):
 @pytest.mark.parametrize(("architecture", "configured", "message"), [
     ("GeneralizedRCNN", {"things": 80}, "has 2 classes of things, but MODEL.ROI_HEADS.NUM_CLASSES is 80; set"),
     ("PanopticFPN", {"things": 3}, "has 2 classes of things, but MODEL.ROI_HEADS.NUM_CLASSES is 3"),
+    ("RetinaNet", {}, "has 2 classes of things, but MODEL.RETINANET.NUM_CLASSES is 80; set"),
     ("PanopticFPN", {"stuff": 54}, "has 3 classes in its label maps, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 54;"),
 ])
 def test_other_classes_of_detectors(architecture, configured, message, role):

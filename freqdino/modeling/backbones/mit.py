@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from freqdino.frequency import FDLinear, fdconv_from_conv2d
 from freqdino.frequency.fdam.transformer_block import LAYER_NORM_EPSILON, DropPath
 from freqdino.frequency.fdam.vision_transformer import initialize_linear
+from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import TokenBlock, to_fdlinear
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
@@ -141,7 +141,7 @@ class MiTBlock(TokenBlock):
         self.mlp.dwconv.dwconv = fdconv_from_conv2d(self.mlp.dwconv.dwconv, kernel_num=kernel_num)
 
 
-class MixTransformer(Backbone):
+class MixTransformer(FreezableBackbone):
     """Images (B, in_chans, H, W) -> res2 .. res5 at strides 4, 8, 16 and 32 (rounded up).
 
     embed_dims: channels of the four stages, multiples of 1, 2, 5 and 8 (the heads). depths: their blocks. B0: (32, 64,
@@ -201,6 +201,11 @@ class MixTransformer(Backbone):
     def size_divisibility(self) -> int:
         """Side lengths of which no level is rounded up."""
         return math.prod(PATCH_STRIDES)
+
+    def stage_parts(self) -> list[list[str]]:
+        """See FreezableBackbone; the stem is the first patch embedding, the others begin their stage."""
+        stages = [[f"patch_embed{s}", f"block{s}", f"norm{s}"] for s in range(1, len(STAGE_NAMES) + 1)]
+        return [stages[0][:1], *stages]
 
 
 def initialize_convolution(module: nn.Module):

@@ -5,15 +5,17 @@ B: batch, C: channels, (H, W): size of the image.
 """
 from collections.abc import Sequence
 
-from detectron2.modeling.backbone.swin import SwinTransformer
+import torch
+from detectron2.modeling.backbone.swin import BasicLayer, SwinTransformer
 from torch import Tensor, nn
 
+from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.swin_block import FrequencySwinBlock
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
 
 
-class D2SwinTransformer(SwinTransformer):
+class D2SwinTransformer(FreezableBackbone, SwinTransformer):
     """Images (B, in_chans, H, W) -> the maps named in ``out_features``, res2 .. res5 at strides 4 .. 32 (rounded up).
 
     Keys are the published ones. Raises ValueError for an unknown map name, for other than four stages and for heads
@@ -48,9 +50,31 @@ class D2SwinTransformer(SwinTransformer):
         """Side lengths of which no stage needs padding; the parent's own property fails on a misspelled attribute."""
         return self._out_feature_strides[STAGE_NAMES[-1]]
 
+    def stage_parts(self) -> list[list[str]]:
+        """See FreezableBackbone; as in Detectron2's class a stage includes its patch merging, and the norms of the
+        maps, for which ImageNet's weights have nothing, go on learning."""
+        return [["patch_embed", "absolute_pos_embed", "pos_drop"], *([f"layers.{i}"] for i in range(len(STAGE_NAMES)))]
+
+    def freeze(self, freeze_at: int) -> None:
+        super().freeze(freeze_at)
+        for index, layer in enumerate(self.layers):
+            if f"layers.{index}" in self.frozen_modules:
+                layer.use_checkpoint = False            # nothing to recompute for a backward pass
+            elif freeze_at > 0:
+                layer.register_forward_pre_hook(require_gradient)
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = dict(zip(STAGE_NAMES, super().forward(x).values()))
         return {name: maps[name] for name in self._out_features}
+
+
+def require_gradient(layer: BasicLayer, inputs: tuple) -> tuple:
+    """Tokens of a frozen stage, made to require a gradient: Detectron2's activation checkpointing passes none on to
+    the parameters of a block whose input requires none."""
+    tokens, *size = inputs
+    if torch.is_grad_enabled() and not tokens.requires_grad:
+        tokens = tokens.detach().requires_grad_()
+    return tokens, *size
 
 
 def use_frequency_blocks(swin: D2SwinTransformer) -> None:

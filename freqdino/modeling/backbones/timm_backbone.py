@@ -6,19 +6,22 @@ B: batch, C: channels, (H, W): size of the image. Importing this file takes seco
 """
 import difflib
 import logging
+import re
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 import timm
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
 from timm.models.convnext import ConvNeXtBlock
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from freqdino.frequency import ResidualFrequencyScale, convert_to_fdconv
+from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import to_fdlinear
 
 LEVEL_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -34,7 +37,7 @@ OTHER_TRANSFORMERS = ("transformers with places for it are those of MODEL.BACKBO
                       "build_mit_backbone and build_vit_backbone")
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(FreezableBackbone):
     """Images (B, in_chans, H, W) -> res2 .. res5 at strides 4, 8, 16 and 32 (rounded up).
 
     Put before the class of a network of timm, whose parameters keep their names. Images are padded with zeros at the
@@ -56,12 +59,38 @@ class TimmBackbone(Backbone):
     def size_divisibility(self) -> int:
         return LEVEL_STRIDES["res5"]
 
+    def stage_parts(self) -> list[list[str]]:
+        """See FreezableBackbone: a stage ends with the module that its map comes from, the stem before the first one;
+        what a network of timm registers in between belongs to the stage that comes next.
+
+        Raises ValueError for a network of which timm does not say which modules these are, in their order.
+        """
+        parts = list(part_names(self))
+        ends = [max((i + 1 for i, part in enumerate(parts) if f"{part}.".startswith(f"{end}.")), default=0)
+                for end in self.level_modules]
+        start = next((i for i, part in enumerate(parts) if f"{part}.".startswith(f"{self.level_modules[0]}.")), 0)
+        bounds = [0, start, *ends]
+        if not 0 < start or bounds != sorted(set(bounds)):
+            raise ValueError(f"timm does not say where the stages of {type(self).__name__} end: modules "
+                             f"{self.level_modules}")
+        return [parts[low:high] for low, high in pairwise(bounds)]
+
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`: what the network of timm has for its classes is left out, and said."""
         left_out = [key for key in self.classifier_keys if state_dict.pop(prefix + key, None) is not None]
         if left_out:
             logging.getLogger(__name__).info("Left out, as it should be: %s", ", ".join(left_out))
         return []
+
+
+def part_names(network: nn.Module) -> Iterator[str]:
+    """Names of the modules without submodules and of the parameters that other modules have themselves, in the order
+    in which the network has registered them."""
+    for name, module in network.named_modules():
+        for parameter, _ in module.named_parameters(recurse=False):
+            yield f"{name}.{parameter}".lstrip(".")
+        if not any(True for _ in module.children()):
+            yield name
 
 
 @cache
@@ -78,7 +107,8 @@ def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation
     16 and 32, for one that is bound to one size of image, and for an option that the network does not have.
     """
     network = create_network(name, in_chans=in_chans, drop_path_rate=drop_path_rate)
-    indices, channels = choose_levels(name, network)
+    levels = choose_levels(name, network)
+    indices = list(levels)
     classifier_keys = network.state_dict().keys()
     network.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
     if activation_checkpointing:
@@ -88,7 +118,9 @@ def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation
             raise ValueError(f"timm's {name} has no activation checkpointing") from error
     # The network itself becomes the backbone, not a part of one: so its keys are those of timm's checkpoints.
     network.__class__ = backbone_class(type(network))
-    network.image_channels, network.level_indices, network.level_channels = in_chans, indices, channels
+    network.image_channels, network.level_indices = in_chans, indices
+    network.level_channels = [level["num_chs"] for level in levels.values()]
+    network.level_modules = [level.get("module") for level in levels.values()]
     network.classifier_keys = sorted(classifier_keys - network.state_dict().keys())
     try:
         check_maps(network)
@@ -100,7 +132,7 @@ def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation
 
 def create_network(name: str, *, in_chans: int, drop_path_rate: float) -> nn.Module:
     if not timm.is_model(name):
-        names = difflib.get_close_matches(name, timm.list_models(), n=3)
+        names = nearest_names(name)
         hint = f"the nearest are {', '.join(names)}" if names else "timm.list_models() lists its networks"
         raise ValueError(f"timm {timm.__version__} has no network {name!r}; {hint}")
     options = {"in_chans": in_chans, **({"drop_path_rate": drop_path_rate} if drop_path_rate else {})}
@@ -114,8 +146,20 @@ def create_network(name: str, *, in_chans: int, drop_path_rate: float) -> nn.Mod
                          f"{error}") from error
 
 
-def choose_levels(name: str, network: nn.Module) -> tuple[list[int], list[int]]:
-    """Indices and channels of the last map of each stride."""
+def nearest_names(name: str) -> list[str]:
+    """Up to three of timm's names, the nearest first: those that begin with ``name``, that look like it, that have it
+    inside. Prefixes of hubs and folders and the tag of weights, as in timm/resnet18.a1_in1k, do not count."""
+    known = timm.list_models()
+    name = re.split(r"[/:]", name)[-1].partition(".")[0].lower()
+    if not name:
+        return []
+    near = [*sorted((n for n in known if n.startswith(name)), key=len)[:2],
+            *difflib.get_close_matches(name, known, n=3, cutoff=0.6), *(n for n in known if name in n)]
+    return list(dict.fromkeys(near))[:3] or difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+
+
+def choose_levels(name: str, network: nn.Module) -> dict[int, dict]:
+    """Index -> what timm knows of it (num_chs, module) for the last map of each stride."""
     # feature_info is a list in most networks and a FeatureInfo of one in others.
     info = getattr(network, "feature_info", [])
     info = getattr(info, "info", info)
@@ -125,8 +169,7 @@ def choose_levels(name: str, network: nn.Module) -> tuple[list[int], list[int]]:
                          f"{', '.join(map(str, LEVEL_STRIDES.values()))}, this network has "
                          f"{', '.join(map(str, last)) or 'none'}. Take one that has them, such as convnext_tiny or "
                          "resnet50; for a plain vision transformer there is MODEL.BACKBONE.NAME build_vit_backbone")
-    indices = [last[stride] for stride in LEVEL_STRIDES.values()]
-    return indices, [info[index]["num_chs"] for index in indices]
+    return {last[stride]: info[last[stride]] for stride in LEVEL_STRIDES.values()}
 
 
 @torch.no_grad()

@@ -5,21 +5,24 @@ from a plain transformer, as in BEiT (arXiv 2106.08254) and ViTDet's simple pyra
 B: batch, C: channels, H × W: image.
 """
 from collections.abc import Sequence
+from itertools import pairwise
 
 from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from freqdino.frequency import FDAMVisionTransformer
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
+from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import to_fdlinear
 
 PATCH_SIZE = 16
 NECK_NORMS = ("LN", "BN", "SyncBN", "GN")
+# What a block has without FDAM.
+BLOCK_PARTS = ("norm1", "attn.qkv", "attn.proj", "gamma_1", "norm2", "mlp", "gamma_2", "drop_path")
 STAGE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
-class ViTBackbone(VisionTransformer, Backbone):
+class ViTBackbone(VisionTransformer, FreezableBackbone):
     """Images (B, in_chans, H, W) -> res2 .. res5, each C channels, at strides 4, 8, 16 and 32 (rounded up).
 
     ``out_indices`` names four blocks, shallow to deep, the last block among them: one for each level, as published for
@@ -62,6 +65,13 @@ class ViTBackbone(VisionTransformer, Backbone):
     def size_divisibility(self) -> int:
         """Side lengths of which no level is rounded up."""
         return STAGE_STRIDES["res5"]
+
+    def stage_parts(self) -> list[list[str]]:
+        """See FreezableBackbone; a stage is the blocks down to the one that its map comes from, but for what FDAM adds
+        to them. The neck learns."""
+        ends = (0, *(index + 1 for index in self.out_indices))
+        return [["patch_embed", "pos_embed"],
+                *([f"blocks.{i}.{part}" for i in range(*stage) for part in BLOCK_PARTS] for stage in pairwise(ends))]
 
 
 class FDAMViTBackbone(ViTBackbone, FDAMVisionTransformer):

@@ -239,3 +239,11 @@ def test_frequency_modules_without_a_place():
         add_frequency_scale(backbone("test_convnext"))
     with pytest.raises(ValueError, match="stages.0.blocks.0.mlp.fc1: kernel_num must lie between"):
         add_fdconv(backbone("test_convnext"), kernel_num=10**6)
+
+
+@pytest.mark.parametrize("name, nearest", [
+    ("swin_tiny", "swin_tiny_patch4_window7_224"), ("ConvNeXt_Tiny", "convnext_tiny"), ("resnet-50", "resnet50"),
+    ("timm/convnext_tiny.fb_in22k", "convnext_tiny"), ("dinov2", "vit_base_patch14_dinov2")])
+def test_the_nearest_name_comes_first(name, nearest):
+    with pytest.raises(ValueError, match=f"has no network '{name}'; the nearest are {nearest}"):
+        timm_backbone(name, in_chans=3, drop_path_rate=0.0, activation_checkpointing=False)
