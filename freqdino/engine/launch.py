@@ -80,8 +80,6 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
 def check_output_folder(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     """Make OUTPUT_DIR. Raises ConfigError where nothing can be written there, or a training would mix with another."""
     folder = Path(cfg.OUTPUT_DIR)
-    if not cfg.OUTPUT_DIR:
-        raise ConfigError("OUTPUT_DIR is empty: name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
