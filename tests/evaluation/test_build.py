@@ -126,7 +126,7 @@ def test_more_predictions_than_coco_counts_reach_the_evaluator(dataset, kind, ma
 @pytest.mark.parametrize("predicted, counted", [(100, 300), (500, 500)])
 def test_lvis_counts_300_predictions_or_more(monkeypatch, predicted, counted):
     arguments = {}
-    monkeypatch.setattr(build, "LVISEvaluator", lambda name, **given: arguments.update(given))
+    monkeypatch.setattr(build, "UndefinedAsNan", lambda name, **given: arguments.update(given))
     monkeypatch.setattr(build, "_require_package", lambda package, name: None)
     build.EVALUATORS["lvis"]["instance"]("lvis", output_dir=None, distributed=False, max_detections=predicted)
     assert arguments["max_dets_per_image"] == counted

@@ -303,4 +303,4 @@ def test_the_limit_of_predictions_counts_and_is_said(dataset, fast, limit, share
 def test_the_published_limit_is_not_said(dataset, caplog):
     with caplog.at_level("INFO", "freqdino"):
         InstanceEvaluator(dataset())
-    assert not caplog.records
+    assert not [record for record in caplog.records if "DETECTIONS_PER_IMAGE" in record.getMessage()]
