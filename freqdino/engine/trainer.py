@@ -165,7 +165,8 @@ class Trainer(DefaultTrainer):
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             return
         path, checkpoint = found
-        new = changed_settings(checkpoint["config"], self.cfg) if "config" in checkpoint else {}
+        new = changed_settings(checkpoint["config"], self.cfg) if "config" in checkpoint else {
+            "": "not known, the checkpoint of version 0.1 does not hold its configuration"}
         check_same_classes(checkpoint.get("classes", {}), training_class_tables(self.cfg))
         rest = self.checkpointer.restore(path, checkpoint)
         kept = ["weights", "optimiser", "place in the schedule"]
