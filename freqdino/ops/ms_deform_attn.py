@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from freqdino.ops.autocast import without_autocast
 from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
 
 # Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
@@ -66,8 +67,8 @@ def ms_deform_attn_reference(
                           for tensor in (sampling_locations, attention_weights))
     levels = pixels.split([height * width for height, width in sizes], dim=-1)
     attended = pixels.new_zeros(*pixels.shape[:2], sampling_locations.shape[1])
-    # Autocast would contract in half precision. It refuses the meta device, to which the CPU's state means nothing.
-    with torch.autocast("cuda" if value.is_cuda else "cpu", enabled=False):
+    # Autocast would contract in half precision.
+    with without_autocast(value):
         for level, size, location, weight in zip(levels, sizes, locations, weights):
             samples = F.grid_sample(level.unflatten(-1, size), 2 * location - 1, align_corners=False)
             attended = attended + torch.einsum("ndqp,nqp->ndq", samples, weight)

@@ -93,9 +93,8 @@ class InversionGates(nn.Module):
 
         All are of the parameters' type, or of any floating-point type under autocast.
         """
-        expected = next(self.parameters(recurse=False), query).dtype
         for name, tokens in (("value", value), ("attended", attended), ("query", query)):
-            check_type(name, tokens, expected)
+            check_type(name, tokens, self)
         return self.invert(value, attended, query)
 
     def invert(self, value: Tensor, attended: Tensor, query: Tensor) -> Tensor:
@@ -176,7 +175,7 @@ class AttentionInversion(InversionGates):
         if x.dim() != 3:
             raise ValueError(f"x must have 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
         self._check_channels("x", x)
-        check_type("x", x, next(self.qkv.parameters()).dtype)
+        check_type("x", x, self)
         queries, keys, values = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(queries, keys, values)
         # (B, heads, N, C / heads) -> (B, N, C): views both, as the fused kernel keeps tokens outermost.

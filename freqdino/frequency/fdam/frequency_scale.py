@@ -13,6 +13,8 @@ from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.fdam.scale_spectrum import scale_spectrum
 from freqdino.frequency.plain_state import keep_additions
 from freqdino.frequency.star_relu import StarReLU
+from freqdino.ops.autocast import without_autocast
+from freqdino.ops.modules import with_zero_gradients
 
 FILTER_START = 1e-5
 # FDAM's best ablation (supplement, tables 2 and 3), as its blocks are built; narrower than the published defaults.
@@ -94,13 +96,13 @@ class FrequencyScale(nn.Module):
         """
         if x.dim() != 4 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape (B, {self.dim}, H, W) for dim {self.dim}, got {tuple(x.shape)}")
-        check_type("x", x, self.complex_weights.dtype)
+        check_type("x", x, self)
         if 0 in x.shape[2:]:
             raise ValueError(f"x has an empty map: {tuple(x.shape)}")
         if x.shape[0] == 0:
-            return x
+            return with_zero_gradients(x, self)
         routing = torch.tanh(self.reweight(x.mean((2, 3))))
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             filters = self._filters(routing.to(torch.promote_types(x.dtype, torch.float32)), *x.shape[2:])
             if residual:
                 filters.add_(1)

@@ -84,7 +84,7 @@ class TransformerBlock(nn.Module):
         if x.dim() != 3 or x.shape[1:] != expected:
             raise ValueError(f"x must have shape (B, {expected[0]}, {expected[1]}) for a grid of {height} × {width}, "
                              f"got {tuple(x.shape)}")
-        check_type("x", x, self.gamma_1.dtype)
+        check_type("x", x, self)
         attended = self.attention_branch(self.norm1(x), grid)
         x = torch.addcmul(x, self.drop_path(attended), self.gamma_1)
         return torch.addcmul(x, self.drop_path(self.mlp_branch(self.norm2(x), grid)), self.gamma_2)

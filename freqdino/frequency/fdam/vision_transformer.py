@@ -119,7 +119,7 @@ class VisionTransformer(nn.Module):
         if image.dim() != 4 or image.shape[1] != channels or 0 in image.shape[2:]:
             raise ValueError(f"image must have shape (B, {channels}, H, W) with H and W above 0, got "
                              f"{tuple(image.shape)}")
-        check_type("image", image, self.pos_embed.dtype)
+        check_type("image", image, self)
         patches = self.patch_embed(image)
         grid = tuple(patches.shape[-2:])
         x = patches.flatten(2).transpose(1, 2) + resize_position_embedding(self.pos_embed, self.grid, grid)

@@ -177,7 +177,7 @@ class FreqFusion(nn.Module):
                 raise ValueError(f"{name} must have 4 dimensions (B, C, H, W), got {feat.dim()}: {tuple(feat.shape)}")
             if feat.shape[1] != channels:
                 raise ValueError(f"{name} must have {channels} channels, got {feat.shape[1]}")
-            check_type(name, feat, self.content_encoder.weight.dtype)
+            check_type(name, feat, self)
         if hr.shape[0] != lr.shape[0]:
             raise ValueError(f"hr_feat and lr_feat must be of one batch size, got {hr.shape[0]} and {lr.shape[0]}")
         for fine, coarse in zip(hr.shape[2:], lr.shape[2:]):

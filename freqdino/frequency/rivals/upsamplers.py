@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from freqdino.frequency.freqfusion.fusion import extend, make_filters, tap_window
 from freqdino.frequency.freqfusion.offset_generator import sample_bilinear
+from freqdino.ops.autocast import without_autocast
 from freqdino.ops.carafe import carafe
 
 
@@ -148,7 +149,7 @@ class DySampleSum(UpsampleSum):
             offset, scope = F.pixel_shuffle(offset, 2), F.pixel_shuffle(scope, 2)
         # Half precision cannot tell neighbouring positions of a large map apart.
         precise = torch.promote_types(lr.dtype, torch.float32)
-        with torch.autocast(device_type=lr.device.type, enabled=False):
+        with without_autocast(lr):
             dx, dy = (0.5 * offset.to(precise) * scope.to(precise).sigmoid()).chunk(2, dim=1)
             y, x = (subpixel_centres(size, dx) for size in lr.shape[2:])
             return sample_bilinear(lr.to(precise), x + dx, y[:, None] + dy).to(lr.dtype)
