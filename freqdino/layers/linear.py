@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from freqdino.ops.modules import is_plain, is_recorded
+
 
 class Linear(nn.Linear):
     """torch's linear layer with its arguments and keys, by `linear`."""
@@ -26,10 +28,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if (all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
             and x.numel() and x.shape[-1] == weight.shape[-1]
-            and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")):
+            and not is_recorded() and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")):
         return OneDNNLinear.apply(x, weight, bias, relu)
     product = F.linear(x, weight, bias)
     return product.relu() if relu else product
+
+
+def linear_relu(x: Tensor, layer: nn.Module) -> Tensor:
+    """relu(layer(x)), as one operator where the layer is nothing but a `Linear`."""
+    if is_plain(layer, Linear):
+        return linear(x, layer.weight, layer.bias, relu=True)
+    return layer(x).relu()
 
 
 class OneDNNLinear(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""What keeps a module right whatever is done to it from outside: moved, emptied, hooked, swapped, replicated, recorded."""
+"""What keeps a module right whatever is done to it: moved, emptied, hooked, its parts swapped, replicated, recorded."""
 import torch
 from torch import Tensor, nn
 
@@ -82,3 +82,8 @@ def is_recorded() -> bool:
     A recording of an autograd function of ours could not be saved.
     """
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def overwrites() -> bool:
+    """Whether results may go into memory that is written again: autograd, and a recording, need each value kept."""
+    return not torch.is_grad_enabled() and not is_recorded()

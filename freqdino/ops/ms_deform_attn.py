@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.autocast import without_autocast
+from freqdino.ops.modules import is_recorded
 from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
 
 # Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
@@ -51,6 +52,8 @@ def ms_deform_attn(
     Raises:
         ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point type.
     """
+    if is_recorded():
+        return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     return MSDeformAttnFunction.apply(value, sampling_locations, attention_weights, sizes)
 

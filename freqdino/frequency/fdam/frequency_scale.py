@@ -87,6 +87,9 @@ class FrequencyScale(nn.Module):
         self.size = size
         self.complex_weights = nn.Parameter(torch.empty(num_filters, dim // group, size, size // 2 + 1))
         self.reweight = Reweight(dim, hidden, group * num_filters)
+        self.reset_parameters()
+
+    def reset_parameters(self):
         nn.init.trunc_normal_(self.complex_weights, std=FILTER_START, a=-2 * FILTER_START, b=2 * FILTER_START)
 
     def forward(self, x: Tensor, *, residual: bool = False) -> Tensor:

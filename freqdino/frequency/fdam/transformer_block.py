@@ -67,11 +67,17 @@ class TransformerBlock(nn.Module):
             raise ValueError(f"mlp_ratio must give the MLP a width of at least 1, got {mlp_ratio} for dim {dim}")
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.attn = self.make_attention(dim, num_heads, qkv_bias)
-        self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values)))
+        self.gamma_1 = nn.Parameter(torch.empty(dim))
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.mlp = MLP(dim, int(dim * mlp_ratio))
-        self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values)))
+        self.gamma_2 = nn.Parameter(torch.empty(dim))
         self.drop_path = DropPath(drop_path)
+        self.init_values = float(init_values)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for gamma in (self.gamma_1, self.gamma_2):
+            nn.init.constant_(gamma, self.init_values)
 
     def make_attention(self, dim: int, num_heads: int, qkv_bias: bool) -> nn.Module:
         """Plain attention is the inverted one with both halves left out: the same keys ``qkv`` and ``proj``."""

@@ -109,9 +109,12 @@ class VisionTransformer(nn.Module):
                              init_values=init_values, drop_path=drop_path_rate)
             for _ in range(depth)
         )
+        self.reset_parameters()
+        self.register_load_state_dict_pre_hook(adapt_loaded_position_embedding)
+
+    def reset_parameters(self):
         nn.init.trunc_normal_(self.pos_embed, std=INITIAL_STD)
         self.apply(initialize_linear)
-        self.register_load_state_dict_pre_hook(adapt_loaded_position_embedding)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """image: (B, in_chans, H, W). Returns one (B, C, h, w) map for each of ``out_indices``."""

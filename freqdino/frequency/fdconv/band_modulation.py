@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from freqdino.frequency.argument_checks import check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, check_choice, gate
+from freqdino.ops.modules import overwrites
 
 GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
 # Elements a CPU transforms at once: then a spectrum and its low-pass copy stay in the cache (measured: half the time).
@@ -96,12 +97,12 @@ class FrequencyBandModulation(nn.Module):
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
         precise = x.to(at_least_float32(x)).unflatten(1, (self.spatial_group, -1))
         chunks = math.ceil(precise.numel() / CHUNK) if x.device.type == "cpu" else 1
-        if torch.is_grad_enabled():
-            bands = torch.cat([weighted_sum(chunk, boxes, changes) for chunk in precise.chunk(chunks, 2)], 2)
-        else:
+        if overwrites():
             bands = torch.empty_like(precise, memory_format=torch.contiguous_format)
             for chunk, out in zip(precise.chunk(chunks, 2), bands.chunk(chunks, 2)):
                 weighted_sum(chunk, boxes, changes, out)
+        else:
+            bands = torch.cat([weighted_sum(chunk, boxes, changes) for chunk in precise.chunk(chunks, 2)], 2)
         return bands.flatten(1, 2).to(x.dtype)
 
     def band_maps(self, x: Tensor) -> list[Tensor]:

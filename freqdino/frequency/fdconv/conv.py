@@ -39,10 +39,10 @@ class FDConv(DynamicWeight, nn.Conv2d):
     - W is the Fourier Disjoint Weight ``dft_weight`` with a factor for each of ``kernel_num`` groups of coefficients
       (the last one takes the rest where they do not divide); ``param_ratio`` sets of coefficients are summed.
       ``convert_param=False`` keeps the plain ``weight`` as the parameter and transforms it in every call.
-    - KSM (``KSM_Global`` and, unless ``use_ksm_local`` is False, ``KSM_Local``) are factors on kernel positions, input channels, filters and elements, through
-      sigmoid or tanh (``ksm_kernel_act`` also softmax; its default is ``ksm_global_act``). ``reduction``: hidden width
-      over Ci, at least 16. ``temp`` (default ``kernel_temp``) and ``kernel_temp`` divide the logits; ``att_multi`` is
-      the sigmoid factors' upper bound.
+    - KSM (``KSM_Global`` and, unless ``use_ksm_local`` is False, ``KSM_Local``) are factors on kernel positions, input
+      channels, filters and elements, through sigmoid or tanh (``ksm_kernel_act`` also softmax; its default is
+      ``ksm_global_act``). ``reduction``: hidden width over Ci, at least 16. ``temp`` (default ``kernel_temp``) and
+      ``kernel_temp`` divide the logits; ``att_multi`` is the sigmoid factors' upper bound.
     - FBM (``FBM``, where the larger of kh and kw is in ``use_fbm_if_k_in``) weights frequency bands of x pixel by
       pixel: ``fbm_cfg`` holds FrequencyBandModulation's arguments.
 

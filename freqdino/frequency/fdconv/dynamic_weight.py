@@ -23,7 +23,7 @@ from freqdino.frequency.fdconv.gated_product import gated, gated_product
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal, make_neutral
 from freqdino.frequency.fdconv.plain_weight import PlainWeight, cannot_be_computed_with
 from freqdino.ops.autocast import autocast_type, without_autocast
-from freqdino.ops.modules import DerivedBuffers
+from freqdino.ops.modules import DerivedBuffers, overwrites
 
 MODULATION = ("KSM_Global", "KSM_Local", "FBM")
 
@@ -31,10 +31,10 @@ MODULATION = ("KSM_Global", "KSM_Local", "FBM")
 class DynamicWeight(DerivedBuffers):
     """Base of a layer whose ``weight`` (Co, Ci/G[, kh, kw]) becomes ``dft_weight`` (p, R, K//2 + 1, 2), modulated.
 
-    ``weight`` can still be initialised, see `PlainWeight`. The layer calls ``make_dynamic`` once its plain weight exists, and ``forward_images`` with its answer to images that
-    come with their factors. Loading: a plain ``weight`` in place of ``dft_weight`` is converted; where the state dict
-    holds no modulation either (it is a plain layer's), the modulation is set to neutral, so that the layer computes
-    what the plain one did. Everything else loads as ever.
+    ``weight`` can still be initialised, see `PlainWeight`. The layer calls ``make_dynamic`` once its plain weight
+    exists, and ``forward_images`` with its answer to images that come with their factors. Loading: a plain ``weight``
+    in place of ``dft_weight`` is converted; where the state dict holds no modulation either (it is a plain layer's),
+    the modulation is set to neutral, so that the layer computes what the plain one did. Everything else loads as ever.
     """
 
     def make_dynamic(self, *, in_channels: int, groups: int, kernel_num: int, param_ratio: int, reduction: float,
@@ -93,7 +93,7 @@ class DynamicWeight(DerivedBuffers):
         return spectrum.to(weight.dtype).expand(self.param_ratio, -1, -1, -1).clone()
 
     def coefficients(self) -> Tensor:
-        """(p, R, K//2 + 1, 2), in float32 at least; real and imaginary parts side by side, whatever the model's format."""
+        """(p, R, K//2 + 1, 2), in float32 at least, contiguous whatever the model's memory format."""
         if not self.convert_param:
             return self.to_coefficients(self.weight.to(at_least_float32(self.weight)))
         return self.dft_weight.to(at_least_float32(self.dft_weight)).contiguous()
@@ -137,7 +137,7 @@ class DynamicWeight(DerivedBuffers):
         matrices = matrices.unflatten(0, (len(pooled), -1))
         inputs = self.input_factors(factors)
         # In place takes half the time, but autograd would have to copy what is overwritten.
-        times = Tensor.mul if torch.is_grad_enabled() else Tensor.mul_
+        times = Tensor.mul_ if overwrites() else Tensor.mul
         weight = times(matrices.unflatten(2, (-1, self.conv_shape[2])), inputs.flatten(3)[:, :, None])
         if factors.filter is not None:
             weight = times(weight, factors.filter.view(*weight.shape[:3], 1, 1))
@@ -171,7 +171,7 @@ class DynamicWeight(DerivedBuffers):
         with without_autocast(x):
             pooled = pooled.to((self.dft_weight if self.convert_param else self.weight).dtype)
             factors = self.KSM_Global(pooled[..., None, None])
-        step = 1 if x.device.type == "cpu" and not torch.is_grad_enabled() else len(x)
+        step = 1 if x.device.type == "cpu" and overwrites() else len(x)
         images = [slice(start, start + step) for start in range(0, len(x), step)]
         outputs = [respond(x[some], pooled[some], factors.of_images(some)) for some in images]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

@@ -59,6 +59,10 @@ class SimilarityGuidedSampler(nn.Module):
         self.norm_lr = nn.GroupNorm(channels // 8, channels) if norm else nn.Identity()
         self.register_buffer("init_pos", subpixel_positions(groups))
 
+    def reset_parameters(self):
+        """The buffer; the convolutions have their own, and FreqFusion another start for them."""
+        self.init_pos.copy_(subpixel_positions(self.groups))
+
     def forward(self, hr_guide: Tensor, lr_guide: Tensor, features: Tensor) -> Tensor:
         """
         Args:
