@@ -46,6 +46,7 @@ class OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, relu):
+        x, weight = dense(x), dense(weight)
         product = _onednn_product(x, weight, bias)
         if relu:
             product.relu_()     # oneDNN's own, which could be part of the product, makes zero of what is not a number
@@ -56,6 +57,7 @@ class OneDNNLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight, product = ctx.saved_tensors
+        grad = dense(grad)
         if product is not None:
             grad = torch.ops.aten.threshold_backward(grad, product, 0)
         x_needs, weight_needs, bias_needs, _ = ctx.needs_input_grad
@@ -71,6 +73,14 @@ class OneDNNLinear(torch.autograd.Function):
         if bias_needs:
             grad_bias = grad_tokens.sum(dim=0)
         return grad_x, grad_weight, grad_bias, None
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The tensor, copied where its strides are such that oneDNN's product takes a path a thousand times slower.
+
+    Such are those of an expanded tensor, the gradient of .sum() being one, and of every other column of another.
+    """
+    return tensor if tensor.is_contiguous() or tensor.dim() == 2 and tensor.T.is_contiguous() else tensor.contiguous()
 
 
 def _onednn_product(x, weight, bias=None):

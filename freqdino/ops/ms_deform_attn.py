@@ -126,9 +126,10 @@ class MSDeformAttnFunction(torch.autograd.Function):
         layout = TableLayout(value, sampling_locations, attention_weights, sizes)
         table = layout.make_table(value)
         output = value.new_empty(layout.tokens, layout.heads, layout.channels)
+        locations = sampling_locations.reshape(layout.tokens, len(layout.scale))
         weights = attention_weights.reshape(layout.tokens, layout.heads, layout.samples)
         for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
-            cell, x, y = layout.locate(sampling_locations, chunk)
+            cell, x, y = layout.locate(locations[chunk], chunk)
             corner_weights = x.new_empty(*x.shape[:2], len(CORNERS), layout.samples)
             fill_corner_weights(corner_weights.unbind(2), x, y, weights[chunk].to(layout.dtype))
             index = layout.corner_rows(cell).flatten(0, 1).flatten(1)
@@ -142,14 +143,16 @@ class MSDeformAttnFunction(torch.autograd.Function):
         layout = TableLayout(value, sampling_locations, attention_weights, ctx.sizes)
         table = layout.make_table(value)
         shape = (layout.tokens, layout.heads, layout.samples)
+        locations = sampling_locations.reshape(layout.tokens, len(layout.scale))
         weights = attention_weights.reshape(shape)
         grad_rows = grad_output.reshape(layout.tokens * layout.heads, layout.channels).to(layout.dtype)
+        grad_rows = grad_rows.contiguous()  # gathering from other strides, such as those of .sum(), is three times slower
         grad_locations = sampling_locations.new_empty(*shape, 2)
         grad_weights = attention_weights.new_empty(shape)
         cells = torch.empty(shape, dtype=torch.int32, device=value.device)
         corner_weights = table.new_empty(len(CORNERS), *shape)
         for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
-            cell, x, y = layout.locate(sampling_locations, chunk)
+            cell, x, y = layout.locate(locations[chunk], chunk)
             weight = weights[chunk].to(layout.dtype)
             cells[chunk] = cell
             fill_corner_weights(corner_weights[:, chunk].unbind(0), x, y, weight)
@@ -215,9 +218,12 @@ class TableLayout:
         return [level.unflatten(1, size)
                 for level, size in zip(table.split(self.bordered_areas, dim=1), self.bordered_sizes)]
 
-    def locate(self, sampling_locations: Tensor, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Upper left corner of each sample as a table row; how far right of and below it the sample lies: (n, M, J)."""
-        locations = sampling_locations.reshape(self.tokens, len(self.scale))[chunk].to(self.dtype)
+    def locate(self, locations: Tensor, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Upper left corner of each sample as a table row; how far right of and below it the sample lies: (n, M, J).
+
+        locations: (n, M·J·2), those of the chunk of tokens.
+        """
+        locations = locations.to(self.dtype)
         shape = len(locations), self.heads, self.samples, 2
         pixel = torch.addcmul(self.pixel_offset, locations, self.scale).clamp_(self.nearest, self.farthest)
         # What is not a number converts to any integer; held inside the table, its fraction stays not a number.

@@ -232,8 +232,8 @@ def test_frequency_modules_without_a_place():
         add_fdconv(backbone("mambaout_femto"), kernel_num=16)
     add_fdconv(backbone("edgenext_xx_small"), kernel_num=16)    # asks a convolution for its weight's type and device
     network = backbone("test_efficientnet")
-    block = network.get_submodule("network.blocks.2.0")
-    block.register_forward_hook(lambda block, inputs, output: output * block.conv_pw.weight.std())
+    block = network.get_submodule("blocks.2.0")
+    block.register_forward_hook(lambda block, inputs, output: output * block.conv_pwl.weight.std())
     with pytest.raises(ValueError, match="needs more of its convolutions than their results: an image of 64 × 96 .*"
                                          "FDConv has no weight to compute with"):
         add_fdconv(network, kernel_num=16)
