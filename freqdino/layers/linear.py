@@ -47,7 +47,8 @@ class OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, relu):
         x, weight = dense(x), dense(weight)
-        product = _onednn_product(x, weight, bias)
+        # oneDNN reads a bias as contiguous memory, whatever its strides.
+        product = _onednn_product(x, weight, None if bias is None else bias.contiguous())
         if relu:
             product.relu_()     # oneDNN's own, which could be part of the product, makes zero of what is not a number
         ctx.save_for_backward(x, weight, product if relu else None)

@@ -22,7 +22,7 @@ class PlainWeight(Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func is Tensor.data.__set__:
+        if func == Tensor.data.__set__:
             with torch.no_grad():
                 args[0].copy_(args[1])
             return None
