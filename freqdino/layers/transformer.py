@@ -108,7 +108,7 @@ class CrossAttentionLayer(ResidualSublayer):
 
 def feed_forward(x: Tensor, linear1: nn.Linear, linear2: nn.Linear, dropout: float = 0.0) -> Tensor:
     """linear2(relu(linear1(x))) with dropout after each activation; (..., Q, C) -> (..., Q, C)."""
-    if overwrites():
+    if overwrites() and is_plain(linear1, Linear):
         # Nobody keeps the hidden activations, so on the CPU they need not leave the cache.
         pieces = x.split(max(1, chunk_elements(x.device) // linear1.out_features), dim=-2)
         if len(pieces) > 1:

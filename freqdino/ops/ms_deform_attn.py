@@ -146,7 +146,7 @@ class MSDeformAttnFunction(torch.autograd.Function):
         locations = sampling_locations.reshape(layout.tokens, len(layout.scale))
         weights = attention_weights.reshape(shape)
         grad_rows = grad_output.reshape(layout.tokens * layout.heads, layout.channels).to(layout.dtype)
-        grad_rows = grad_rows.contiguous()  # gathering from other strides, such as those of .sum(), is three times slower
+        grad_rows = grad_rows.contiguous()  # gathering from the strides of .sum()'s gradient takes three times as long
         grad_locations = sampling_locations.new_empty(*shape, 2)
         grad_weights = attention_weights.new_empty(shape)
         cells = torch.empty(shape, dtype=torch.int32, device=value.device)

@@ -147,7 +147,8 @@ class FreqFusion(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         nn.init.normal_(self.content_encoder.weight, std=0.001)
         if self.use_high_pass:
             nn.init.normal_(self.content_encoder2.weight, std=0.001)
@@ -245,7 +246,7 @@ class FreqFusion(nn.Module):
         return joint_conv(x, self.content_encoder, self.content_encoder2)
 
     def _split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return logits.tensor_split((self.content_encoder.out_channels,), dim=1)
+        return logits.tensor_split((self.up_group * self.lowpass_kernel**2,), dim=1)
 
     def _smooth(self, x: Tensor, logits: Tensor) -> Tensor:
         """R(x, N(logits), 1), what the high-pass filter takes away."""
