@@ -43,7 +43,8 @@ class DerivedBuffers(nn.Module):
             if value.is_meta and not now.is_meta:
                 self.make_buffers(now.device)
             elif now is not value and not now.is_meta:  # to_empty gives fresh memory, half() fewer digits
-                self._buffers[name] = value.to(now.device, torch.promote_types(now.dtype, value.dtype))
+                wide = torch.promote_types(now.dtype, value.dtype) if value.is_floating_point() else value.dtype
+                self._buffers[name] = value.to(now.device, wide)
         return self
 
 

@@ -1,6 +1,7 @@
 """The ``weight`` of a layer that keeps Fourier coefficients in its place, for code that initialises convolutions."""
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
 class PlainWeight(Tensor):
@@ -33,14 +34,15 @@ class PlainWeight(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        weight, *others = args
+        kwargs = kwargs or {}
         if func is torch.ops.aten.detach.default:
-            return PlainWeight(weight.layer, False)
-        fills = isinstance(weight, cls) and func._schema.arguments[0].is_write
-        if not fills or any(isinstance(other, cls) for other in others):
-            raise ValueError(cannot_be_computed_with(next(a for a in args if isinstance(a, cls)).layer))
+            return PlainWeight(args[0].layer, False)
+        own = [value for value in tree_leaves((args, kwargs)) if isinstance(value, cls)]
+        weight = own[0]
+        if len(own) > 1 or weight is not args[0] or not func._schema.arguments[0].is_write:
+            raise ValueError(cannot_be_computed_with(weight.layer))
         filled = weight.layer.static_weight().detach().contiguous()
-        func(filled, *others, **(kwargs or {}))
+        func(filled, *args[1:], **kwargs)
         with torch.no_grad():
             weight.layer.dft_weight.copy_(weight.layer.to_coefficients(filled))
         return weight
@@ -52,6 +54,6 @@ class PlainWeight(Tensor):
 def cannot_be_computed_with(layer: nn.Module) -> str:
     name = type(layer).__name__
     return (f"{name} has no weight to compute with: dft_weight holds its Fourier coefficients, from which each image "
-            f"gets a weight of its own. static_weight() is the one at neutral modulation. weight_norm, spectral_norm, "
-            f"pruning and other parametrizations of weight need a {name} with convert_param=False; a normalisation "
-            f"that follows cannot be fused into it")
+            f"gets a weight of its own. static_weight() is the one at neutral modulation, and weight.data.copy_(w) sets "
+            f"it. weight_norm, spectral_norm, pruning and other parametrizations of weight need a {name} with "
+            f"convert_param=False; a normalisation that follows cannot be fused into it")

@@ -85,12 +85,15 @@ def test_what_it_tells(layer):
     parametrizations.spectral_norm,
     lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
     lambda layer: prune.random_unstructured(layer, "weight", 0.3),
+    lambda layer: nn.init.orthogonal_(layer.weight),
+    lambda layer: torch.zeros(layer.plain_shape, out=layer.weight.data),
+    lambda layer: torch.cat([layer.weight, layer.weight]),
     lambda layer: layer.weight.norm(),
     lambda layer: layer.weight[0],
     lambda layer: setattr(layer, "weight", nn.Parameter(torch.zeros(layer.plain_shape))),
     lambda layer: torch.zeros(layer.plain_shape).copy_(layer.weight),
 ], ids=["fusion", "weight_norm", "weight_norm of parametrizations", "spectral_norm", "l1 pruning", "random pruning",
-        "norm", "part", "assignment", "copy"])
+        "orthogonal_", "out", "cat", "norm", "part", "assignment", "copy"])
 @pytest.mark.filterwarnings("ignore")
 def test_what_would_pass_over_the_modulation_is_refused(layer, deed):
     x = input_of(layer)
