@@ -83,8 +83,13 @@ class DynamicWeight(DerivedBuffers):
         return value
 
     def register_parameter(self, name: str, param: nn.Parameter | None):
-        if name.startswith("weight") and param is not None and "dft_weight" in self._parameters:
-            raise ValueError(cannot_be_computed_with(self))
+        if param is not None and name.startswith("weight") and "convert_param" in self.__dict__:
+            if self.convert_param:
+                raise ValueError(cannot_be_computed_with(self))
+            if self._parameters.get(name) is not None:
+                raise ValueError(f"{type(self).__name__}'s weight is set by weight.data.copy_(w). To put another "
+                                 "parameter in its place is what fusing a normalisation does, whose factors the "
+                                 "modulation would change")
         super().register_parameter(name, param)
 
     def to_coefficients(self, weight: Tensor) -> Tensor:

@@ -127,6 +127,12 @@ def test_with_the_plain_weight_kept_it_works(deed):
     assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
+def test_a_normalisation_is_not_fused_into_a_plain_weight_either():
+    layer = FDConv(20, 24, 3, convert_param=False).eval()
+    with pytest.raises(ValueError, match="FDConv's weight is set by weight.data.copy_.* fusing a normalisation"):
+        fusion.fuse_conv_bn_eval(layer, nn.BatchNorm2d(24).eval())
+
+
 def test_copies_are_their_own(layer):
     other = copy.deepcopy(layer)
     nn.init.zeros_(other.weight)
