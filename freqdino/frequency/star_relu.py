@@ -27,4 +27,8 @@ class StarReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rectified = torch.relu(x)
+        if x.dtype == torch.float16:    # whose largest number is the square of 256; infinity times a zero is none
+            rectified = rectified.float()
+            squared = torch.addcmul(self.bias.float(), self.scale.float() * rectified, rectified)
+            return squared.clamp(max=torch.finfo(x.dtype).max).to(x.dtype)
         return torch.addcmul(self.bias, self.scale * rectified, rectified)

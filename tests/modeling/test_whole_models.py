@@ -13,8 +13,8 @@ from helpers.small_models import RESNET18, example, small_model
 IN_BACKBONE = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4,
                "MODEL.BACKBONE.FDAM.ENABLED": True, "MODEL.SEM_SEG_HEAD.FDAM.ENABLED": True}
 BACKBONES = {
-    # Normalised, since the maps of a ResNet with random weights are too large for float16.
-    "ResNet": {**RESNET18, "MODEL.RESNETS.NORM": "GN", "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED": True},
+    # Without a normalisation the maps of random weights reach 600, whose square float16 cannot hold.
+    "ResNet": {**RESNET18, "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED": True},
     "Swin": {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 32, "MODEL.SWIN.DEPTHS": [1, 1, 1, 1],
              "MODEL.SWIN.NUM_HEADS": [1, 1, 2, 2], "MODEL.SWIN.WINDOW_SIZE": 4},
     "MiT": {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [32, 32, 80, 64],

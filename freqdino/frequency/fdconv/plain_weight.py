@@ -53,7 +53,7 @@ class PlainWeight(Tensor):
 
 def cannot_be_computed_with(layer: nn.Module) -> str:
     name = type(layer).__name__
-    return (f"{name} has no weight to compute with: dft_weight holds its Fourier coefficients, of which each image gets "
-            f"a weight of its own. static_weight() is the one at neutral modulation; weight.data.copy_(w) sets it. "
-            f"weight_norm, spectral_norm, pruning and other parametrizations of weight need a {name} with "
+    return (f"{name} has no weight to compute with: dft_weight holds its Fourier coefficients, of which each image "
+            f"gets a weight of its own. static_weight() is the one at neutral modulation; weight.data.copy_(w) sets "
+            f"it. weight_norm, spectral_norm, pruning and other parametrizations of weight need a {name} with "
             f"convert_param=False; a normalisation that follows cannot be fused into it")
