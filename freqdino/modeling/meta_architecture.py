@@ -54,6 +54,7 @@ class MaskClassificationModel(DerivedBuffers):
 
     @property
     def device(self) -> torch.device:
+        self.materialise()
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict]:
@@ -79,7 +80,6 @@ class MaskClassificationModel(DerivedBuffers):
         """Normalised, then padded with zeros at the right and the bottom to one size that the divisibility allows."""
         if not batched_inputs:
             raise ValueError("a batch needs at least one image")
-        self.materialise()
         for index, example in enumerate(batched_inputs):
             shape = tuple(example["image"].shape)
             if len(shape) != 3 or shape[0] != len(self.pixel_mean):
