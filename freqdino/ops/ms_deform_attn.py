@@ -94,7 +94,9 @@ def check_arguments(
     rows = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else list(spatial_shapes)
     if not all(isinstance(row, Sequence) and len(row) == 2 for row in rows):
         raise ValueError(f"spatial_shapes must be pairs (H, W), got {rows}")
-    if not all(isinstance(length, Integral) for row in rows for length in row):
+    # To torch.jit.trace the lengths of a shape are tensors.
+    if not all(isinstance(length.item() if isinstance(length, Tensor) else length, Integral)
+               for row in rows for length in row):
         raise ValueError(f"spatial_shapes must be integers, got {rows}")
     sizes = tuple((int(height), int(width)) for height, width in rows)
     if not sizes or min(map(min, sizes)) < 1:

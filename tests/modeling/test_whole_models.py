@@ -1,6 +1,7 @@
 """What is done to whole models with every module of ours switched on: half precision, int8, replicas, copies, meta."""
 import copy
 import importlib
+import io
 import pickle
 
 import pytest
@@ -97,3 +98,29 @@ def test_meta_construction(family, backbone):
         model.load_state_dict(source.state_dict(), assign=assign)
         torch.testing.assert_close(scores(model), scores(source))
         assert torch.equal(model.pixel_mean, source.pixel_mean) and "pixel_mean" not in model.state_dict()
+
+
+class Raw(nn.Module):
+    """Padded images in, raw predictions out."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        outputs = self.model.sem_seg_head(self.model.features(images))
+        return outputs["pred_logits"], outputs["pred_masks"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family, backbone", [("Mask2Former", "Swin"), ("Mask DINO", "MiT")])
+def test_trace_and_export(family, backbone):
+    """With gradients on, saved and loaded."""
+    model, images = Raw(build(family, backbone)), torch.randn(1, 3, 64, 96)
+    traced, exported = io.BytesIO(), io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, images), traced)
+    torch.export.save(torch.export.export(model, (images,)), exported)
+    for file in (traced, exported):
+        file.seek(0)
+    for recorded in (torch.jit.load(traced), torch.export.load(exported).module()):
+        torch.testing.assert_close(recorded(images), model(images), rtol=1e-3, atol=1e-4)
