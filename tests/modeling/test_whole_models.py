@@ -113,14 +113,10 @@ class Raw(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family, backbone", [("Mask DINO", "MiT")])
-def test_trace_and_export(family, backbone):
-    """With gradients on, saved and loaded."""
-    model, images = Raw(build(family, backbone)), torch.randn(1, 3, 64, 96)
-    traced, exported = io.BytesIO(), io.BytesIO()
-    torch.jit.save(torch.jit.trace(model, images, check_trace=False), traced)
-    torch.export.save(torch.export.export(model, (images,)), exported)
-    for file in (traced, exported):
-        file.seek(0)
-    for recorded in (torch.jit.load(traced), torch.export.load(exported).module()):
-        torch.testing.assert_close(recorded(images), model(images), rtol=1e-3, atol=1e-4)
+def test_trace():
+    """With gradients on, saved and loaded; the lengths of a traced shape are tensors."""
+    model, images = Raw(build("Mask DINO", "MiT")), torch.randn(1, 3, 64, 96)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, images, check_trace=False), file)
+    file.seek(0)
+    torch.testing.assert_close(torch.jit.load(file)(images), model(images), rtol=1e-3, atol=1e-4)

@@ -46,6 +46,7 @@ class DynamicWeight(DerivedBuffers):
         self.conv_shape = (out_channels, group_channels, height, width)
         self.matrix_columns = group_channels * width
         self.channel_groups = groups
+        self.is_loading = False     # load_state_dict with assign=True puts other parameters in the place of ours
         self.kernel_num, self.param_ratio, self.convert_param = kernel_num, param_ratio, convert_param
         # Coefficients are stored divided by this; the factors' neutral value is 1/(kernel_num · param_ratio).
         self.scale = max(min(in_channels, out_channels) // 2, 1)
@@ -86,7 +87,7 @@ class DynamicWeight(DerivedBuffers):
         if param is not None and name.startswith("weight") and "convert_param" in self.__dict__:
             if self.convert_param:
                 raise ValueError(cannot_be_computed_with(self))
-            if self._parameters.get(name) is not None:
+            if self._parameters.get(name) is not None and not self.is_loading:
                 raise ValueError(f"{type(self).__name__}'s weight is set by weight.data.copy_(w). To put another "
                                  "parameter in its place is what fusing a normalisation does, whose factors the "
                                  "modulation would change")
@@ -209,8 +210,12 @@ class DynamicWeight(DerivedBuffers):
         except ValueError as error:
             error_msgs.append(str(error))
             return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
-                                      error_msgs)
+        self.is_loading = True
+        try:
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                          error_msgs)
+        finally:
+            self.is_loading = False
 
 
 def product_type(x: Tensor) -> torch.dtype:
