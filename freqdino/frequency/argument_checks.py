@@ -2,8 +2,10 @@
 from collections.abc import Sequence
 from numbers import Integral
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from freqdino.ops.autocast import autocast_type
+from freqdino.ops.modules import parameter_type
 
 
 def check_counts(least: int = 1, **arguments: int | Sequence[int]) -> None:
@@ -22,9 +24,13 @@ def check_counts(least: int = 1, **arguments: int | Sequence[int]) -> None:
                 raise ValueError(f"{name} must be at least {least}, got {value!r}")
 
 
-def check_type(name: str, tensor: Tensor, expected: torch.dtype) -> None:
-    """ValueError unless the tensor has the parameters' type; under autocast, which converts, any real type does."""
-    if torch.is_autocast_enabled(tensor.device.type):
+def check_type(name: str, tensor: Tensor, module: nn.Module) -> None:
+    """ValueError unless the tensor has the type of the module's parameters.
+
+    Any floating-point type does under autocast, which converts, and where no parameter is at hand.
+    """
+    expected = parameter_type(module)
+    if expected is None or autocast_type(tensor) is not None:
         if not tensor.is_floating_point():
             raise ValueError(f"{name} must be of a floating-point type, got {tensor.dtype}")
     elif tensor.dtype != expected:

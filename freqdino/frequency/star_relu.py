@@ -17,9 +17,18 @@ class StarReLU(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.scale = nn.Parameter(torch.empty(1))
+        self.bias = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.ones_(self.scale)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         rectified = torch.relu(x)
+        if x.dtype == torch.float16:    # whose largest number is the square of 256; infinity times a zero is none
+            rectified = rectified.float()
+            squared = torch.addcmul(self.bias.float(), self.scale.float() * rectified, rectified)
+            return squared.clamp(max=torch.finfo(x.dtype).max).to(x.dtype)
         return torch.addcmul(self.bias, self.scale * rectified, rectified)

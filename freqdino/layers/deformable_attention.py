@@ -38,9 +38,9 @@ class MSDeformAttn(nn.Module):
         self.attention_weights = Linear(dim, num_heads * num_levels * num_points)
         self.value_proj = Linear(dim, dim)
         self.output_proj = Linear(dim, dim)
-        self._initialise()
+        self.reset_parameters()
 
-    def _initialise(self):
+    def reset_parameters(self):
         """Zero weights, so that at first each head looks in a direction of its own, farther with each point."""
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)

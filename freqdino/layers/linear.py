@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from freqdino.ops.modules import is_plain, is_recorded
+
 
 class Linear(nn.Linear):
     """torch's linear layer with its arguments and keys, by `linear`."""
@@ -26,10 +28,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if (all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
             and x.numel() and x.shape[-1] == weight.shape[-1]
-            and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")):
+            and not is_recorded() and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")):
         return OneDNNLinear.apply(x, weight, bias, relu)
     product = F.linear(x, weight, bias)
     return product.relu() if relu else product
+
+
+def linear_relu(x: Tensor, layer: nn.Module) -> Tensor:
+    """relu(layer(x)), as one operator where the layer is nothing but a `Linear`."""
+    if is_plain(layer, Linear):
+        return linear(x, layer.weight, layer.bias, relu=True)
+    return layer(x).relu()
 
 
 class OneDNNLinear(torch.autograd.Function):
@@ -37,7 +46,9 @@ class OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, relu):
-        product = _onednn_product(x, weight, bias)
+        x, weight = dense(x), dense(weight)
+        # oneDNN reads a bias as contiguous memory, whatever its strides.
+        product = _onednn_product(x, weight, None if bias is None else bias.contiguous())
         if relu:
             product.relu_()     # oneDNN's own, which could be part of the product, makes zero of what is not a number
         ctx.save_for_backward(x, weight, product if relu else None)
@@ -47,6 +58,7 @@ class OneDNNLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight, product = ctx.saved_tensors
+        grad = dense(grad)
         if product is not None:
             grad = torch.ops.aten.threshold_backward(grad, product, 0)
         x_needs, weight_needs, bias_needs, _ = ctx.needs_input_grad
@@ -62,6 +74,14 @@ class OneDNNLinear(torch.autograd.Function):
         if bias_needs:
             grad_bias = grad_tokens.sum(dim=0)
         return grad_x, grad_weight, grad_bias, None
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The tensor, copied where its strides are such that oneDNN's product takes a path a thousand times slower.
+
+    Such are those of an expanded tensor, the gradient of .sum() being one, and of every other column of another.
+    """
+    return tensor if tensor.is_contiguous() or tensor.dim() == 2 and tensor.T.is_contiguous() else tensor.contiguous()
 
 
 def _onednn_product(x, weight, bias=None):

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from freqdino.layers.linear import Linear, linear
+from freqdino.layers.linear import Linear, linear_relu
 
 
 class MLP(nn.Module):
@@ -21,5 +21,5 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = linear(x, layer.weight, layer.bias, relu=True)
+            x = linear_relu(x, layer)
         return self.layers[-1](x)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from freqdino.layers.linear import Linear, linear
+from freqdino.layers.linear import Linear, linear, linear_relu
+from freqdino.ops.modules import is_plain, overwrites
 from freqdino.ops.weighted_gather import chunk_elements
 
 
@@ -42,7 +44,14 @@ class MultiheadAttention(nn.MultiheadAttention):
         if blocked is not None:
             mask = ~(blocked[:, None] if blocked.dim() == 3 else blocked)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return linear(attended.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
+        attended = attended.transpose(1, 2).flatten(2)
+        if is_plain(self.out_proj, NonDynamicallyQuantizableLinear):
+            return linear(attended, self.out_proj.weight, self.out_proj.bias)
+        return self.out_proj(attended)
+
+    def reset_parameters(self):
+        """torch's own start, under the name that its other layers have for it."""
+        self._reset_parameters()
 
 
 def xavier_uniform_matrices_(module: nn.Module) -> None:
@@ -99,12 +108,12 @@ class CrossAttentionLayer(ResidualSublayer):
 
 def feed_forward(x: Tensor, linear1: nn.Linear, linear2: nn.Linear, dropout: float = 0.0) -> Tensor:
     """linear2(relu(linear1(x))) with dropout after each activation; (..., Q, C) -> (..., Q, C)."""
-    if not torch.is_grad_enabled():
+    if overwrites() and is_plain(linear1, Linear):
         # Nobody keeps the hidden activations, so on the CPU they need not leave the cache.
         pieces = x.split(max(1, chunk_elements(x.device) // linear1.out_features), dim=-2)
         if len(pieces) > 1:
             return torch.cat([feed_forward(piece, linear1, linear2, dropout) for piece in pieces], dim=-2)
-    hidden = linear(x, linear1.weight, linear1.bias, relu=True)
+    hidden = linear_relu(x, linear1)
     if not dropout:
         return linear2(hidden)
     return F.dropout(linear2(F.dropout(hidden, dropout)), dropout)

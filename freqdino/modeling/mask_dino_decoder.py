@@ -131,7 +131,7 @@ class MaskDINODecoder(nn.Module):
         if self.two_stage:
             content, boxes, proposals = self._select(memory, spatial_shapes, mask_features)
         else:
-            content, boxes, proposals = None, self.query_embed.weight.expand(len(memory), -1, -1), None
+            content, boxes, proposals = None, self.query_embed.weight.float().expand(len(memory), -1, -1), None
         if content is None:
             content = self.query_feat.weight[:boxes.shape[1]].expand(len(memory), -1, -1)
 
@@ -193,7 +193,7 @@ class MaskDINODecoder(nn.Module):
         boxes = attached_boxes = box_logits.sigmoid()
         predictions = [split(content, boxes)] if self.initial_prediction else []
         for layer in self.decoder.layers:
-            position = self.decoder.ref_point_head(sine_box_embedding(boxes, content.shape[-1] // 2))
+            position = self.decoder.ref_point_head(sine_box_embedding(boxes, content.shape[-1] // 2).to(content.dtype))
             content = layer(content, position, boxes, memory, spatial_shapes, blocked)
             normed = self.decoder_norm(content)
             # Look forward twice: a prediction corrects the box before its gradient is cut, the next layer starts after.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from freqdino.modeling.inference import Inference
 from freqdino.modeling.post_processing import Geometry, PostProcessing
 from freqdino.modeling.targets import image_name, prepare_targets
+from freqdino.ops.modules import DerivedBuffers, parameter_type
 
 
 class SegmentationHead(nn.Module):
@@ -27,7 +28,7 @@ class SegmentationHead(nn.Module):
         return self.predictor(levels, mask_features, targets)
 
 
-class MaskClassificationModel(nn.Module):
+class MaskClassificationModel(DerivedBuffers):
     """Predicts a set of masks, each with a class, and turns it into semantic, instance and panoptic results.
 
     ``learns_masks`` and ``box_frame`` say what the criterion reads of the ground truth, see `targets.prepare_targets`;
@@ -48,11 +49,16 @@ class MaskClassificationModel(nn.Module):
         self.learns_masks = learns_masks
         self.box_frame = box_frame
         self.inference = inference
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.normalisation = {"pixel_mean": tuple(pixel_mean), "pixel_std": tuple(pixel_std)}
+        self.make_buffers()
+
+    def derived_buffers(self) -> dict[str, Tensor]:
+        return {name: torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+                for name, values in self.normalisation.items()}
 
     @property
     def device(self) -> torch.device:
+        self.materialise()
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict]:
@@ -91,7 +97,9 @@ class MaskClassificationModel(nn.Module):
     def _images(self, batched_inputs):
         """Normalised, then padded with zeros at the right and the bottom to one size that the divisibility allows."""
         images = [(example["image"].to(self.device) - self.pixel_mean) / self.pixel_std for example in batched_inputs]
-        return ImageList.from_tensors(images, self.size_divisibility)
+        images = ImageList.from_tensors(images, self.size_divisibility)
+        images.tensor = images.tensor.to(parameter_type(self) or images.tensor.dtype)
+        return images
 
     def _result(self, outputs, index, example, images):
         image_size = tuple(images.image_sizes[index])

@@ -154,7 +154,7 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
         """Run the deformable encoder over the levels; same shapes out as in."""
         sizes = [tuple(level.shape[-2:]) for level in levels]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
-        position = torch.cat([sine_position_map(*size, tokens.shape[-1], tokens.device) + embedding
+        position = torch.cat([sine_position_map(*size, tokens.shape[-1], tokens.device).to(embedding.dtype) + embedding
                               for size, embedding in zip(position_sizes, self.transformer.level_embed)])
         tokens = self.transformer.encoder(tokens, position[None], sizes)
         return [level.transpose(1, 2).unflatten(2, size)

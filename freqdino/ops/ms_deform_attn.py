@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from freqdino.ops.autocast import without_autocast
+from freqdino.ops.modules import is_recorded
 from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
 
 # Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
@@ -50,6 +52,8 @@ def ms_deform_attn(
     Raises:
         ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point type.
     """
+    if is_recorded():
+        return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     return MSDeformAttnFunction.apply(value, sampling_locations, attention_weights, sizes)
 
@@ -66,8 +70,8 @@ def ms_deform_attn_reference(
                           for tensor in (sampling_locations, attention_weights))
     levels = pixels.split([height * width for height, width in sizes], dim=-1)
     attended = pixels.new_zeros(*pixels.shape[:2], sampling_locations.shape[1])
-    # Autocast would contract in half precision. It refuses the meta device, to which the CPU's state means nothing.
-    with torch.autocast("cuda" if value.is_cuda else "cpu", enabled=False):
+    # Autocast would contract in half precision.
+    with without_autocast(value):
         for level, size, location, weight in zip(levels, sizes, locations, weights):
             samples = F.grid_sample(level.unflatten(-1, size), 2 * location - 1, align_corners=False)
             attended = attended + torch.einsum("ndqp,nqp->ndq", samples, weight)
@@ -90,7 +94,9 @@ def check_arguments(
     rows = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else list(spatial_shapes)
     if not all(isinstance(row, Sequence) and len(row) == 2 for row in rows):
         raise ValueError(f"spatial_shapes must be pairs (H, W), got {rows}")
-    if not all(isinstance(length, Integral) for row in rows for length in row):
+    # To torch.jit.trace the lengths of a shape are tensors.
+    if not all(isinstance(length.item() if isinstance(length, Tensor) else length, Integral)
+               for row in rows for length in row):
         raise ValueError(f"spatial_shapes must be integers, got {rows}")
     sizes = tuple((int(height), int(width)) for height, width in rows)
     if not sizes or min(map(min, sizes)) < 1:
@@ -122,9 +128,10 @@ class MSDeformAttnFunction(torch.autograd.Function):
         layout = TableLayout(value, sampling_locations, attention_weights, sizes)
         table = layout.make_table(value)
         output = value.new_empty(layout.tokens, layout.heads, layout.channels)
+        locations = sampling_locations.reshape(layout.tokens, len(layout.scale))
         weights = attention_weights.reshape(layout.tokens, layout.heads, layout.samples)
         for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
-            cell, x, y = layout.locate(sampling_locations, chunk)
+            cell, x, y = layout.locate(locations[chunk], chunk)
             corner_weights = x.new_empty(*x.shape[:2], len(CORNERS), layout.samples)
             fill_corner_weights(corner_weights.unbind(2), x, y, weights[chunk].to(layout.dtype))
             index = layout.corner_rows(cell).flatten(0, 1).flatten(1)
@@ -138,14 +145,16 @@ class MSDeformAttnFunction(torch.autograd.Function):
         layout = TableLayout(value, sampling_locations, attention_weights, ctx.sizes)
         table = layout.make_table(value)
         shape = (layout.tokens, layout.heads, layout.samples)
+        locations = sampling_locations.reshape(layout.tokens, len(layout.scale))
         weights = attention_weights.reshape(shape)
         grad_rows = grad_output.reshape(layout.tokens * layout.heads, layout.channels).to(layout.dtype)
+        grad_rows = grad_rows.contiguous()  # gathering from the strides of .sum()'s gradient takes three times as long
         grad_locations = sampling_locations.new_empty(*shape, 2)
         grad_weights = attention_weights.new_empty(shape)
         cells = torch.empty(shape, dtype=torch.int32, device=value.device)
         corner_weights = table.new_empty(len(CORNERS), *shape)
         for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
-            cell, x, y = layout.locate(sampling_locations, chunk)
+            cell, x, y = layout.locate(locations[chunk], chunk)
             weight = weights[chunk].to(layout.dtype)
             cells[chunk] = cell
             fill_corner_weights(corner_weights[:, chunk].unbind(0), x, y, weight)
@@ -211,9 +220,12 @@ class TableLayout:
         return [level.unflatten(1, size)
                 for level, size in zip(table.split(self.bordered_areas, dim=1), self.bordered_sizes)]
 
-    def locate(self, sampling_locations: Tensor, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Upper left corner of each sample as a table row; how far right of and below it the sample lies: (n, M, J)."""
-        locations = sampling_locations.reshape(self.tokens, len(self.scale))[chunk].to(self.dtype)
+    def locate(self, locations: Tensor, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Upper left corner of each sample as a table row; how far right of and below it the sample lies: (n, M, J).
+
+        locations: (n, M·J·2), those of the chunk of tokens.
+        """
+        locations = locations.to(self.dtype)
         shape = len(locations), self.heads, self.samples, 2
         pixel = torch.addcmul(self.pixel_offset, locations, self.scale).clamp_(self.nearest, self.farthest)
         # What is not a number converts to any integer; held inside the table, its fraction stays not a number.

@@ -61,8 +61,9 @@ def test_results(case):
             assert_agrees(ours, theirs, "scores")
             assert torch.equal(result["instances"].pred_classes[order],
                                tensors[f"{prefix}.instances.classes"][their_order])
-            assert torch.equal(result["instances"].pred_masks[order],
-                               tensors[f"{prefix}.instances.masks"][their_order] > 0)
+            # A mask's logit may be zero but for rounding, as ties below.
+            stored = tensors[f"{prefix}.instances.masks"][their_order] > 0
+            assert (result["instances"].pred_masks[order] != stored).float().mean() <= 1e-3
             if model.box_frame is not None:     # Mask2Former was published with boxes of zeros
                 assert_agrees(result["instances"].pred_boxes.tensor[order],
                               tensors[f"{prefix}.instances.boxes"][their_order], "boxes")

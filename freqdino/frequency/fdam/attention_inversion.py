@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.plain_state import keep_additions
 from freqdino.frequency.star_relu import StarReLU
+from freqdino.ops.modules import overwrites
 
 GAMMA_START = 1e-5
 # What the names of the gates' entries start with; a subclass keeps its attention's beside them.
@@ -83,19 +84,23 @@ class InversionGates(nn.Module):
             self.dy_freq_starrelu = StarReLU()
         if lf_dy_weight:
             self.dy_freq_2 = nn.Linear(dim, num_heads)
-            self.lf_gamma = nn.Parameter(torch.full((dim,), GAMMA_START))
+            self.lf_gamma = nn.Parameter(torch.empty(dim))
         if hf_dy_weight:
             self.dy_freq = nn.Linear(dim, num_heads)
-            self.hf_gamma = nn.Parameter(torch.full((dim,), GAMMA_START))
+            self.hf_gamma = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for gamma in self.parameters(recurse=False):
+            nn.init.constant_(gamma, GAMMA_START)
 
     def forward(self, value: Tensor, attended: Tensor, query: Tensor) -> Tensor:
         """value, attended, query: (..., N, C), query being the attention layer's input. Returns (..., N, C).
 
         All are of the parameters' type, or of any floating-point type under autocast.
         """
-        expected = next(self.parameters(recurse=False), query).dtype
         for name, tokens in (("value", value), ("attended", attended), ("query", query)):
-            check_type(name, tokens, expected)
+            check_type(name, tokens, self)
         return self.invert(value, attended, query)
 
     def invert(self, value: Tensor, attended: Tensor, query: Tensor) -> Tensor:
@@ -106,7 +111,7 @@ class InversionGates(nn.Module):
         self._check_channels("query", query)
         if not (self.lf_dy_weight or self.hf_dy_weight):
             return attended
-        if torch.is_grad_enabled() or query.device.type != "cpu":
+        if not overwrites() or query.device.type != "cpu":
             return self._invert_tokens(value, attended, query)
         result = torch.empty_like(attended, memory_format=torch.contiguous_format)
         tokens = max(1, PIECE_BYTES // (self.dim * query.element_size()))
@@ -176,7 +181,7 @@ class AttentionInversion(InversionGates):
         if x.dim() != 3:
             raise ValueError(f"x must have 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
         self._check_channels("x", x)
-        check_type("x", x, next(self.qkv.parameters()).dtype)
+        check_type("x", x, self)
         queries, keys, values = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(queries, keys, values)
         # (B, heads, N, C / heads) -> (B, N, C): views both, as the fused kernel keeps tokens outermost.

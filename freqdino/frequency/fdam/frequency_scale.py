@@ -13,6 +13,8 @@ from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.fdam.scale_spectrum import scale_spectrum
 from freqdino.frequency.plain_state import keep_additions
 from freqdino.frequency.star_relu import StarReLU
+from freqdino.ops.autocast import without_autocast
+from freqdino.ops.modules import with_zero_gradients
 
 FILTER_START = 1e-5
 # FDAM's best ablation (supplement, tables 2 and 3), as its blocks are built; narrower than the published defaults.
@@ -85,6 +87,9 @@ class FrequencyScale(nn.Module):
         self.size = size
         self.complex_weights = nn.Parameter(torch.empty(num_filters, dim // group, size, size // 2 + 1))
         self.reweight = Reweight(dim, hidden, group * num_filters)
+        self.reset_parameters()
+
+    def reset_parameters(self):
         nn.init.trunc_normal_(self.complex_weights, std=FILTER_START, a=-2 * FILTER_START, b=2 * FILTER_START)
 
     def forward(self, x: Tensor, *, residual: bool = False) -> Tensor:
@@ -94,13 +99,13 @@ class FrequencyScale(nn.Module):
         """
         if x.dim() != 4 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape (B, {self.dim}, H, W) for dim {self.dim}, got {tuple(x.shape)}")
-        check_type("x", x, self.complex_weights.dtype)
+        check_type("x", x, self)
         if 0 in x.shape[2:]:
             raise ValueError(f"x has an empty map: {tuple(x.shape)}")
         if x.shape[0] == 0:
-            return x
+            return with_zero_gradients(x, self)
         routing = torch.tanh(self.reweight(x.mean((2, 3))))
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             filters = self._filters(routing.to(torch.promote_types(x.dtype, torch.float32)), *x.shape[2:])
             if residual:
                 filters.add_(1)

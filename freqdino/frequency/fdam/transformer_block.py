@@ -67,11 +67,17 @@ class TransformerBlock(nn.Module):
             raise ValueError(f"mlp_ratio must give the MLP a width of at least 1, got {mlp_ratio} for dim {dim}")
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.attn = self.make_attention(dim, num_heads, qkv_bias)
-        self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values)))
+        self.gamma_1 = nn.Parameter(torch.empty(dim))
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.mlp = MLP(dim, int(dim * mlp_ratio))
-        self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values)))
+        self.gamma_2 = nn.Parameter(torch.empty(dim))
         self.drop_path = DropPath(drop_path)
+        self.init_values = float(init_values)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for gamma in (self.gamma_1, self.gamma_2):
+            nn.init.constant_(gamma, self.init_values)
 
     def make_attention(self, dim: int, num_heads: int, qkv_bias: bool) -> nn.Module:
         """Plain attention is the inverted one with both halves left out: the same keys ``qkv`` and ``proj``."""
@@ -84,7 +90,7 @@ class TransformerBlock(nn.Module):
         if x.dim() != 3 or x.shape[1:] != expected:
             raise ValueError(f"x must have shape (B, {expected[0]}, {expected[1]}) for a grid of {height} × {width}, "
                              f"got {tuple(x.shape)}")
-        check_type("x", x, self.gamma_1.dtype)
+        check_type("x", x, self)
         attended = self.attention_branch(self.norm1(x), grid)
         x = torch.addcmul(x, self.drop_path(attended), self.gamma_1)
         return torch.addcmul(x, self.drop_path(self.mlp_branch(self.norm2(x), grid)), self.gamma_2)

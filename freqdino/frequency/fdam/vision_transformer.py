@@ -109,9 +109,12 @@ class VisionTransformer(nn.Module):
                              init_values=init_values, drop_path=drop_path_rate)
             for _ in range(depth)
         )
+        self.reset_parameters()
+        self.register_load_state_dict_pre_hook(adapt_loaded_position_embedding)
+
+    def reset_parameters(self):
         nn.init.trunc_normal_(self.pos_embed, std=INITIAL_STD)
         self.apply(initialize_linear)
-        self.register_load_state_dict_pre_hook(adapt_loaded_position_embedding)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """image: (B, in_chans, H, W). Returns one (B, C, h, w) map for each of ``out_indices``."""
@@ -119,7 +122,7 @@ class VisionTransformer(nn.Module):
         if image.dim() != 4 or image.shape[1] != channels or 0 in image.shape[2:]:
             raise ValueError(f"image must have shape (B, {channels}, H, W) with H and W above 0, got "
                              f"{tuple(image.shape)}")
-        check_type("image", image, self.pos_embed.dtype)
+        check_type("image", image, self)
         patches = self.patch_embed(image)
         grid = tuple(patches.shape[-2:])
         x = patches.flatten(2).transpose(1, 2) + resize_position_embedding(self.pos_embed, self.grid, grid)

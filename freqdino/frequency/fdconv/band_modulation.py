@@ -5,6 +5,7 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 
 Shape key: B: batch, C: channels, H, W: map size, G: spatial groups, n: number of cut-offs.
 """
+import ctypes
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from freqdino.frequency.argument_checks import check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
-from freqdino.frequency.fdconv.kernel_modulation import NEAR_ZERO, check_choice, gate
+from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, check_choice, gate
+from freqdino.ops.modules import overwrites
 
 GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
 # Elements a CPU transforms at once: then a spectrum and its low-pass copy stay in the cache (measured: half the time).
@@ -37,13 +39,20 @@ def low_pass_box(height: int, width: int, k: int) -> Box:
     As in the published code the mask max(|fy|, |fx|) < 0.5/k + 1e-8 is drawn on a 64 × 64 map and resized to
     (height, width//2 + 1) by nearest neighbour, so that the rows kept may be a few more on the positive side.
     """
-    def keep(frequencies: Tensor, size: int) -> list[bool]:
-        mask = (frequencies.abs() < 0.5 / k + 1e-8).float()
-        return (F.interpolate(mask[None, None], size=size)[0, 0] > 0).tolist()
+    def keep(count: int, size: int, rfft: bool) -> list[bool]:
+        """The mask of ``count`` frequencies at ``size`` positions, in the published code's float32."""
+        step, cut_off = float32(count / size), float32(0.5 / k + 1e-8)
+        positions = (min(int(float32(position * step)), count - 1) for position in range(size))
+        return [(place if rfft or 2 * place < GRID else GRID - place) / GRID < cut_off for place in positions]
 
-    rows, columns = keep(torch.fft.fftfreq(GRID), height), keep(torch.fft.rfftfreq(GRID), width // 2 + 1)
+    rows, columns = keep(GRID, height, False), keep(GRID // 2 + 1, width // 2 + 1, True)
     top = rows.index(False) if False in rows else height
     return Box(top, sum(rows) - top, sum(columns))
+
+
+def float32(number: float) -> float:
+    """Rounded to float32; no tensor, which would lie on the meta device or be part of a recording."""
+    return ctypes.c_float(number).value
 
 
 def low_pass(spectrum: Tensor, width: int, box: Box) -> Tensor:
@@ -77,14 +86,8 @@ class FrequencyBandModulation(nn.Module):
             raise ValueError(f"fbm_cfg's spatial_kernel must be odd and positive, got {spatial_kernel}")
         self.k_list, self.act, self.spatial_group = tuple(k_list), act, spatial_group
         self.freq_weight_conv_list = nn.ModuleList(
-            nn.Conv2d(in_channels, spatial_group, spatial_kernel, padding=spatial_kernel // 2, groups=spatial_group)
+            NeutralHead(in_channels, spatial_group, spatial_kernel, spatial_kernel, groups=spatial_group)
             for _ in range(len(k_list) + lowfreq_att))
-        self.make_neutral()
-
-    def make_neutral(self):
-        for conv in self.freq_weight_conv_list:
-            nn.init.normal_(conv.weight, std=NEAR_ZERO)
-            nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -94,12 +97,12 @@ class FrequencyBandModulation(nn.Module):
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
         precise = x.to(at_least_float32(x)).unflatten(1, (self.spatial_group, -1))
         chunks = math.ceil(precise.numel() / CHUNK) if x.device.type == "cpu" else 1
-        if torch.is_grad_enabled():
-            bands = torch.cat([weighted_sum(chunk, boxes, changes) for chunk in precise.chunk(chunks, 2)], 2)
-        else:
+        if overwrites():
             bands = torch.empty_like(precise, memory_format=torch.contiguous_format)
             for chunk, out in zip(precise.chunk(chunks, 2), bands.chunk(chunks, 2)):
                 weighted_sum(chunk, boxes, changes, out)
+        else:
+            bands = torch.cat([weighted_sum(chunk, boxes, changes) for chunk in precise.chunk(chunks, 2)], 2)
         return bands.flatten(1, 2).to(x.dtype)
 
     def band_maps(self, x: Tensor) -> list[Tensor]:
@@ -109,11 +112,11 @@ class FrequencyBandModulation(nn.Module):
         (``fold``, hence the flip) takes a third of the time of a convolution.
         """
         convs = self.freq_weight_conv_list
-        (size, _), (padding, _) = convs[0].kernel_size, convs[0].padding
+        size = convs[0].kernel_size[0]
         # (bands·G, C/G, k, k) → (G, bands·k², C/G)
         taps = torch.stack([conv.weight for conv in convs], 1).flip(3, 4).permute(0, 1, 3, 4, 2).flatten(1, 3)
         responses = taps @ x.unflatten(1, (self.spatial_group, -1)).flatten(3)
-        logits = F.fold(responses.flatten(1, 2), x.shape[-2:], size, padding=padding)
+        logits = F.fold(responses.flatten(1, 2), x.shape[-2:], size, padding=size // 2)
         logits = logits.unflatten(1, (self.spatial_group, 1, -1)) + torch.stack(
             [conv.bias for conv in convs], 1)[:, None, :, None, None].to(logits.dtype)
         maps = list(gate(logits, self.act).unbind(3))

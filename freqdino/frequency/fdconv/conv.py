@@ -6,7 +6,7 @@ Shape key: B: batch, Ci, Co: input and output channels, G: groups of the convolu
 H', W': output size, kh, kw: kernel size.
 """
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,15 @@ from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors
+from freqdino.ops.autocast import without_autocast
+from freqdino.ops.modules import with_zero_gradients
 
-SERVED_KERNEL_SIZES = (1, 3)
 BAND_OPTIONS = ("k_list", "lowfreq_att", "act", "spatial_group", "spatial_kernel")
 # Keys of the published fbm_cfg that have one value in every published configuration, the only one served.
 FIXED_BAND_OPTIONS = {"fs_feat": "feat", "spatial": "conv", "init": "zero", "global_selection": False}
+# Published arguments of FDConv that have one value in every published configuration, the only one served.
+FIXED_OPTIONS = {"param_reduction": 1.0, "ksm_only_kernel_att": False, "att_grid": 1, "spatial_freq_decompose": False,
+                 "linear_mode": False}
 # The convolution is a matrix product where the map has so many times fewer pixels than the weight has rows.
 SMALL_MAP = 4
 
@@ -29,18 +33,18 @@ SMALL_MAP = 4
 class FDConv(DynamicWeight, nn.Conv2d):
     """Drop-in for nn.Conv2d: (B, Ci, H, W) → (B, Co, H', W'), with a weight of its own for each image.
 
-    Active where min(Ci, Co) > ``use_fdconv_if_c_gt`` and kh and kw are 1 or 3; elsewhere it is the plain convolution,
-    with its keys. Active: y = conv(FBM(x), W · KSM(mean of x)), where
+    Active where min(Ci, Co) > ``use_fdconv_if_c_gt`` and kh and kw are in ``use_fdconv_if_k_in``; elsewhere it is the
+    plain convolution, with its keys. Active: y = conv(FBM(x), W · KSM(mean of x)), where
 
     - W is the Fourier Disjoint Weight ``dft_weight`` with a factor for each of ``kernel_num`` groups of coefficients
       (the last one takes the rest where they do not divide); ``param_ratio`` sets of coefficients are summed.
       ``convert_param=False`` keeps the plain ``weight`` as the parameter and transforms it in every call.
-    - KSM (``KSM_Global``, ``KSM_Local``) are factors on kernel positions, input channels, filters and elements, through
-      sigmoid or tanh (``ksm_kernel_act`` also softmax; its default is ``ksm_global_act``). ``reduction``: hidden width
-      over Ci, at least 16. ``temp`` (default ``kernel_temp``) and ``kernel_temp`` divide the logits; ``att_multi`` is
-      the sigmoid factors' upper bound.
-    - FBM (``FBM``, kernels larger than 1 × 1) weights frequency bands of x pixel by pixel: ``fbm_cfg`` holds
-      FrequencyBandModulation's arguments.
+    - KSM (``KSM_Global`` and, unless ``use_ksm_local`` is False, ``KSM_Local``) are factors on kernel positions, input
+      channels, filters and elements, through sigmoid or tanh (``ksm_kernel_act`` also softmax; its default is
+      ``ksm_global_act``). ``reduction``: hidden width over Ci, at least 16. ``temp`` (default ``kernel_temp``) and
+      ``kernel_temp`` divide the logits; ``att_multi`` is the sigmoid factors' upper bound.
+    - FBM (``FBM``, where the larger of kh and kw is in ``use_fbm_if_k_in``) weights frequency bands of x pixel by
+      pixel: ``fbm_cfg`` holds FrequencyBandModulation's arguments.
 
     It starts neutral, computing what nn.Conv2d with ``static_weight()`` computes, and a plain convolution's state dict
     loads as it is. With groups each convolution group's block of the weight is part of one matrix (R = Co·kh rows,
@@ -48,6 +52,9 @@ class FDConv(DynamicWeight, nn.Conv2d):
     and factors are computed in float32 under autocast and for bfloat16 and float16 weights.
 
     ``norm`` and ``activation`` are applied to the output, as by Detectron2's Conv2d.
+
+    ``param_reduction``, ``ksm_only_kernel_att``, ``att_grid``, ``spatial_freq_decompose`` and ``linear_mode`` are
+    published arguments that are accepted with their published defaults alone.
 
     Raises ValueError for a wrong argument, or an input that is not (B, Ci, H, W) with H, W ≥ 1, of the
     parameters' type.
@@ -69,13 +76,18 @@ class FDConv(DynamicWeight, nn.Conv2d):
                  stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] | str = 0,
                  dilation: int | tuple[int, int] = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
                  device: torch.device | str | None = None, dtype: torch.dtype | None = None, *,
-                 kernel_num: int = 4, use_fdconv_if_c_gt: int = 16, reduction: float = 0.0625,
+                 kernel_num: int = 4, use_fdconv_if_c_gt: int = 16, use_fdconv_if_k_in: Sequence[int] = (1, 3),
+                 use_fbm_if_k_in: Sequence[int] = (3,), reduction: float = 0.0625,
                  kernel_temp: float = 1.0, temp: float | None = None, att_multi: float = 2.0, param_ratio: int = 1,
                  ksm_global_act: str = "sigmoid", ksm_kernel_act: str | None = None, ksm_local_act: str = "sigmoid",
-                 fbm_cfg: Mapping[str, object] | None = None, convert_param: bool = True,
+                 use_ksm_local: bool = True, fbm_cfg: Mapping[str, object] | None = None, convert_param: bool = True,
+                 param_reduction: float = 1.0, ksm_only_kernel_att: bool = False, att_grid: int = 1,
+                 spatial_freq_decompose: bool = False, linear_mode: bool = False,
                  norm: nn.Module | None = None, activation: Callable[[Tensor], Tensor] | None = None):
         check_counts(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride,
                      dilation=dilation, kernel_num=kernel_num, param_ratio=param_ratio)
+        check_fixed("FDConv's", FIXED_OPTIONS, param_reduction=param_reduction, ksm_only_kernel_att=ksm_only_kernel_att,
+                    att_grid=att_grid, spatial_freq_decompose=spatial_freq_decompose, linear_mode=linear_mode)
         if not isinstance(padding, str):
             check_counts(least=0, padding=padding)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
@@ -85,29 +97,29 @@ class FDConv(DynamicWeight, nn.Conv2d):
                          device, dtype)
         self.norm, self.activation = norm, activation
         self.active = (min(in_channels, out_channels) > use_fdconv_if_c_gt
-                       and all(size in SERVED_KERNEL_SIZES for size in self.kernel_size))
+                       and all(size in use_fdconv_if_k_in for size in self.kernel_size))
         if not self.active:
             return
         self.FBM = None
-        if max(self.kernel_size) > 1:
+        if max(self.kernel_size) in use_fbm_if_k_in:
             self.FBM = FrequencyBandModulation(in_channels, **band_arguments(fbm_cfg or {})).to(self.weight)
         self.make_dynamic(in_channels=in_channels, groups=groups, kernel_num=kernel_num, param_ratio=param_ratio,
                           reduction=reduction, temp=temp, kernel_temp=kernel_temp, att_multi=att_multi,
-                          ksm_global_act=ksm_global_act, ksm_kernel_act=ksm_kernel_act, ksm_local_act=ksm_local_act,
-                          convert_param=convert_param)
+                          ksm_global_act=ksm_global_act, ksm_kernel_act=ksm_kernel_act, use_ksm_local=use_ksm_local,
+                          ksm_local_act=ksm_local_act, convert_param=convert_param)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             raise ValueError(f"FDConv's x must have 4 dimensions (B, C, H, W), got {x.dim()}: {tuple(x.shape)}")
         if x.shape[1] != self.in_channels:
             raise ValueError(f"FDConv's x must have in_channels = {self.in_channels} channels, got {x.shape[1]}")
-        check_type("FDConv's x", x, (self.KSM_Local.conv if self.active else self).weight.dtype)
+        check_type("FDConv's x", x, self)
         if not self.active:
             y = self._conv_forward(x, self.weight, self.bias)
         elif 0 in x.shape[2:]:
             raise ValueError(f"FDConv's x must have at least one row and one column, got {tuple(x.shape)}")
         elif len(x) == 0:
-            y = self._conv_forward(x, self.static_weight(), self.bias)
+            y = with_zero_gradients(self._conv_forward(x, self.static_weight(), self.bias), self)
         else:
             y = self.forward_images(x, x.mean((2, 3), dtype=at_least_float32(x)), self.respond)
         if self.norm is not None:
@@ -120,7 +132,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
             x = self.FBM(x)
         if SMALL_MAP * math.prod(x.shape[2:]) <= self.out_channels // self.groups:
             return self.multiply(x, pooled, factors)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             weight = self.image_weights(pooled, factors)
         return self.convolve(x, weight)
 
@@ -135,7 +147,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
                 in zip(x.shape[2:], self.kernel_size, self.stride, self.dilation)]
         columns = F.unfold(x.to(dtype), self.kernel_size, self.dilation, 0, self.stride)
         columns = columns.view(batch, self.groups, -1, height, width, columns.shape[-1]).transpose(2, 3)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = self.product(columns.flatten(2, 4), pooled, factors)
         y = y.unflatten(2, size)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
@@ -143,7 +155,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """Each image of x (B, Ci, H, W) with its weight (B, Co, Ci/G, kh, kw): one convolution of B·G groups."""
         # A channels-last weight would make the output channels-last, whatever x is.
-        weight = weight.to(self.KSM_Local.conv.weight.dtype).contiguous()
+        weight = weight.to(x.dtype).contiguous()
         if len(x) == 1:
             return self._conv_forward(x, weight[0], self.bias)
         padding = self.padding
@@ -160,8 +172,14 @@ def band_arguments(fbm_cfg: Mapping[str, object]) -> dict[str, object]:
     """fbm_cfg as FrequencyBandModulation's arguments; ValueError for a key or a value that is not served."""
     for key, value in fbm_cfg.items():
         if key in FIXED_BAND_OPTIONS:
-            if value != FIXED_BAND_OPTIONS[key]:
-                raise ValueError(f"fbm_cfg's {key} can only be {FIXED_BAND_OPTIONS[key]!r}, got {value!r}")
+            check_fixed("fbm_cfg's", FIXED_BAND_OPTIONS, **{key: value})
         elif key not in BAND_OPTIONS:
             raise ValueError(f"fbm_cfg has no key {key!r}; known are {', '.join((*BAND_OPTIONS, *FIXED_BAND_OPTIONS))}")
     return {key: value for key, value in fbm_cfg.items() if key in BAND_OPTIONS}
+
+
+def check_fixed(owner: str, served: Mapping[str, object], **arguments: object) -> None:
+    """ValueError for a published argument of another value than the one that is served."""
+    for name, value in arguments.items():
+        if value != served[name]:
+            raise ValueError(f"{owner} {name} can only be {served[name]!r}, got {value!r}")

@@ -3,15 +3,19 @@
 Source: Frequency Dynamic Convolution for Dense Image Prediction (CVPR 2025, arXiv 2503.18783): its pretrained networks
 are converted this way.
 """
+import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from inspect import Parameter, signature
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from freqdino.frequency.fdconv.conv import FDConv
 from freqdino.frequency.fdconv.linear import FDLinear
 
+# torch's attributes that hold the hooks round forward and backward.
+CALL_HOOKS = re.compile(r"_(forward|backward|is_full_backward)_.*hook.*")
 Predicate = Callable[[str, nn.Conv2d], bool]
 
 
@@ -22,8 +26,8 @@ def convert_to_fdconv(module: nn.Module, kernel_num: int = 64, where: Predicate 
     ``where`` chooses them: name patterns with the wildcards of fnmatch ("layer*.conv?"; a dot is a character like
     others), or a predicate of name and convolution; default all. A chosen convolution that FDConv would leave plain
     (few channels, another kernel size, FDConv already) stays what it is and is not in the list. A module used twice
-    stays shared. ``fdconv_arguments`` are FDConv's. Device, type, training mode and hyper-parameters are kept; so is
-    requires_grad, but the modulation is always trainable: a frozen stage stays adaptive.
+    stays shared. ``fdconv_arguments`` are FDConv's. Device, type, training mode, hooks and hyper-parameters are kept;
+    so is requires_grad, but the modulation is always trainable: a frozen stage stays adaptive.
 
     nn.Conv2d and classes in the manner of Detectron2's Conv2d (``norm`` and ``activation`` applied to the output, both
     handed over) can be converted. ValueError if another subclass is chosen, a pattern matches no convolution, or
@@ -43,6 +47,9 @@ def convert_to_fdconv(module: nn.Module, kernel_num: int = 64, where: Predicate 
         raise ValueError("module is a convolution itself, which cannot be replaced in place: use fdconv_from_conv2d")
     convolutions = [(name, child) for name, child in module.named_modules(remove_duplicate=False)
                     if isinstance(child, nn.Conv2d)]
+    inside = {part for _, conv in convolutions if isinstance(conv, FDConv) for part in conv.modules()} - {
+        conv for _, conv in convolutions if isinstance(conv, FDConv)}
+    convolutions = [(name, conv) for name, conv in convolutions if conv not in inside]
     replacements: dict[nn.Conv2d, FDConv] = {}
     converted = {}
     for name, conv in chosen(convolutions, where):
@@ -92,16 +99,11 @@ def fdconv_from_conv2d(conv: nn.Conv2d, **fdconv_arguments) -> FDConv:
     TypeError for an option that FDConv has not.
     """
     check_options(fdconv_arguments)
-    if type(conv) is not nn.Conv2d and not (hasattr(conv, "norm") and hasattr(conv, "activation")):
-        raise ValueError(f"a {type(conv).__module__}.{type(conv).__qualname__} may compute something else than "
-                         f"nn.Conv2d and cannot be converted")
+    check_convertible(conv, nn.Conv2d, hasattr(conv, "norm") and hasattr(conv, "activation"))
     fdconv = FDConv(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
                     conv.groups, conv.bias is not None, conv.padding_mode, conv.weight.device, conv.weight.dtype,
                     **fdconv_arguments)
-    fdconv.load_state_dict({name: value for name, value in conv.named_parameters(recurse=False)})
-    fdconv.train(conv.training)
-    for name, parameter in fdconv.named_parameters(recurse=False):
-        parameter.requires_grad_((conv.bias if name == "bias" else conv.weight).requires_grad)
+    take_over(fdconv, conv)
     fdconv.norm, fdconv.activation = getattr(conv, "norm", None), getattr(conv, "activation", None)
     return fdconv
 
@@ -117,13 +119,30 @@ def fdlinear_from_linear(linear: nn.Linear, **fdlinear_arguments) -> FDLinear:
     >>> torch.allclose(fdlinear_from_linear(plain, kernel_num=16)(tokens), plain(tokens), atol=1e-4)
     True
     """
-    if type(linear) is not nn.Linear:
-        raise ValueError(f"a {type(linear).__module__}.{type(linear).__qualname__} may compute something else than "
-                         f"nn.Linear and cannot be converted")
+    check_convertible(linear, nn.Linear)
     fdlinear = FDLinear(linear.in_features, linear.out_features, linear.bias is not None, linear.weight.device,
                         linear.weight.dtype, **fdlinear_arguments)
-    fdlinear.load_state_dict(linear.state_dict())
-    fdlinear.train(linear.training)
-    for name, parameter in fdlinear.named_parameters(recurse=False):
-        parameter.requires_grad_((linear.bias if name == "bias" else linear.weight).requires_grad)
+    take_over(fdlinear, linear)
     return fdlinear
+
+
+def check_convertible(plain: nn.Module, kind: type[nn.Module], alike: bool = False) -> None:
+    """ValueError for a subclass of ``kind``, unless it is ``alike``, and for one whose weight is computed."""
+    name = f"{type(plain).__module__}.{type(plain).__qualname__}"
+    if parametrize.is_parametrized(plain) or "weight" not in dict(plain.named_parameters(recurse=False)):
+        raise ValueError(f"the weight of a {name} is made of other parameters (weight_norm, spectral_norm, pruning or "
+                         f"another parametrization) and cannot be converted: remove that first")
+    if type(plain) is not kind and not alike:
+        raise ValueError(f"a {name} may compute something else than nn.{kind.__name__} and cannot be converted; where "
+                         f"only others are meant, name them")
+
+
+def take_over(dynamic: FDConv | FDLinear, plain: nn.Module) -> None:
+    """Give a new layer the weight, bias, mode and hooks of the plain layer that it replaces."""
+    state = {name: value for name, value in plain.named_parameters(recurse=False) if name in ("weight", "bias")}
+    dynamic.load_state_dict(state)
+    dynamic.train(plain.training)
+    for name, parameter in dynamic.named_parameters(recurse=False):
+        parameter.requires_grad_((plain.bias if name == "bias" else plain.weight).requires_grad)
+    # The very dictionaries, which are what the hooks' handles remove them from.
+    dynamic.__dict__.update({name: value for name, value in plain.__dict__.items() if CALL_HOOKS.fullmatch(name)})

@@ -6,7 +6,7 @@ Shape key: B: batch, Co, Ci: output and input channels, G: groups of the convolu
 R = Co·kh, K = (Ci/G)·kw: the weight matrix, p: param_ratio.
 """
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,35 +20,38 @@ from freqdino.frequency.fdconv.fourier_weight import (
     weight_to_spectrum,
 )
 from freqdino.frequency.fdconv.gated_product import gated, gated_product
-from freqdino.frequency.fdconv.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal
+from freqdino.frequency.fdconv.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal, make_neutral
+from freqdino.frequency.fdconv.plain_weight import PlainWeight, cannot_be_computed_with
+from freqdino.ops.autocast import autocast_type, without_autocast
+from freqdino.ops.modules import DerivedBuffers, overwrites
 
 MODULATION = ("KSM_Global", "KSM_Local", "FBM")
 
 
-class DynamicWeight(nn.Module):
+class DynamicWeight(DerivedBuffers):
     """Base of a layer whose ``weight`` (Co, Ci/G[, kh, kw]) becomes ``dft_weight`` (p, R, K//2 + 1, 2), modulated.
 
-    The layer calls ``make_dynamic`` once its plain weight exists, and ``forward_images`` with its answer to images that
-    come with their factors. Loading: a plain ``weight`` in place of ``dft_weight`` is converted; where the state dict
-    holds no modulation either (it is a plain layer's), the modulation is set to neutral, so that the layer computes
-    what the plain one did. Everything else loads as ever.
+    ``weight`` can still be initialised, see `PlainWeight`. The layer calls ``make_dynamic`` once its plain weight
+    exists, and ``forward_images`` with its answer to images that come with their factors. Loading: a plain ``weight``
+    in place of ``dft_weight`` is converted; where the state dict holds no modulation either (it is a plain layer's),
+    the modulation is set to neutral, so that the layer computes what the plain one did. Everything else loads as ever.
     """
 
     def make_dynamic(self, *, in_channels: int, groups: int, kernel_num: int, param_ratio: int, reduction: float,
                      temp: float | None, kernel_temp: float, att_multi: float, ksm_global_act: str,
-                     ksm_kernel_act: str | None, ksm_local_act: str, convert_param: bool):
+                     ksm_kernel_act: str | None, use_ksm_local: bool, ksm_local_act: str, convert_param: bool):
         out_channels, group_channels, *kernel = self.weight.shape
         height, width = kernel or (1, 1)
         self.plain_shape = self.weight.shape
         self.conv_shape = (out_channels, group_channels, height, width)
         self.matrix_columns = group_channels * width
-        self.param_ratio = param_ratio
+        self.channel_groups = groups
+        self.is_loading = False     # load_state_dict with assign=True puts other parameters in the place of ours
+        self.kernel_num, self.param_ratio, self.convert_param = kernel_num, param_ratio, convert_param
         # Coefficients are stored divided by this; the factors' neutral value is 1/(kernel_num · param_ratio).
         self.scale = max(min(in_channels, out_channels) // 2, 1)
         self.amplitude = self.scale * kernel_num * param_ratio
-        # int32 halves what index_select has to read.
-        group_map = frequency_groups(out_channels * height, self.matrix_columns, kernel_num).to(torch.int32)
-        self.register_buffer("group_map", group_map.to(self.weight.device), persistent=False)
+        self.make_buffers(self.weight.device)
 
         self.KSM_Global = KSMGlobal(
             in_channels, out_channels, positions=height * width, kernel_num=kernel_num * param_ratio,
@@ -56,10 +59,39 @@ class DynamicWeight(nn.Module):
             temp=kernel_temp if temp is None else temp, kernel_temp=kernel_temp, att_multi=att_multi,
             act=ksm_global_act, kernel_act=ksm_kernel_act or ksm_global_act).to(self.weight)
         self.KSM_Local = KSMLocal(in_channels, out_channels, kernel_size=(height, width), groups=groups,
-                                  act=ksm_local_act).to(self.weight)
+                                  act=ksm_local_act).to(self.weight) if use_ksm_local else None
         if convert_param:
             self.dft_weight = nn.Parameter(self.to_coefficients(self.weight.detach()))
             self.weight = None
+
+    def derived_buffers(self) -> dict[str, Tensor]:
+        groups = frequency_groups(self.conv_shape[0] * self.conv_shape[2], self.matrix_columns, self.kernel_num)
+        return {"group_map": groups.to(torch.int32)}    # int32 halves what index_select has to read
+
+    def reset_parameters(self):
+        """As at construction: a plain layer's weight under a neutral modulation."""
+        super().reset_parameters()
+        for name in MODULATION:
+            # Children first: a part knows better than torch's layers how it starts.
+            for part in reversed(list((getattr(self, name, None) or nn.Identity()).modules())):
+                if hasattr(part, "reset_parameters"):
+                    part.reset_parameters()
+
+    def __getattr__(self, name: str):
+        value = super().__getattr__(name)
+        if name == "weight" and value is None:
+            return PlainWeight(self, self.dft_weight.requires_grad)
+        return value
+
+    def register_parameter(self, name: str, param: nn.Parameter | None):
+        if param is not None and name.startswith("weight") and "convert_param" in self.__dict__:
+            if self.convert_param:
+                raise ValueError(cannot_be_computed_with(self))
+            if self._parameters.get(name) is not None and not self.is_loading:
+                raise ValueError(f"{type(self).__name__}'s weight is set by weight.data.copy_(w). To put another "
+                                 "parameter in its place is what fusing a normalisation does, whose factors the "
+                                 "modulation would change")
+        super().register_parameter(name, param)
 
     def to_coefficients(self, weight: Tensor) -> Tensor:
         """A plain weight → (p, R, K//2 + 1, 2) of its type: p equal shares, since their sum is what counts."""
@@ -67,27 +99,29 @@ class DynamicWeight(nn.Module):
         return spectrum.to(weight.dtype).expand(self.param_ratio, -1, -1, -1).clone()
 
     def coefficients(self) -> Tensor:
-        """(p, R, K//2 + 1, 2), in float32 at least."""
-        if self.weight is not None:
+        """(p, R, K//2 + 1, 2), in float32 at least, contiguous whatever the model's memory format."""
+        if not self.convert_param:
             return self.to_coefficients(self.weight.to(at_least_float32(self.weight)))
-        return self.dft_weight.to(at_least_float32(self.dft_weight))
+        return self.dft_weight.to(at_least_float32(self.dft_weight)).contiguous()
 
     def static_weight(self) -> Tensor:
         """The weight at neutral modulation, in the plain layer's shape: the one that ``dft_weight`` was made from."""
-        if self.weight is not None:
+        if not self.convert_param:
             return self.weight
         matrix = spectrum_to_matrix(self.coefficients().sum(0, keepdim=True) * self.scale, self.matrix_columns)
         return matrix_to_weight(matrix, self.conv_shape).reshape(self.plain_shape).to(self.dft_weight.dtype)
 
     def image_matrices(self, factors: KernelFactors) -> Tensor:
-        """Twice the weight matrices of the images (B, R, K) under the factors on groups of coefficients.
+        """The weight matrices of the images under the factors on groups of coefficients: (B·G, R/G, K).
 
-        Twice, for KSM_Local gives half of its factors: there are few gains to double.
+        Twice that for KSM_Local, which gives half of its factors: there are few gains to double.
         """
         coefficients = self.coefficients()
-        gains = (factors.kernel * (2 * self.amplitude)).to(coefficients.dtype)
-        return grouped_matrices(coefficients, gains.unflatten(1, (self.param_ratio, -1)), self.group_map,
-                                self.matrix_columns)
+        double = 1 if self.KSM_Local is None else 2
+        gains = (factors.kernel * (double * self.amplitude)).to(coefficients.dtype)
+        matrices = grouped_matrices(coefficients, gains.unflatten(1, (self.param_ratio, -1)), self.group_map,
+                                    self.matrix_columns)
+        return matrices.view(-1, matrices.shape[1] // self.channel_groups, self.matrix_columns)
 
     def input_factors(self, factors: KernelFactors) -> Tensor:
         """The factors on channels and kernel positions: (B, G, kh, Ci/G, kw)."""
@@ -97,14 +131,19 @@ class DynamicWeight(nn.Module):
             return by_channel
         return by_channel * factors.spatial.view(-1, 1, height, 1, width)
 
+    def local_factors(self, pooled: Tensor) -> Iterator[Tensor]:
+        """KSM_Local's U (B·G, R/G, D) and V (B·G, D, K)."""
+        return (each.flatten(0, 1) for each in self.KSM_Local(pooled))
+
     def image_weights(self, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """The weight of each image: (B, Co, Ci/G, kh, kw). pooled: (B, Ci)."""
-        left, right = self.KSM_Local(pooled)
-        matrices = self.image_matrices(factors).view(*left.shape[:3], -1)
-        matrices = gated(*(each.flatten(0, 1) for each in (matrices, left, right))).view_as(matrices)
+        matrices = self.image_matrices(factors)
+        if self.KSM_Local is not None:
+            matrices = gated(matrices, *self.local_factors(pooled))
+        matrices = matrices.unflatten(0, (len(pooled), -1))
         inputs = self.input_factors(factors)
         # In place takes half the time, but autograd would have to copy what is overwritten.
-        times = Tensor.mul if torch.is_grad_enabled() else Tensor.mul_
+        times = Tensor.mul_ if overwrites() else Tensor.mul
         weight = times(matrices.unflatten(2, (-1, self.conv_shape[2])), inputs.flatten(3)[:, :, None])
         if factors.filter is not None:
             weight = times(weight, factors.filter.view(*weight.shape[:3], 1, 1))
@@ -116,11 +155,13 @@ class DynamicWeight(nn.Module):
         The weights are never formed: the factors on single channels, positions and filters go to the columns and to the
         result, the others are applied block by block.
         """
-        left, right = self.KSM_Local(pooled)
         inputs = self.input_factors(factors).flatten(2).unsqueeze(3)
-        columns = columns * inputs.to(columns.dtype)
-        matrices = self.image_matrices(factors).view(*left.shape[:3], -1)
-        y = gated_product(*(each.flatten(0, 1) for each in (matrices, left, right, columns)))
+        columns = (columns * inputs.to(columns.dtype)).flatten(0, 1)
+        matrices = self.image_matrices(factors)
+        if self.KSM_Local is None:
+            y = matrices.view(len(matrices), -1, columns.shape[1]).to(columns.dtype) @ columns
+        else:
+            y = gated_product(matrices, *self.local_factors(pooled), columns)
         y = y.unflatten(0, (len(pooled), -1)).flatten(1, 2)
         return y if factors.filter is None else y * factors.filter.unsqueeze(2).to(y.dtype)
 
@@ -132,10 +173,11 @@ class DynamicWeight(nn.Module):
         On a CPU without gradients the images go one by one: weights and maps of one fit the caches where those of all
         do not, and only one weight is held at a time.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            pooled = pooled.to(self.KSM_Local.conv.weight.dtype)
+        self.materialise()
+        with without_autocast(x):
+            pooled = pooled.to((self.dft_weight if self.convert_param else self.weight).dtype)
             factors = self.KSM_Global(pooled[..., None, None])
-        step = 1 if x.device.type == "cpu" and not torch.is_grad_enabled() else len(x)
+        step = 1 if x.device.type == "cpu" and overwrites() else len(x)
         images = [slice(start, start + step) for start in range(0, len(x), step)]
         outputs = [respond(x[some], pooled[some], factors.of_images(some)) for some in images]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -148,7 +190,7 @@ class DynamicWeight(nn.Module):
         if plain.shape != self.plain_shape:
             raise ValueError(f"size mismatch for {prefix}weight: copying a param with shape {tuple(plain.shape)} "
                              f"from checkpoint, the plain weight has shape {tuple(self.plain_shape)}.")
-        if self.weight is None and f"{prefix}dft_weight" not in state_dict:
+        if self.convert_param and f"{prefix}dft_weight" not in state_dict:
             state_dict[f"{prefix}dft_weight"] = self.to_coefficients(state_dict.pop(f"{prefix}weight"))
         modulation = {name: module for name, module in self.named_children() if name in MODULATION}
         if any(key.startswith(tuple(f"{prefix}{name}." for name in modulation)) for key in state_dict):
@@ -156,7 +198,7 @@ class DynamicWeight(nn.Module):
         neutral = {}
         for name, module in modulation.items():
             module = copy.deepcopy(module)  # the layer itself changes only when the entries are loaded
-            module.make_neutral()
+            make_neutral(module)
             neutral.update(module.state_dict(prefix=f"{prefix}{name}."))
         state_dict.update(neutral)
         return list(neutral)
@@ -168,11 +210,14 @@ class DynamicWeight(nn.Module):
         except ValueError as error:
             error_msgs.append(str(error))
             return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
-                                      error_msgs)
+        self.is_loading = True
+        try:
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                          error_msgs)
+        finally:
+            self.is_loading = False
 
 
 def product_type(x: Tensor) -> torch.dtype:
     """The type in which matrix products with x are computed: autocast's where that is on."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return autocast_type(x) or x.dtype

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from freqdino.ops.modules import is_recorded
+
 
 def frequency_groups(rows: int, columns: int, kernel_num: int) -> Tensor:
     """The group of every coefficient of a rows × columns matrix: int64 (rows, columns//2 + 1), values below kernel_num.
@@ -65,6 +67,9 @@ def grouped_matrices(coefficients: Tensor, gains: Tensor, group_map: Tensor, col
     coefficients: (p, R, K//2 + 1, 2), sets to be summed. gains: (B, p, n), a factor for each of n groups.
     group_map: int32 (R, K//2 + 1), the group of each coefficient.
     """
+    if is_recorded():
+        spectrum = (coefficients * gains[:, :, group_map.long()].unsqueeze(-1)).sum(1)
+        return spectrum_to_matrix(spectrum, columns)
     return GroupedMatrices.apply(coefficients, gains, group_map, columns)
 
 

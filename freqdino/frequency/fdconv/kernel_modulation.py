@@ -47,16 +47,50 @@ class KernelFactors(NamedTuple):
         return KernelFactors(*(None if factor is None else factor[images] for factor in self))
 
 
-class PooledBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d over (B, C, 1, 1). A single image has no statistics over the batch, so the running ones serve it.
+class NeutralHead(nn.Module):
+    """A convolution whose weight starts near zero and whose bias, where it has one, is constant.
 
-    They stay as they were then, in training too, where torch's own layer raises an error.
+    Not an nn.Conv2d: loops that initialise or convert all convolutions of a network mean its layers, and would make a
+    neutral modulation a random one.
     """
 
+    def __init__(self, in_channels: int, out_channels: int, *kernel_size: int, groups: int = 1,
+                 bias: float | None = 0.0):
+        super().__init__()
+        self.out_channels, self.kernel_size, self.groups, self.neutral_bias = out_channels, kernel_size, groups, bias
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel_size))
+        self.bias = None if bias is None else nn.Parameter(torch.empty(out_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.normal_(self.weight, std=NEAR_ZERO)
+        if self.bias is not None:
+            nn.init.constant_(self.bias, self.neutral_bias)
+
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1:
-            return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        """(B, in_channels, H, W) → (B, out_channels, H, W)."""
+        return F.conv2d(x, self.weight, self.bias, padding=[size // 2 for size in self.kernel_size], groups=self.groups)
+
+
+def make_neutral(module: nn.Module):
+    """Reset all heads in the module, so that all factors are what leaves the weight or the map as it is."""
+    for head in module.modules():
+        if isinstance(head, NeutralHead):
+            head.reset_parameters()
+
+
+def normalised(x: Tensor, norm: nn.Module) -> Tensor:
+    """Batch normalisation of (B, C, 1, 1). One image has no statistics over the batch, so the running ones serve it.
+
+    They stay as they were then, in training too, where torch's own layer raises an error. A SyncBatchNorm has those of
+    the other processes.
+    """
+    if len(x) != 1 or not norm.training or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return norm(x)
+    if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized() \
+            and torch.distributed.get_world_size(norm.process_group) > 1:
+        return norm(x)
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 class KSMGlobal(nn.Module):
@@ -82,29 +116,24 @@ class KSMGlobal(nn.Module):
         self.temp, self.kernel_temp, self.att_multi = temp, kernel_temp, att_multi
 
         hidden = max(int(in_channels * reduction), SMALLEST_HIDDEN_WIDTH)
-        self.fc = nn.Conv2d(in_channels, hidden, 1, bias=False)
-        self.bn = PooledBatchNorm(hidden)
-        self.relu = StarReLU()
-        self.channel_fc = nn.Conv2d(hidden, in_channels, 1)
-        self.filter_fc = None if depthwise else nn.Conv2d(hidden, out_channels, 1)
-        self.spatial_fc = nn.Conv2d(hidden, positions, 1) if positions > 1 else None
-        self.kernel_fc = nn.Conv2d(hidden, kernel_num, 1)
-        nn.init.kaiming_normal_(self.fc.weight, mode="fan_out", nonlinearity="relu")
-        self.make_neutral()
-
-    def make_neutral(self):
-        """Heads near zero, so that all factors are what leaves the weight as it is."""
         # The logit at which att_multi·σ is 1: zero for the default of 2.
-        neutral = self.temp * math.log(1 / (self.att_multi - 1)) if self.act == "sigmoid" else 0.0
-        for head in (self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc):
-            if head is not None:
-                nn.init.normal_(head.weight, std=NEAR_ZERO)
-                nn.init.constant_(head.bias, 0.0 if head is self.kernel_fc else neutral)
+        neutral = temp * math.log(1 / (att_multi - 1)) if act == "sigmoid" else 0.0
+        self.fc = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.bn = nn.BatchNorm2d(hidden)
+        self.relu = StarReLU()
+        self.channel_fc = NeutralHead(hidden, in_channels, 1, 1, bias=neutral)
+        self.filter_fc = None if depthwise else NeutralHead(hidden, out_channels, 1, 1, bias=neutral)
+        self.spatial_fc = NeutralHead(hidden, positions, 1, 1, bias=neutral) if positions > 1 else None
+        self.kernel_fc = NeutralHead(hidden, kernel_num, 1, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.kaiming_normal_(self.fc.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, pooled: Tensor) -> KernelFactors:
-        hidden = self.relu(self.bn(self.fc(pooled)))
+        hidden = self.relu(normalised(self.fc(pooled), self.bn))
 
-        def factor(head: nn.Conv2d | None) -> Tensor | None:
+        def factor(head: NeutralHead | None) -> Tensor | None:
             return None if head is None else gate(head(hidden).flatten(1), self.act, self.temp, self.att_multi)
 
         return KernelFactors(factor(self.channel_fc), factor(self.filter_fc), factor(self.spatial_fc),
@@ -132,11 +161,7 @@ class KSMLocal(nn.Module):
         self.act, self.groups, self.kernel_size = act, groups, kernel_size
         width = round(math.log2(in_channels) / 2 + 0.5) // 2 * 2 + 1
         self.norm = nn.LayerNorm(in_channels)
-        self.conv = nn.Conv1d(1, out_channels * math.prod(kernel_size), width, padding=width // 2, bias=False)
-        self.make_neutral()
-
-    def make_neutral(self):
-        nn.init.normal_(self.conv.weight, std=NEAR_ZERO)
+        self.conv = NeutralHead(1, out_channels * math.prod(kernel_size), width, bias=None)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """U (B, G, R/G, kw·width) and V (B, G, kw·width, K), in float32 at least. R = Co·kh, K = (Ci/G)·kw."""

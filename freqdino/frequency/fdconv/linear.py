@@ -14,6 +14,8 @@ from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors
+from freqdino.ops.autocast import without_autocast
+from freqdino.ops.modules import with_zero_gradients
 
 
 class FDLinear(DynamicWeight, nn.Linear):
@@ -39,7 +41,7 @@ class FDLinear(DynamicWeight, nn.Linear):
                  kernel_num: int = 4, use_fdconv_if_c_gt: int = 16, reduction: float = 0.0625,
                  kernel_temp: float = 1.0, temp: float | None = None, att_multi: float = 2.0, param_ratio: int = 1,
                  ksm_global_act: str = "sigmoid", ksm_kernel_act: str | None = None, ksm_local_act: str = "sigmoid",
-                 convert_param: bool = True):
+                 use_ksm_local: bool = True, convert_param: bool = True):
         check_counts(in_features=in_features, out_features=out_features, kernel_num=kernel_num, param_ratio=param_ratio)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.active = min(in_features, out_features) > use_fdconv_if_c_gt
@@ -47,20 +49,20 @@ class FDLinear(DynamicWeight, nn.Linear):
             self.make_dynamic(in_channels=in_features, groups=1, kernel_num=kernel_num, param_ratio=param_ratio,
                               reduction=reduction, temp=temp, kernel_temp=kernel_temp, att_multi=att_multi,
                               ksm_global_act=ksm_global_act, ksm_kernel_act=ksm_kernel_act,
-                              ksm_local_act=ksm_local_act, convert_param=convert_param)
+                              use_ksm_local=use_ksm_local, ksm_local_act=ksm_local_act, convert_param=convert_param)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 3:
             raise ValueError(f"FDLinear's x must have at least 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
         if x.shape[-1] != self.in_features:
             raise ValueError(f"FDLinear's x must have in_features = {self.in_features} features, got {x.shape[-1]}")
-        check_type("FDLinear's x", x, (self.KSM_Local.conv if self.active else self).weight.dtype)
+        check_type("FDLinear's x", x, self)
         if not self.active:
             return super().forward(x)
         if 0 in x.shape[1:]:
             raise ValueError(f"FDLinear's x must have at least one token an image, got {tuple(x.shape)}")
         if len(x) == 0:
-            return F.linear(x, self.static_weight(), self.bias)
+            return with_zero_gradients(F.linear(x, self.static_weight(), self.bias), self)
         tokens = x.flatten(1, -2)
         y = self.forward_images(tokens, tokens.mean(1, dtype=at_least_float32(x)), self.respond)
         return y.unflatten(1, x.shape[1:-1])
@@ -68,6 +70,6 @@ class FDLinear(DynamicWeight, nn.Linear):
     def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """x: (B, N, Ci), pooled: (B, Ci) → (B, N, Co)."""
         columns = x.mT.to(product_type(x)).unsqueeze(1)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = self.product(columns, pooled, factors).mT
         return y if self.bias is None else y + self.bias.to(y.dtype)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler, joint_conv
 from freqdino.ops.carafe import carafe
+from freqdino.ops.modules import is_recorded, with_zero_gradients
 
 UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic")
 
@@ -119,6 +120,7 @@ class FreqFusion(nn.Module):
         self.use_high_pass = use_high_pass
         self.hr_residual = hr_residual
         self.semi_conv = semi_conv
+        self.hamming_window = hamming_window
         self.checkpoint = checkpoint
 
         def content_encoder(filter_size: int) -> nn.Conv2d:
@@ -145,10 +147,13 @@ class FreqFusion(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         nn.init.normal_(self.content_encoder.weight, std=0.001)
         if self.use_high_pass:
             nn.init.normal_(self.content_encoder2.weight, std=0.001)
+        self.hamming_lowpass.copy_(tap_window(self.lowpass_kernel, self.hamming_window))
+        self.hamming_highpass.copy_(tap_window(self.highpass_kernel, self.hamming_window))
 
     def forward(self, hr_feat: Tensor, lr_feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
@@ -167,7 +172,9 @@ class FreqFusion(nn.Module):
             ValueError: maps whose ranks, channels, batches or sizes do not fit.
         """
         self._check_maps(hr_feat, lr_feat)
-        if self.checkpoint and torch.is_grad_enabled():
+        if len(hr_feat) == 0:
+            return self._fuse_nothing(hr_feat, lr_feat)
+        if self.checkpoint and torch.is_grad_enabled() and not is_recorded():
             return torch.utils.checkpoint.checkpoint(self._fuse, hr_feat, lr_feat, use_reentrant=False)
         return self._fuse(hr_feat, lr_feat)
 
@@ -177,13 +184,19 @@ class FreqFusion(nn.Module):
                 raise ValueError(f"{name} must have 4 dimensions (B, C, H, W), got {feat.dim()}: {tuple(feat.shape)}")
             if feat.shape[1] != channels:
                 raise ValueError(f"{name} must have {channels} channels, got {feat.shape[1]}")
-            check_type(name, feat, self.content_encoder.weight.dtype)
+            check_type(name, feat, self)
         if hr.shape[0] != lr.shape[0]:
             raise ValueError(f"hr_feat and lr_feat must be of one batch size, got {hr.shape[0]} and {lr.shape[0]}")
         for fine, coarse in zip(hr.shape[2:], lr.shape[2:]):
             if fine < 1 or coarse < 1 or abs(fine - 2 * coarse) > 1:
                 raise ValueError(f"hr_feat must be twice the size of lr_feat, give or take one pixel, got "
                                  f"{tuple(hr.shape[2:])} and {tuple(lr.shape[2:])} (height, width)")
+
+    def _fuse_nothing(self, hr: Tensor, lr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The results of an empty batch; torch's pixel shuffle has no gradient for one."""
+        size = hr.shape[2:]
+        filters = with_zero_gradients(hr.new_empty(0, self.up_group * self.lowpass_kernel**2, *size), self)
+        return filters, hr, with_zero_gradients(lr.sum() + lr.new_empty(0, self.lr_channels, *size), self)
 
     def _fuse(self, hr: Tensor, lr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # A pixel's channels side by side in memory are what filters, similarities and samples read.
@@ -233,7 +246,7 @@ class FreqFusion(nn.Module):
         return joint_conv(x, self.content_encoder, self.content_encoder2)
 
     def _split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return logits.tensor_split((self.content_encoder.out_channels,), dim=1)
+        return logits.tensor_split((self.up_group * self.lowpass_kernel**2,), dim=1)
 
     def _smooth(self, x: Tensor, logits: Tensor) -> Tensor:
         """R(x, N(logits), 1), what the high-pass filter takes away."""

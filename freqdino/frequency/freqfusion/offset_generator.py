@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from freqdino.frequency.argument_checks import check_counts
+from freqdino.ops.autocast import without_autocast
+from freqdino.ops.modules import is_plain
 from freqdino.ops.weighted_gather import weighted_gather
 
 NEIGHBOUR_DISTANCE = 2
@@ -57,6 +59,10 @@ class SimilarityGuidedSampler(nn.Module):
         self.norm_lr = nn.GroupNorm(channels // 8, channels) if norm else nn.Identity()
         self.register_buffer("init_pos", subpixel_positions(groups))
 
+    def reset_parameters(self):
+        """The buffer; the convolutions have their own, and FreqFusion another start for them."""
+        self.init_pos.copy_(subpixel_positions(self.groups))
+
     def forward(self, hr_guide: Tensor, lr_guide: Tensor, features: Tensor) -> Tensor:
         """
         Args:
@@ -80,7 +86,7 @@ class SimilarityGuidedSampler(nn.Module):
         offset, scale = (coarse + fine).chunk(2, dim=1)
         # Half precision cannot tell neighbouring positions of a large map apart.
         precise = torch.promote_types(features.dtype, torch.float32)
-        with torch.autocast(device_type=features.device.type, enabled=False):
+        with without_autocast(features):
             start = self._start_positions(*lr_guide.shape[-2:], dtype=precise)[..., :rows, :columns]
             position = torch.addcmul(start, offset.to(precise), scale.to(precise).sigmoid())
             x, y = (2 * position - 0.5).chunk(2, dim=1)
@@ -173,11 +179,14 @@ def joint_conv(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
 
     Args:
         x: (B, C, H, W).
-        first, second: convolutions with a bias, alike in everything but their numbers of output channels.
+        first, second: convolutions with a bias, alike in everything but their numbers of output channels; or what
+            stands in for them.
 
     Returns:
         (B, output channels of first + output channels of second, H', W').
     """
+    if not (is_plain(first, nn.Conv2d) and is_plain(second, nn.Conv2d)):
+        return torch.cat([first(x), second(x)], dim=1)
     weight = torch.cat([first.weight, second.weight])
     bias = torch.cat([first.bias, second.bias])
     return F.conv2d(x, weight, bias, first.stride, first.padding, first.dilation)

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from freqdino.frequency.freqfusion.fusion import extend, make_filters, tap_window
 from freqdino.frequency.freqfusion.offset_generator import sample_bilinear
+from freqdino.ops.autocast import without_autocast
 from freqdino.ops.carafe import carafe
+from freqdino.ops.modules import with_zero_gradients
 
 
 class UpsampleSum(nn.Module):
@@ -30,6 +32,8 @@ class UpsampleSum(nn.Module):
             ValueError: maps whose ranks, batches, channels or sizes do not fit.
         """
         check_maps(hr, lr)
+        if len(hr) == 0:     # torch's pixel shuffle has no gradient for an empty batch
+            return with_zero_gradients(hr + lr.sum(), self)
         height, width = hr.shape[2:]
         return hr + self.upsample(extend(lr, (height, width)))[..., :height, :width]
 
@@ -65,6 +69,9 @@ class DeconvolutionSum(UpsampleSum):
         super().__init__()
         self.deconvolution = nn.ConvTranspose2d(channels, channels, kernel_size=3, stride=2, padding=1,
                                                 output_padding=1)
+        self.reset_parameters()
+
+    def reset_parameters(self):
         init_convolutions(self)
 
     def upsample(self, lr: Tensor) -> Tensor:
@@ -80,6 +87,9 @@ class PixelShuffleSum(UpsampleSum):
     def __init__(self, channels: int):
         super().__init__()
         self.convolution = nn.Conv2d(channels, 4 * channels, kernel_size=3, padding=1)
+        self.reset_parameters()
+
+    def reset_parameters(self):
         init_convolutions(self)
 
     def upsample(self, lr: Tensor) -> Tensor:
@@ -99,6 +109,9 @@ class CarafeSum(UpsampleSum):
         super().__init__()
         self.channel_compressor = nn.Conv2d(channels, self.COMPRESSED_CHANNELS, kernel_size=1)
         self.content_encoder = nn.Conv2d(self.COMPRESSED_CHANNELS, 4 * self.KERNEL**2, kernel_size=3, padding=1)
+        self.reset_parameters()
+
+    def reset_parameters(self):
         init_convolutions(self)
         nn.init.normal_(self.content_encoder.weight, std=0.001)
 
@@ -137,6 +150,9 @@ class DySampleSum(UpsampleSum):
         seen, predicted = (channels // 4, 2 * groups) if shuffle_first else (channels, 8 * groups)
         self.offset = nn.Conv2d(seen, predicted, kernel_size=1)
         self.scope = nn.Conv2d(seen, predicted, kernel_size=1, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self):
         nn.init.normal_(self.offset.weight, std=0.001)
         nn.init.zeros_(self.offset.bias)
         nn.init.zeros_(self.scope.weight)
@@ -148,7 +164,7 @@ class DySampleSum(UpsampleSum):
             offset, scope = F.pixel_shuffle(offset, 2), F.pixel_shuffle(scope, 2)
         # Half precision cannot tell neighbouring positions of a large map apart.
         precise = torch.promote_types(lr.dtype, torch.float32)
-        with torch.autocast(device_type=lr.device.type, enabled=False):
+        with without_autocast(lr):
             dx, dy = (0.5 * offset.to(precise) * scope.to(precise).sigmoid()).chunk(2, dim=1)
             y, x = (subpixel_centres(size, dx) for size in lr.shape[2:])
             return sample_bilinear(lr.to(precise), x + dx, y[:, None] + dy).to(lr.dtype)

@@ -166,7 +166,7 @@ class MixTransformer(FreezableBackbone):
                 raise ValueError(f"{name} must be four positive numbers, one a stage, got {tuple(values)}")
         self.embed_dims = tuple(embed_dims)
         self.activation_checkpointing = activation_checkpointing
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         channels = (in_chans, *embed_dims)
         for stage, dim in enumerate(embed_dims):
             self.add_module(f"patch_embed{stage + 1}", OverlapPatchEmbedding(

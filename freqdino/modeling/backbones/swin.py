@@ -4,6 +4,7 @@ Sources: Swin Transformer (arXiv 2103.14030); its frequency modules: `freqdino.m
 B: batch, C: channels, (H, W): size of the image.
 """
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from detectron2.modeling.backbone.swin import BasicLayer, SwinTransformer
@@ -36,11 +37,16 @@ class D2SwinTransformer(FreezableBackbone, SwinTransformer):
             if channels % heads:
                 raise ValueError(f"num_heads {list(num_heads)} with embed_dim {embed_dim}: {heads} heads do not divide "
                                  f"{channels} channels")
-        super().__init__(
-            pretrain_img_size=pretrain_img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim,
-            depths=depths, num_heads=num_heads, window_size=window_size, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
-            qk_scale=qk_scale, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate,
-            ape=ape, patch_norm=patch_norm, use_checkpoint=use_checkpoint)
+        # Detectron2 reads tensors while it builds, which the meta device does not serve.
+        on_meta = torch.get_default_device().type == "meta"
+        with torch.device("cpu") if on_meta else nullcontext():
+            super().__init__(
+                pretrain_img_size=pretrain_img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim,
+                depths=depths, num_heads=num_heads, window_size=window_size, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
+                qk_scale=qk_scale, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate,
+                ape=ape, patch_norm=patch_norm, use_checkpoint=use_checkpoint)
+        if on_meta:
+            self.to("meta")
         self._out_features = list(out_features)
         self._out_feature_channels = dict(zip(STAGE_NAMES, self.num_features))
         self._out_feature_strides = {name: patch_size * 2 ** i for i, name in enumerate(STAGE_NAMES)}

@@ -34,6 +34,11 @@ from freqdino.frequency.fdconv.conv import FDConv
     (dict(fbm_cfg=dict(spatial_kernel=2)), "spatial_kernel must be odd and positive, got 2"),
     (dict(fbm_cfg=dict(klist=[2])), "fbm_cfg has no key 'klist'; known are k_list"),
     (dict(fbm_cfg=dict(init="random")), "fbm_cfg's init can only be 'zero', got 'random'"),
+    (dict(param_reduction=0.5), "FDConv's param_reduction can only be 1.0, got 0.5"),
+    (dict(ksm_only_kernel_att=True), "FDConv's ksm_only_kernel_att can only be False, got True"),
+    (dict(att_grid=2), "FDConv's att_grid can only be 1, got 2"),
+    (dict(spatial_freq_decompose=True), "FDConv's spatial_freq_decompose can only be False, got True"),
+    (dict(linear_mode=True), "FDConv's linear_mode can only be False, got True"),
 ])
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -71,3 +76,34 @@ def test_an_input_of_another_type_is_refused(channels):
 def test_bad_input(shape, message):
     with pytest.raises(ValueError, match=message):
         FDConv(20, 24, 3, padding=2)(torch.zeros(shape))
+
+
+def test_published_defaults_are_accepted():
+    layer = FDConv(20, 24, 3, use_fdconv_if_k_in=[1, 3], use_fbm_if_k_in=[3], param_reduction=1.0, att_grid=1,
+                   ksm_only_kernel_att=False, use_ksm_local=True, spatial_freq_decompose=False, linear_mode=False)
+    assert set(layer.state_dict()) == set(FDConv(20, 24, 3).state_dict())
+
+
+def test_kernel_sizes_that_are_served():
+    assert not FDConv(20, 24, 1, use_fdconv_if_k_in=[3]).active
+    wide = FDConv(20, 24, 5, padding=2, use_fdconv_if_k_in=[1, 3, 5])
+    assert wide.active and wide.FBM is None and FDConv(20, 24, 3, use_fbm_if_k_in=[]).FBM is None
+    x = torch.randn(2, 20, 6, 7)
+    expected = torch.nn.functional.conv2d(x, wide.static_weight(), wide.bias, padding=2)
+    assert torch.allclose(wide(x), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (9, 10)])  # as a product, as a convolution
+def test_without_ksm_local(size):
+    """No entries, and the weight that a KSM_Local of zero logits gives: its factors are 2σ(0) = 1."""
+    torch.manual_seed(0)
+    layer, full = FDConv(20, 32, 3, padding=1, use_ksm_local=False), FDConv(20, 32, 3, padding=1)
+    assert not any(key.startswith("KSM_Local") for key in layer.state_dict())
+    with torch.no_grad():
+        for parameter in full.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        full.KSM_Local.conv.weight.zero_()
+    state = full.state_dict()
+    layer.load_state_dict({key: value for key, value in state.items() if not key.startswith("KSM_Local")})
+    x = torch.randn(2, 20, *size)
+    assert torch.allclose(layer(x), full(x), atol=1e-4)

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 from freqdino.frequency.fdconv import conversion as fdconv_conversion
 from freqdino.frequency.fdconv.conv import FDConv
 from freqdino.frequency.fdconv.conversion import convert_to_fdconv, fdconv_from_conv2d
+from freqdino.frequency.freqfusion import FreqFusion
 
 
 class NormedConv2d(nn.Conv2d):
@@ -162,6 +164,73 @@ def test_parameter_cost_of_resnet50():
     assert added["FBM"] == pytest.approx(0.102e6, rel=0.005)
     assert count() - before - sum(added.values()) == pytest.approx(0.060e6, rel=0.01)  # the spectra's one extra column
     assert count() - before == pytest.approx(3.647e6, rel=0.005)
+
+
+def test_hooks_are_kept():
+    """All four kinds run at the FDConv, and their handles remove them there."""
+    seen, conv = [], nn.Conv2d(20, 20, 3)
+    handles = [conv.register_forward_pre_hook(lambda module, inputs: seen.append("before")),
+               conv.register_forward_hook(lambda module, inputs, kwargs, output: seen.append("after"),
+                                          with_kwargs=True),
+               conv.register_full_backward_pre_hook(lambda module, gradients: seen.append("backward")),
+               conv.register_full_backward_hook(lambda module, gradients, of_output: seen.append("done"))]
+    model = nn.Sequential(conv)
+    assert convert_to_fdconv(model, kernel_num=4) == ["0"]
+    x = torch.randn(1, 20, 5, 5, requires_grad=True)
+    model(x).sum().backward()
+    assert seen == ["before", "after", "backward", "done"]
+    for handle in handles:
+        handle.remove()
+    model(x).sum().backward()
+    assert len(seen) == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("deed", [nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm,
+                                  lambda conv: prune.l1_unstructured(conv, "weight", 0.5)],
+                         ids=["weight_norm", "spectral_norm", "parametrization", "pruning"])
+def test_a_computed_weight_is_refused(deed):
+    model = nn.Sequential(nn.Conv2d(20, 20, 3))
+    deed(model[0])
+    with pytest.raises(ValueError, match="0: the weight of a .*Conv2d is made of other parameters .*: remove that"):
+        convert_to_fdconv(model)
+
+
+def test_parts_of_an_fdconv_are_left_alone():
+    """Of 1024 channels KSM_Global.fc would be served itself: 64 channels wide."""
+    model = nn.Sequential(nn.Conv2d(1024, 32, 1))
+    assert convert_to_fdconv(model) == ["0"]
+    assert convert_to_fdconv(model) == []
+    assert type(model[0].KSM_Global.fc) is nn.Conv2d
+
+
+@pytest.mark.parametrize("arguments", [{}, {"semi_conv": False}, {"comp_feat_upsample": False}])
+def test_inside_freqfusion(arguments):
+    """Its content encoders run as one convolution only where both are nothing else."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"fuse": FreqFusion(32, 32, compressed_channels=24, feature_resample=True, **arguments)})
+    hr, lr = torch.randn(2, 32, 9, 10), torch.randn(2, 32, 5, 5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    expected = model["fuse"](hr, lr)
+    names = convert_to_fdconv(model, kernel_num=4)
+    assert {"fuse.hr_channel_compressor", "fuse.content_encoder", "fuse.dysampler.offset"} <= set(names)
+    for output, value in zip(model["fuse"](hr, lr), expected):
+        assert torch.allclose(output, value, atol=1e-3)
+    model["fuse"].reset_parameters()
+    assert all(output.isfinite().all() for output in model["fuse"](hr, lr))
+
+
+def test_synchronised_normalisation_with_one_image():
+    """Without other processes the running statistics serve it, as KSM_Global's own normalisation does."""
+    model = nn.Sequential(nn.Conv2d(20, 20, 3))
+    convert_to_fdconv(model, kernel_num=4)
+    x = torch.randn(1, 20, 5, 5)
+    expected = model(x)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert isinstance(model[0].KSM_Global.bn, nn.SyncBatchNorm)
+    assert torch.equal(model.train()(x), expected)
 
 
 def test_doctests():

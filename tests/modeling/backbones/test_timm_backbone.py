@@ -230,8 +230,13 @@ def test_options_that_a_network_does_not_have():
 def test_frequency_modules_without_a_place():
     with pytest.raises(ValueError, match="FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels; .*Swin"):
         add_fdconv(backbone("mambaout_femto"), kernel_num=16)
-    with pytest.raises(ValueError, match="needs more of its convolutions than their results: an image of 64 × 96"):
-        add_fdconv(backbone("edgenext_xx_small"), kernel_num=16)
+    add_fdconv(backbone("edgenext_xx_small"), kernel_num=16)    # asks a convolution for its weight's type and device
+    network = backbone("test_efficientnet")
+    block = network.get_submodule("blocks.2.0")
+    block.register_forward_hook(lambda block, inputs, output: output * block.conv_pwl.weight.std())
+    with pytest.raises(ValueError, match="needs more of its convolutions than their results: an image of 64 × 96 .*"
+                                         "FDConv has no weight to compute with"):
+        add_fdconv(network, kernel_num=16)
     with pytest.raises(ValueError, match="has a place in ResNets and ConvNeXts; this network has blocks of neither; .*"
                                          "MODEL.BACKBONE.NAME D2SwinTransformer, build_mit_backbone"):
         add_frequency_scale(backbone("test_efficientnet"))

@@ -1,0 +1,90 @@
+"""What keeps a module right whatever is done to it: moved, emptied, hooked, its parts swapped, replicated, recorded."""
+import torch
+from torch import Tensor, nn
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+class DerivedBuffers(nn.Module):
+    """Base of a module whose ``derived_buffers`` follow from its arguments; they are not part of the state dict.
+
+    What is done to all tensors of a module tells them their device and, where they are floating-point, whether float64
+    is asked for; their values stay. Those that lie on the meta device are made anew when the module leaves it. A
+    subclass calls ``make_buffers`` once it has its arguments, and ``materialise`` before it uses the buffers: loading
+    with ``assign=True`` replaces the parameters alone.
+    """
+
+    def derived_buffers(self) -> dict[str, Tensor]:
+        """Name -> value, on the default device."""
+        raise NotImplementedError
+
+    def make_buffers(self, device: torch.device | None = None) -> None:
+        device = torch.get_default_device() if device is None else device
+        # Outside inference mode, whose tensors could not serve a later training.
+        with torch.inference_mode(False), torch.device("meta" if device.type == "meta" else "cpu"):
+            buffers = self.derived_buffers()
+        for name, value in buffers.items():
+            self.register_buffer(name, value.to(device), persistent=False)
+        self.derived_names = tuple(buffers)
+
+    def materialise(self) -> None:
+        """Make the buffers where they are still on the meta device and the parameters no longer are."""
+        if any(self._buffers[name].is_meta for name in self.derived_names):
+            device = next((parameter.device for parameter in self.parameters()), None)
+            if device is not None and device.type != "meta":
+                self.make_buffers(device)
+
+    def _apply(self, fn, recurse=True):
+        names = self.__dict__.get("derived_names", ())
+        before = {name: self._buffers[name] for name in names}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            now = self._buffers[name]
+            if value.is_meta and not now.is_meta:
+                self.make_buffers(now.device)
+            elif now is not value and not now.is_meta:  # to_empty gives fresh memory, half() fewer digits
+                wide = torch.promote_types(now.dtype, value.dtype) if value.is_floating_point() else value.dtype
+                self._buffers[name] = value.to(now.device, wide)
+        return self
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling the module is ``kind``'s forward with its ``weight`` and nothing else.
+
+    Only then may a shortcut compute with the weight and not call the module: another class (FDConv, an adapter, an int8
+    layer), hooks, weight_norm or pruning would be passed over silently.
+    """
+    return type(module) is kind and "weight" in module.__dict__["_parameters"] and not any(
+        module.__dict__[hooks] for hooks in HOOKS)
+
+
+def parameter_type(module: nn.Module) -> torch.dtype | None:
+    """The type of the module's first floating-point parameter; None where it has none at hand.
+
+    That is so in a replica of nn.DataParallel and where int8 layers took the place of linear ones.
+    """
+    return next((parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()), None)
+
+
+def with_zero_gradients(empty: Tensor, module: nn.Module) -> Tensor:
+    """The output ``empty`` (of no elements) of an empty batch, from which each of the module's parameters gets a zero.
+
+    Without a gradient of some parameter, distributed training waits for it forever.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            empty = empty + parameter.sum().to(empty.dtype)
+    return empty
+
+
+def is_recorded() -> bool:
+    """Whether torch.jit.trace or torch.export records what is computed: then operators take their reference's way.
+
+    A recording of an autograd function of ours could not be saved.
+    """
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def overwrites() -> bool:
+    """Whether results may go into memory that is written again: autograd, and a recording, need each value kept."""
+    return not torch.is_grad_enabled() and not is_recorded()

@@ -1,0 +1,188 @@
+"""What other people's code does to modules works on each of ours: one table of modules, one test a deed."""
+import copy
+import importlib
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.module_table import MODULES, build, run
+
+every_module = pytest.mark.parametrize("name", MODULES)
+
+
+def assert_alike(outputs, expected, tolerance=1e-4):
+    assert len(outputs) == len(expected)
+    for output, value in zip(outputs, expected):
+        assert output.shape == value.shape and output.isfinite().all()
+        assert (output.float() - value).abs().max() <= tolerance * value.abs().max() + 1e-6
+
+
+def differentiate(module, outputs):
+    if list(module.parameters()):
+        sum(output.sum() for output in outputs).backward()
+
+
+@every_module
+def test_channels_last(name):
+    module = build(name)
+    expected = run(name, module)
+    module.to(memory_format=torch.channels_last)
+    outputs = run(name, module)
+    assert_alike(outputs, expected)
+    differentiate(module, outputs)
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@every_module
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_copies(name, way):
+    module = build(name)
+    duplicate = copy.deepcopy(module) if way == "deepcopy" else pickle.loads(pickle.dumps(module))
+    assert_alike(run(name, duplicate), run(name, module))
+
+
+@every_module
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(name, dtype):
+    module = build(name)
+    expected = run(name, module)
+    module.to(dtype)
+    inputs = [tensor.to(dtype) for tensor in MODULES[name].inputs(2)]
+    with torch.no_grad():
+        outputs = run(name, module, inputs)
+    assert all(output.dtype == dtype for output in outputs)
+    for output, value in zip(outputs, expected):
+        assert (output.float() - value).abs().mean() <= 0.03 * value.abs().mean()
+
+
+@every_module
+def test_forward_on_the_meta_device(name):
+    with torch.device("meta"):
+        module = MODULES[name].make()
+    inputs = [tensor.to("meta") for tensor in MODULES[name].inputs(2)]
+    for context in (torch.enable_grad(), torch.no_grad()):
+        with context:
+            outputs = run(name, module, inputs)
+        assert all(output.is_meta for output in outputs)
+    assert [output.shape for output in outputs] == [output.shape for output in run(name, build(name))]
+
+
+@every_module
+@pytest.mark.parametrize("assign", [True, False])
+def test_meta_construction_then_loading(name, assign):
+    source = build(name)
+    with torch.device("meta"):
+        module = MODULES[name].make().eval()
+    if not assign:
+        module.to_empty(device="cpu")
+        spoil(module)
+    module.load_state_dict(source.state_dict(), assign=assign)
+    assert_alike(run(name, module), run(name, source))
+    assert list(module.state_dict()) == list(source.state_dict())
+
+
+def spoil(module):
+    """What fresh memory may hold."""
+    for tensor in (*module.parameters(), *module.state_dict().values()):
+        tensor.detach().fill_(float("nan") if tensor.is_floating_point() else 77)
+
+
+@every_module
+def test_to_empty_then_reset_parameters(name):
+    fresh = MODULES[name].make()
+    with torch.device("meta"):
+        module = MODULES[name].make()
+    module.to_empty(device="cpu")
+    spoil(module)
+    module.apply(lambda part: part.reset_parameters() if hasattr(part, "reset_parameters") else None)
+    for key, value in fresh.state_dict().items():
+        ours, value = module.state_dict()[key].float(), value.float()
+        assert ours.isfinite().all(), key
+        if value.unique().numel() == 1:
+            assert torch.equal(ours, value), key
+        elif value.numel() >= 64:   # fewer random numbers say nothing
+            assert 0.5 * value.std() <= ours.std() <= 2 * value.std(), key
+    for (key, value), ours in zip(fresh.named_buffers(), module.buffers()):
+        assert torch.equal(value, ours), key
+
+
+@every_module
+def test_an_empty_batch_gives_every_parameter_a_zero_gradient(name):
+    for module in (build(name).train(), build(name)):
+        outputs = run(name, module, [tensor.requires_grad_() for tensor in MODULES[name].inputs(0)])
+        assert [output.shape[1:] for output in outputs] == [output.shape[1:] for output in run(name, build(name))]
+        differentiate(module, outputs)
+        for key, parameter in module.named_parameters():
+            assert parameter.grad is not None and not parameter.grad.any(), key
+
+
+@every_module
+@pytest.mark.filterwarnings("ignore")
+def test_dynamic_quantisation(name):
+    module = build(name)
+    expected = run(name, module)
+    outputs = run(name, torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {nn.Linear}, torch.qint8))
+    for output, value in zip(outputs, expected):
+        assert (output - value).abs().mean() <= 0.1 * value.abs().mean()
+
+
+@every_module
+def test_replicas_of_data_parallel(name, monkeypatch):
+    """Their parameters are plain attributes: what nn.DataParallel makes for each GPU, here for the CPU."""
+    replicate = importlib.import_module("torch.nn.parallel.replicate")
+    monkeypatch.setattr(replicate, "_broadcast_coalesced_reshape",
+                        lambda tensors, devices, detach=False: [[tensor * 1 for tensor in tensors]])
+    monkeypatch.setattr(replicate, "_get_device_index", lambda device, *rest: 0)
+    module = build(name)
+    outputs = run(name, replicate.replicate(module, [0])[0])
+    assert_alike(outputs, run(name, module))
+    differentiate(module, outputs)
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@every_module
+def test_trace(name):
+    """Gradients on, as they are where nobody switches them off; saved and loaded."""
+    module, inputs = build(name), MODULES[name].inputs(2)
+    wrapped = WithRest(module, MODULES[name].rest)
+    with warnings.catch_warnings(action="ignore"):
+        traced = torch.jit.trace(wrapped, inputs)
+        file = io.BytesIO()
+        torch.jit.save(traced, file)
+        file.seek(0)
+        outputs = torch.jit.load(file)(*inputs)
+    assert_alike(as_list(outputs), run(name, module))
+
+
+@every_module
+def test_export(name):
+    module, inputs = build(name), MODULES[name].inputs(2)
+    wrapped = WithRest(module, MODULES[name].rest)
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.export.export(wrapped, inputs)
+        file = io.BytesIO()
+        torch.export.save(program, file)
+        file.seek(0)
+        outputs = torch.export.load(file).module()(*inputs)
+    assert_alike(as_list(outputs), run(name, module))
+    assert_alike(run(name, module), run(name, build(name)))     # the module itself is as it was
+
+
+class WithRest(nn.Module):
+    """A module with all arguments but its tensors bound."""
+
+    def __init__(self, module, rest):
+        super().__init__()
+        self.module, self.rest = module, rest
+
+    def forward(self, *inputs):
+        outputs = self.module(*inputs, *self.rest)
+        return outputs if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+
+def as_list(outputs):
+    return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
