@@ -9,6 +9,9 @@ from freqdino.config.keys import lookup
 from freqdino.errors import ConfigError
 
 KNOWN = "known are "
+# Detectron2's samplers; older versions lack the keys of the last three.
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler", "WeightedTrainingSampler",
+            "WeightedCategoryTrainingSampler")
 FAMILY_SECTIONS = ("MODEL.MASK_FORMER", "MODEL.MaskDINO")
 
 
@@ -88,7 +91,7 @@ BOUNDS = (
     (*_one_of("choice", "range"), ("INPUT.MIN_SIZE_TRAIN_SAMPLING",)),
     (*_one_of("RGB", "BGR"), ("INPUT.FORMAT",)),
     (*_one_of("linear", "constant"), ("SOLVER.WARMUP_METHOD",)),
-    (*_one_of("TrainingSampler", "RepeatFactorTrainingSampler"), ("DATALOADER.SAMPLER_TRAIN",)),
+    (*_one_of(*SAMPLERS), ("DATALOADER.SAMPLER_TRAIN",)),
     ("18, 34, 50, 101 or 152", (18, 34, 50, 101, 152).__contains__, ("MODEL.RESNETS.DEPTH",)),
     ("a device of PyTorch, such as cuda, cuda:1 or cpu", _is_device, ("MODEL.DEVICE",)),
     ("a folder", lambda path: bool(path.strip()), ("OUTPUT_DIR",)),

@@ -11,6 +11,13 @@ from freqdino.data.mapper import build_mapper
 from freqdino.data.random_state import random_state_kept, seed_generators
 from freqdino.data.train_loader import SampleStream, TrainLoader
 from freqdino.data.training_records import training_records
+from freqdino.errors import ConfigError
+
+# Samplers of Detectron2 that count the classes of instances, and those that its older versions have no key for.
+COUNTS_CLASSES = ("RepeatFactorTrainingSampler", "WeightedCategoryTrainingSampler")
+NEEDS_KEY = {"RandomSubsetTrainingSampler": ("DATALOADER", "RANDOM_SUBSET_RATIO"),
+             "WeightedTrainingSampler": ("DATASETS", "TRAIN_REPEAT_FACTOR"),
+             "WeightedCategoryTrainingSampler": ("DATASETS", "TRAIN_REPEAT_FACTOR")}
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
@@ -29,6 +36,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
 
     def make_stream(seed: int) -> SampleStream:
         records = training_records(cfg)
+        _check_sampler(cfg, records)
         with random_state_kept():
             seed_generators(seed)                           # Detectron2's samplers draw their seeds from NumPy's
             loaded = build_detection_train_loader(ungrouped, mapper=build_mapper(cfg, is_train=True), dataset=records)
@@ -38,6 +46,21 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
                        batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
                        workers=cfg.DATALOADER.NUM_WORKERS,
                        group_of=_orientation if cfg.DATALOADER.ASPECT_RATIO_GROUPING else lambda sample: 0)
+
+
+def _check_sampler(cfg: CfgNode, records: list[dict]) -> None:
+    """Raise ConfigError for a sampler that cannot work with these records, of which Detectron2 would say less."""
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name in COUNTS_CLASSES and "annotations" not in records[0]:
+        raise ConfigError(f"DATALOADER.SAMPLER_TRAIN {name} counts the classes of instances, but the records of "
+                          f"{', '.join(cfg.DATASETS.TRAIN)} have no annotations; set TrainingSampler")
+    section, key = NEEDS_KEY.get(name, ("DATALOADER", "SAMPLER_TRAIN"))
+    if key not in cfg[section]:
+        raise ConfigError(f"DATALOADER.SAMPLER_TRAIN {name} needs the key {section}.{key}, which this version of "
+                          "Detectron2 does not have; set TrainingSampler")
+    if key == "TRAIN_REPEAT_FACTOR" and cfg.DATALOADER.SKIP_UNREADABLE:
+        raise ConfigError(f"DATALOADER.SAMPLER_TRAIN {name} counts the pictures that DATALOADER.SKIP_UNREADABLE leaves "
+                          "out too; set one of the two otherwise")
 
 
 def _orientation(sample: dict) -> int:

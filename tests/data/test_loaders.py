@@ -4,6 +4,7 @@ import torch
 from detectron2.utils.env import seed_all_rng
 
 from freqdino.data import build_test_loader, build_train_loader, dataset_records, register_custom_datasets
+from freqdino.errors import ConfigError
 
 SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]
 
@@ -30,6 +31,32 @@ def test_equal_seeds_give_equal_batches(instance_set, config):
 
     assert torch.equal(images(3), images(3))
     assert not torch.equal(images(3), images(4))
+
+
+def test_the_sampler_that_repeats_rare_classes_gives_the_same_batches_again(instance_set, config):
+    name, _ = instance_set([{"segmentation": [SQUARE], "image_id": 10 + index} for index in range(4)], images=4)
+    cfg = config(name, "coco_instance_lsj", IMAGE_SIZE=16)
+    cfg.SEED, cfg.DATALOADER.SAMPLER_TRAIN = 7, "RepeatFactorTrainingSampler"
+
+    def ids():
+        batches = iter(build_train_loader(cfg))
+        return [sample["image_id"] for _ in range(5) for sample in next(batches)]
+
+    assert ids() == ids()
+
+
+def test_samplers_that_cannot_work(panoptic_set, config):
+    cfg = config(panoptic_set(), "coco_panoptic_lsj")
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    with pytest.raises(ConfigError, match="RepeatFactorTrainingSampler counts the classes of instances, but"):
+        build_train_loader(cfg)
+    cfg.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
+    cfg.DATASETS.pop("TRAIN_REPEAT_FACTOR", None)       # as in older versions
+    with pytest.raises(ConfigError, match="needs the key DATASETS.TRAIN_REPEAT_FACTOR, which this version"):
+        build_train_loader(cfg)
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR, cfg.DATALOADER.SKIP_UNREADABLE = [], True
+    with pytest.raises(ConfigError, match="counts the pictures that DATALOADER.SKIP_UNREADABLE leaves out too"):
+        build_train_loader(cfg)
 
 
 def test_worker_processes(instance_set, config):
