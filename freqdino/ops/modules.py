@@ -78,11 +78,12 @@ def with_zero_gradients(empty: Tensor, module: nn.Module) -> Tensor:
 
 
 def is_recorded() -> bool:
-    """Whether torch.jit.trace or torch.export records what is computed: then operators take their reference's way.
+    """Whether torch.jit.trace or torch.export records what is computed, or torch.func transforms it.
 
-    A recording of an autograd function of ours could not be saved.
+    Then operators take their reference's way: a recording of an autograd function of ours could not be saved, and
+    torch.func.grad could not pass it.
     """
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def overwrites() -> bool:

@@ -118,7 +118,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
             y = self._conv_forward(x, self.weight, self.bias)
         elif 0 in x.shape[2:]:
             raise ValueError(f"FDConv's x must have at least one row and one column, got {tuple(x.shape)}")
-        elif len(x) == 0:
+        elif x.shape[0] == 0:
             y = with_zero_gradients(self._conv_forward(x, self.static_weight(), self.bias), self)
         else:
             y = self.forward_images(x, x.mean((2, 3), dtype=at_least_float32(x)), self.respond)
@@ -139,7 +139,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
     def multiply(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """The convolutions as matrix products, for maps so small that the weights are what costs time and memory."""
         dtype = product_type(x)
-        batch, (height, width) = len(x), self.kernel_size
+        batch, (height, width) = x.shape[0], self.kernel_size
         if any(self._reversed_padding_repeated_twice):
             x = F.pad(x, self._reversed_padding_repeated_twice,
                       mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
@@ -156,12 +156,12 @@ class FDConv(DynamicWeight, nn.Conv2d):
         """Each image of x (B, Ci, H, W) with its weight (B, Co, Ci/G, kh, kw): one convolution of B·G groups."""
         # A channels-last weight would make the output channels-last, whatever x is.
         weight = weight.to(x.dtype).contiguous()
-        if len(x) == 1:
+        if x.shape[0] == 1:
             return self._conv_forward(x, weight[0], self.bias)
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        batch = len(x)
+        batch = x.shape[0]
         bias = None if self.bias is None else self.bias.repeat(batch)
         y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), bias, self.stride, padding, self.dilation,
                      batch * self.groups)

@@ -85,7 +85,7 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
     They stay as they were then, in training too, where torch's own layer raises an error. A SyncBatchNorm has those of
     the other processes.
     """
-    if len(x) != 1 or not norm.training or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+    if x.shape[0] != 1 or not norm.training or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return norm(x)
     if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized() \
             and torch.distributed.get_world_size(norm.process_group) > 1:
@@ -175,4 +175,4 @@ class KSMLocal(nn.Module):
         left = self.conv.weight.to(dtype).view(self.groups, -1, kernel_width * taps)
         if self.act == "tanh":
             left = 2 * left
-        return left.expand(len(pooled), -1, -1, -1), right
+        return left.expand(pooled.shape[0], -1, -1, -1), right

@@ -61,7 +61,7 @@ class FDLinear(DynamicWeight, nn.Linear):
             return super().forward(x)
         if 0 in x.shape[1:]:
             raise ValueError(f"FDLinear's x must have at least one token an image, got {tuple(x.shape)}")
-        if len(x) == 0:
+        if x.shape[0] == 0:
             return with_zero_gradients(F.linear(x, self.static_weight(), self.bias), self)
         tokens = x.flatten(1, -2)
         y = self.forward_images(tokens, tokens.mean(1, dtype=at_least_float32(x)), self.respond)

@@ -172,7 +172,7 @@ class FreqFusion(nn.Module):
             ValueError: maps whose ranks, channels, batches or sizes do not fit.
         """
         self._check_maps(hr_feat, lr_feat)
-        if len(hr_feat) == 0:
+        if hr_feat.shape[0] == 0:
             return self._fuse_nothing(hr_feat, lr_feat)
         if self.checkpoint and torch.is_grad_enabled() and not is_recorded():
             return torch.utils.checkpoint.checkpoint(self._fuse, hr_feat, lr_feat, use_reentrant=False)
