@@ -1,5 +1,6 @@
 """What keeps a module right whatever is done to it: moved, emptied, hooked, its parts swapped, replicated, recorded."""
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -46,6 +47,17 @@ class DerivedBuffers(nn.Module):
                 wide = torch.promote_types(now.dtype, value.dtype) if value.is_floating_point() else value.dtype
                 self._buffers[name] = value.to(now.device, wide)
         return self
+
+
+def kept_whole(module: nn.Module, *inputs: Tensor) -> torch.fx.Proxy | None:
+    """The call of the module as one node where torch.fx records it symbolically, as it keeps torch's own layers.
+
+    Else None. What a module decides by sizes and types cannot be recorded so.
+    """
+    if not isinstance(inputs[0], torch.fx.Proxy):
+        return None
+    tracer = inputs[0].tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), inputs, {})
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -185,6 +185,23 @@ def test_export_of_any_number_of_images(name):
     assert_alike(as_list(program.module()(*more)), run(name, module, more))
 
 
+@pytest.mark.parametrize("name", ["FDConv", "FDLinear", "FreqFusion", "FreqFusionSum", "AttentionInversion"])
+def test_symbolic_recording_keeps_the_module_whole(name):
+    """As torchvision's create_feature_extractor records a network."""
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = build(name)
+
+        def forward(self, x, y):
+            return self.part(x) if len(MODULES[name].inputs(1)) == 1 else self.part(x, y)
+
+    network, inputs = Network(), [*MODULES[name].inputs(2), None][:2]
+    recorded = torch.fx.symbolic_trace(network)
+    assert [node.target for node in recorded.graph.nodes if node.op == "call_module"] == ["part"]
+    assert_alike(as_list(recorded(*inputs)), run(name, network.part))
+
+
 @every_module
 def test_compile_without_a_graph_break(name):
     module = build(name)

@@ -6,19 +6,19 @@ Shape key: B: batch, Ci, Co: input and output channels, G: groups of the convolu
 H', W': output size, kh, kw: kernel size.
 """
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.frequency.argument_checks import check_counts, check_flags, check_type
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.modules import with_zero_gradients
+from freqdino.ops.modules import kept_whole, with_zero_gradients
 
 BAND_OPTIONS = ("k_list", "lowfreq_att", "act", "spatial_group", "spatial_kernel")
 # Keys of the published fbm_cfg that have one value in every published configuration, the only one served.
@@ -86,6 +86,10 @@ class FDConv(DynamicWeight, nn.Conv2d):
                  norm: nn.Module | None = None, activation: Callable[[Tensor], Tensor] | None = None):
         check_counts(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride,
                      dilation=dilation, kernel_num=kernel_num, param_ratio=param_ratio)
+        for name, sizes in (("use_fdconv_if_k_in", use_fdconv_if_k_in), ("use_fbm_if_k_in", use_fbm_if_k_in)):
+            if not isinstance(sizes, (Sequence, Set)) or isinstance(sizes, str):
+                raise ValueError(f"{name} must hold kernel sizes, as [1, 3] does, got {sizes!r}")
+        check_flags(use_ksm_local=use_ksm_local, convert_param=convert_param)
         check_fixed("FDConv's", FIXED_OPTIONS, param_reduction=param_reduction, ksm_only_kernel_att=ksm_only_kernel_att,
                     att_grid=att_grid, spatial_freq_decompose=spatial_freq_decompose, linear_mode=linear_mode)
         if not isinstance(padding, str):
@@ -109,6 +113,8 @@ class FDConv(DynamicWeight, nn.Conv2d):
                           ksm_local_act=ksm_local_act, convert_param=convert_param)
 
     def forward(self, x: Tensor) -> Tensor:
+        if (node := kept_whole(self, x)) is not None:
+            return node
         if x.dim() != 4:
             raise ValueError(f"FDConv's x must have 4 dimensions (B, C, H, W), got {x.dim()}: {tuple(x.shape)}")
         if x.shape[1] != self.in_channels:
@@ -170,6 +176,8 @@ class FDConv(DynamicWeight, nn.Conv2d):
 
 def band_arguments(fbm_cfg: Mapping[str, object]) -> dict[str, object]:
     """fbm_cfg as FrequencyBandModulation's arguments; ValueError for a key or a value that is not served."""
+    if not isinstance(fbm_cfg, Mapping):
+        raise ValueError(f"fbm_cfg must be a dictionary of arguments, got {fbm_cfg!r}")
     for key, value in fbm_cfg.items():
         if key in FIXED_BAND_OPTIONS:
             check_fixed("fbm_cfg's", FIXED_BAND_OPTIONS, **{key: value})

@@ -8,6 +8,7 @@ Shape key: B: batch, Ci, Co: input and output channels, k² = kh·kw: kernel pos
 G: groups of the convolution.
 """
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -110,8 +111,8 @@ class KSMGlobal(nn.Module):
         check_choice("ksm_kernel_act", kernel_act, ("sigmoid", "tanh", "softmax"))
         for name, value, least in (("reduction", reduction, 0), ("kernel_temp", kernel_temp, 0), ("temp", temp, 0),
                                    ("att_multi", att_multi, 1)):
-            if not value > least:
-                raise ValueError(f"{name} must be greater than {least}, got {value}")
+            if not isinstance(value, Real) or not value > least:
+                raise ValueError(f"{name} must be greater than {least}, got {value!r}")
         self.act, self.kernel_act = act, kernel_act
         self.temp, self.kernel_temp, self.att_multi = temp, kernel_temp, att_multi
 
