@@ -39,6 +39,11 @@ def _in_families(*names: str) -> tuple[str, ...]:
     return tuple(f"{section}.{name}" for section in FAMILY_SECTIONS for name in names)
 
 
+def _is_expectation(row) -> bool:
+    return (isinstance(row, (list, tuple)) and len(row) == 4 and all(isinstance(word, str) for word in row[:2])
+            and all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in row[2:]))
+
+
 # Condition in words, the condition, the keys that must meet it. NaN meets none.
 BOUNDS = (
     ("at least 1", _at_least(1), (
@@ -88,6 +93,8 @@ BOUNDS = (
         earlier < later for earlier, later in pairwise((0, *values))), ("SOLVER.STEPS",)),
     ("four numbers of blocks, each at least 1", lambda values: len(values) == 4 and min(values) >= 1,
      ("MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS")),
+    ("rows of task, metric, value and tolerance, as [['segm', 'AP', 38.5, 0.2]]", lambda rows: all(
+        map(_is_expectation, rows)), ("TEST.EXPECTED_RESULTS",)),
     (*_one_of("choice", "range"), ("INPUT.MIN_SIZE_TRAIN_SAMPLING",)),
     (*_one_of("RGB", "BGR"), ("INPUT.FORMAT",)),
     (*_one_of("linear", "constant"), ("SOLVER.WARMUP_METHOD",)),

@@ -166,7 +166,7 @@ def merge_config_file(cfg, path):
     """
     origins = {}
     for origin, values in _layers(os.path.expanduser(path)):
-        if values.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        if values.get("VERSION", cfg.VERSION) not in (cfg.VERSION, str(cfg.VERSION)):
             raise ConfigError(f"{origin}: VERSION {values['VERSION']}; only version {cfg.VERSION} files can be read")
         origins.update(_merge_values(cfg, values, origin))
     return origins

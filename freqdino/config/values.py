@@ -5,6 +5,7 @@ command line: YAML and Python read ``no``, ``007`` or ``1e3`` each in their own 
 """
 import ast
 import math
+import re
 from collections.abc import Sequence
 
 # What shows the kind of a key whose default is None, which stays possible.
@@ -28,6 +29,8 @@ ELEMENTS = {
 # Rows of these hold values of several kinds.
 MIXED_ROWS = ("TEST.EXPECTED_RESULTS",)
 FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+# What YAML 1.1 reads as an octal number or one to the base of 60, and nobody means so: 0100, 12:30.
+UNUSUAL_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_]+(:[0-9]+)+(\.[0-9]*)?")
 # Detectron2's and YAML's words for no value, where a word is all there is.
 NOTHING = ("None", "null", "~")
 
@@ -49,6 +52,8 @@ def converted(key: str, value, default, written: str | None = None):
     Raises:
         ValueError: with the value as written, what was expected and an example.
     """
+    if written is not None and UNUSUAL_NUMBER.fullmatch(written):
+        value = written
     example = OPTIONAL.get(key, default)
     elements = ELEMENTS.get(key, example)
     if example is None:

@@ -106,7 +106,10 @@ def _random_crop(cfg: CfgNode) -> RandomCrop:
         raise ValueError(f"INPUT.CROP.TYPE is {kind!r}; known are {', '.join(largest)}")
     if len(size) != 2 or not all(0 < edge <= largest[kind] for edge in size):
         raise ValueError(f"INPUT.CROP.SIZE is {list(size)}; {kind} wants two numbers above 0, at most {largest[kind]}")
-    return RandomCrop(kind, size)
+    if kind.startswith("absolute") and any(edge != int(edge) for edge in size):
+        raise ValueError(f"INPUT.CROP.SIZE is {list(size)}; {kind} wants whole numbers of pixels, relative and "
+                         "relative_range take parts of the picture")
+    return RandomCrop(kind, [int(edge) for edge in size] if kind.startswith("absolute") else size)
 
 
 def large_scale_jitter(cfg: CfgNode, *, label_padding: int) -> list[T.Augmentation]:

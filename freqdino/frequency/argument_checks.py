@@ -24,6 +24,18 @@ def check_counts(least: int = 1, **arguments: int | Sequence[int]) -> None:
                 raise ValueError(f"{name} must be at least {least}, got {value!r}")
 
 
+def check_flags(**arguments: bool) -> None:
+    """ValueError unless every argument is True or False: a text such as "False" would count as True.
+
+    >>> check_flags(bias="False")
+    Traceback (most recent call last):
+    ValueError: bias must be True or False, got 'False'
+    """
+    for name, value in arguments.items():
+        if value not in (True, False):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
 def check_type(name: str, tensor: Tensor, module: nn.Module) -> None:
     """ValueError unless the tensor has the type of the module's parameters.
 

@@ -1,5 +1,6 @@
 """What keeps a module right whatever is done to it: moved, emptied, hooked, its parts swapped, replicated, recorded."""
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -48,6 +49,17 @@ class DerivedBuffers(nn.Module):
         return self
 
 
+def kept_whole(module: nn.Module, *inputs: Tensor) -> torch.fx.Proxy | None:
+    """The call of the module as one node where torch.fx records it symbolically, as it keeps torch's own layers.
+
+    Else None. What a module decides by sizes and types cannot be recorded so.
+    """
+    if not isinstance(inputs[0], torch.fx.Proxy):
+        return None
+    tracer = inputs[0].tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), inputs, {})
+
+
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling the module is ``kind``'s forward with its ``weight`` and nothing else.
 
@@ -78,11 +90,12 @@ def with_zero_gradients(empty: Tensor, module: nn.Module) -> Tensor:
 
 
 def is_recorded() -> bool:
-    """Whether torch.jit.trace or torch.export records what is computed: then operators take their reference's way.
+    """Whether torch.jit.trace or torch.export records what is computed, or torch.func transforms it.
 
-    A recording of an autograd function of ours could not be saved.
+    Then operators take their reference's way: a recording of an autograd function of ours could not be saved, and
+    torch.func.grad could not pass it.
     """
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def overwrites() -> bool:

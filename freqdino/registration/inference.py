@@ -48,9 +48,9 @@ def sliding_window(cfg) -> SlidingWindow | None:
 
 
 def _height_and_width(key, value) -> tuple[int, int]:
-    sides = (value, value) if isinstance(value, int) else value
+    sides = (value, value) if isinstance(value, (int, float)) else value
     if (not isinstance(sides, (list, tuple)) or len(sides) != 2
-            or any(not isinstance(side, int) or isinstance(side, bool) for side in sides)):
+            or any(not isinstance(side, (int, float)) or isinstance(side, bool) or side % 1 for side in sides)):
         raise ConfigError(f"{key} is {value!r}; expected one whole number of pixels or two, [height, width], as in "
                           f"{SECTION}.SIZE 512 {SECTION}.STRIDE 341")
-    return tuple(sides)
+    return tuple(int(side) for side in sides)

@@ -80,6 +80,18 @@ def test_yaml_that_would_run_code_is_refused(tmp_path, tag, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+def test_numbers_are_what_they_look_like(tmp_path):
+    """YAML 1.1 has octal numbers and such to the base of 60."""
+    file = tmp_path / "a.yaml"
+    file.write_text("VERSION: '2'\nSEED: 010\nSOLVER: {MAX_ITER: 0100}\n"
+                    "INPUT: {MIN_SIZE_TRAIN: 064}\nOUTPUT_DIR: 12:30\n")
+    cfg = load_config(file)
+    assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.INPUT.MIN_SIZE_TRAIN, cfg.OUTPUT_DIR) == (10, 100, (64,), "12:30")
+    file.write_text("SOLVER: {MAX_ITER: 12:30}\n")
+    with pytest.raises(ConfigError, match="a.yaml: SOLVER.MAX_ITER is '12:30'; expected a whole number"):
+        load_config(file)
+
+
 def test_duplicate_keys_warn_once_and_the_last_wins(tmp_path, caplog):
     path = write(tmp_path, "a.yaml", "SOLVER:\n  BASE_LR: 0.5\n  BASE_LR: 0.25\n  MAX_ITER: 1\n  MAX_ITER: 2\n")
     cfg = load_config(path, ["MODEL.DEVICE", "cpu"])

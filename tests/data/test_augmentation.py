@@ -94,6 +94,7 @@ def test_settings_out_of_range_name_the_key(config, settings, message):
 @pytest.mark.parametrize("crop, message", [
     (("square", [8, 8]), "INPUT.CROP.TYPE is 'square'; known are relative, relative_range, absolute, absolute_range"),
     (("relative", [0.5, 1.5]), r"INPUT.CROP.SIZE is \[0.5, 1.5\]; relative wants two numbers above 0, at most 1.0"),
+    (("absolute", [0.5, 0.5]), r"INPUT.CROP.SIZE is \[0.5, 0.5\]; absolute wants whole numbers of pixels"),
     (("absolute", [0, 8]), r"INPUT.CROP.SIZE is \[0, 8\]")])
 def test_crop_settings_out_of_range_name_the_key(config, crop, message):
     with pytest.raises(ValueError, match=message):

@@ -172,6 +172,60 @@ def test_export(name):
     assert_alike(run(name, module), run(name, build(name)))     # the module itself is as it was
 
 
+@every_module
+def test_export_of_any_number_of_images(name):
+    module, inputs = build(name), MODULES[name].inputs(2)
+    if any(len(rest) == 1 for rest in MODULES[name].rest if isinstance(rest, torch.Tensor)):
+        pytest.skip("the references are those of one picture")
+    batch = torch.export.Dim("batch", min=2)
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.export.export(WithRest(module, MODULES[name].rest), inputs, strict=False,
+                                      dynamic_shapes=(tuple({0: batch} for _ in inputs),))
+    more = MODULES[name].inputs(3)
+    assert_alike(as_list(program.module()(*more)), run(name, module, more))
+
+
+@pytest.mark.parametrize("name", ["FDConv", "FDLinear", "FreqFusion", "FreqFusionSum", "AttentionInversion"])
+def test_symbolic_recording_keeps_the_module_whole(name):
+    """As torchvision's create_feature_extractor records a network."""
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = build(name)
+
+        def forward(self, x, y):
+            return self.part(x) if len(MODULES[name].inputs(1)) == 1 else self.part(x, y)
+
+    network, inputs = Network(), [*MODULES[name].inputs(2), None][:2]
+    recorded = torch.fx.symbolic_trace(network)
+    assert [node.target for node in recorded.graph.nodes if node.op == "call_module"] == ["part"]
+    assert_alike(as_list(recorded(*inputs)), run(name, network.part))
+
+
+@every_module
+def test_compile_without_a_graph_break(name):
+    module = build(name)
+    torch._dynamo.reset()
+    compiled = torch.compile(WithRest(module, MODULES[name].rest), backend="eager", fullgraph=True)
+    assert_alike(as_list(compiled(*MODULES[name].inputs(2))), run(name, module))
+
+
+@every_module
+def test_gradients_of_torch_func(name):
+    module, inputs = build(name), MODULES[name].inputs(2)
+    parameters = {key: value.detach() for key, value in module.named_parameters()}
+    outputs = run(name, module)
+    differentiate(module, outputs)
+
+    def total(parameters):
+        outputs = torch.func.functional_call(module, parameters, (*inputs, *MODULES[name].rest))
+        return sum(output.sum() for output in as_list(outputs))
+
+    for key, gradient in torch.func.grad(total)(parameters).items():
+        expected = module.get_parameter(key).grad
+        assert torch.allclose(gradient, expected, rtol=1e-3, atol=1e-4 * (1 + expected.abs().max())), key
+
+
 class WithRest(nn.Module):
     """A module with all arguments but its tensors bound."""
 

@@ -163,6 +163,9 @@ def test_one_number_stands_for_both_sides():
     cfg = small_config({**SEMANTIC, **SLIDING, "TEST.SLIDING_WINDOW.SIZE": 64, "TEST.SLIDING_WINDOW.STRIDE": 48})
     window = inference_of(cfg, 32).window
     assert window.size == (64, 64) and window.stride == (48, 48)
+    cfg = small_config({**SEMANTIC, **SLIDING, "TEST.SLIDING_WINDOW.SIZE": 64.0,
+                        "TEST.SLIDING_WINDOW.STRIDE": (48.0, 32)})
+    assert inference_of(cfg, 32).window.stride == (48, 32)
 
 
 def test_windows_that_are_padded_are_said(caplog):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.plain_state import keep_additions
 from freqdino.frequency.star_relu import StarReLU
-from freqdino.ops.modules import overwrites
+from freqdino.ops.modules import kept_whole, overwrites
 
 GAMMA_START = 1e-5
 # What the names of the gates' entries start with; a subclass keeps its attention's beside them.
@@ -178,6 +178,8 @@ class AttentionInversion(InversionGates):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, N, C). Returns (B, N, C)."""
+        if (node := kept_whole(self, x)) is not None:
+            return node
         if x.dim() != 3:
             raise ValueError(f"x must have 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
         self._check_channels("x", x)

@@ -5,7 +5,6 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 
 Shape key: B: batch, C: channels, H, W: map size, G: spatial groups, n: number of cut-offs.
 """
-import ctypes
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from freqdino.frequency.argument_checks import check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, check_choice, gate
-from freqdino.ops.modules import overwrites
+from freqdino.ops.modules import is_recorded, overwrites
 
 GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
 # Elements a CPU transforms at once: then a spectrum and its low-pass copy stay in the cache (measured: half the time).
@@ -51,8 +50,9 @@ def low_pass_box(height: int, width: int, k: int) -> Box:
 
 
 def float32(number: float) -> float:
-    """Rounded to float32; no tensor, which would lie on the meta device or be part of a recording."""
-    return ctypes.c_float(number).value
+    """Rounded to float32 (Veltkamp's splitting: the upper 24 of 53 bits), by what torch.compile can follow."""
+    shifted = number * (2.0**29 + 1)
+    return shifted - (shifted - number)
 
 
 def low_pass(spectrum: Tensor, width: int, box: Box) -> Tensor:
@@ -90,13 +90,13 @@ class FrequencyBandModulation(nn.Module):
             for _ in range(len(k_list) + lowfreq_att))
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
+        height, width = map(int, x.shape[-2:])      # torch.jit.trace has tensors there
         boxes = [low_pass_box(height, width, k) for k in self.k_list]
         # Σ_i (L_i − L_{i+1})·m_i = L_0·m_0 + Σ_i L_i·(m_i − m_{i−1}): no band is ever formed.
         maps = self.band_maps(x)
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
         precise = x.to(at_least_float32(x)).unflatten(1, (self.spatial_group, -1))
-        chunks = math.ceil(precise.numel() / CHUNK) if x.device.type == "cpu" else 1
+        chunks = math.ceil(precise.numel() / CHUNK) if x.device.type == "cpu" and not is_recorded() else 1
         if overwrites():
             bands = torch.empty_like(precise, memory_format=torch.contiguous_format)
             for chunk, out in zip(precise.chunk(chunks, 2), bands.chunk(chunks, 2)):

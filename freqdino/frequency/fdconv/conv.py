@@ -6,19 +6,19 @@ Shape key: B: batch, Ci, Co: input and output channels, G: groups of the convolu
 H', W': output size, kh, kw: kernel size.
 """
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.frequency.argument_checks import check_counts, check_flags, check_type
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.modules import with_zero_gradients
+from freqdino.ops.modules import kept_whole, with_zero_gradients
 
 BAND_OPTIONS = ("k_list", "lowfreq_att", "act", "spatial_group", "spatial_kernel")
 # Keys of the published fbm_cfg that have one value in every published configuration, the only one served.
@@ -86,6 +86,10 @@ class FDConv(DynamicWeight, nn.Conv2d):
                  norm: nn.Module | None = None, activation: Callable[[Tensor], Tensor] | None = None):
         check_counts(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride,
                      dilation=dilation, kernel_num=kernel_num, param_ratio=param_ratio)
+        for name, sizes in (("use_fdconv_if_k_in", use_fdconv_if_k_in), ("use_fbm_if_k_in", use_fbm_if_k_in)):
+            if not isinstance(sizes, (Sequence, Set)) or isinstance(sizes, str):
+                raise ValueError(f"{name} must hold kernel sizes, as [1, 3] does, got {sizes!r}")
+        check_flags(use_ksm_local=use_ksm_local, convert_param=convert_param)
         check_fixed("FDConv's", FIXED_OPTIONS, param_reduction=param_reduction, ksm_only_kernel_att=ksm_only_kernel_att,
                     att_grid=att_grid, spatial_freq_decompose=spatial_freq_decompose, linear_mode=linear_mode)
         if not isinstance(padding, str):
@@ -109,6 +113,8 @@ class FDConv(DynamicWeight, nn.Conv2d):
                           ksm_local_act=ksm_local_act, convert_param=convert_param)
 
     def forward(self, x: Tensor) -> Tensor:
+        if (node := kept_whole(self, x)) is not None:
+            return node
         if x.dim() != 4:
             raise ValueError(f"FDConv's x must have 4 dimensions (B, C, H, W), got {x.dim()}: {tuple(x.shape)}")
         if x.shape[1] != self.in_channels:
@@ -118,7 +124,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
             y = self._conv_forward(x, self.weight, self.bias)
         elif 0 in x.shape[2:]:
             raise ValueError(f"FDConv's x must have at least one row and one column, got {tuple(x.shape)}")
-        elif len(x) == 0:
+        elif x.shape[0] == 0:
             y = with_zero_gradients(self._conv_forward(x, self.static_weight(), self.bias), self)
         else:
             y = self.forward_images(x, x.mean((2, 3), dtype=at_least_float32(x)), self.respond)
@@ -139,7 +145,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
     def multiply(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
         """The convolutions as matrix products, for maps so small that the weights are what costs time and memory."""
         dtype = product_type(x)
-        batch, (height, width) = len(x), self.kernel_size
+        batch, (height, width) = x.shape[0], self.kernel_size
         if any(self._reversed_padding_repeated_twice):
             x = F.pad(x, self._reversed_padding_repeated_twice,
                       mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
@@ -156,12 +162,12 @@ class FDConv(DynamicWeight, nn.Conv2d):
         """Each image of x (B, Ci, H, W) with its weight (B, Co, Ci/G, kh, kw): one convolution of B·G groups."""
         # A channels-last weight would make the output channels-last, whatever x is.
         weight = weight.to(x.dtype).contiguous()
-        if len(x) == 1:
+        if x.shape[0] == 1:
             return self._conv_forward(x, weight[0], self.bias)
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        batch = len(x)
+        batch = x.shape[0]
         bias = None if self.bias is None else self.bias.repeat(batch)
         y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), bias, self.stride, padding, self.dilation,
                      batch * self.groups)
@@ -170,6 +176,8 @@ class FDConv(DynamicWeight, nn.Conv2d):
 
 def band_arguments(fbm_cfg: Mapping[str, object]) -> dict[str, object]:
     """fbm_cfg as FrequencyBandModulation's arguments; ValueError for a key or a value that is not served."""
+    if not isinstance(fbm_cfg, Mapping):
+        raise ValueError(f"fbm_cfg must be a dictionary of arguments, got {fbm_cfg!r}")
     for key, value in fbm_cfg.items():
         if key in FIXED_BAND_OPTIONS:
             check_fixed("fbm_cfg's", FIXED_BAND_OPTIONS, **{key: value})

@@ -126,7 +126,7 @@ class DynamicWeight(DerivedBuffers):
     def input_factors(self, factors: KernelFactors) -> Tensor:
         """The factors on channels and kernel positions: (B, G, kh, Ci/G, kw)."""
         _, group_channels, height, width = self.conv_shape
-        by_channel = factors.channel.view(len(factors.channel), -1, 1, group_channels, 1)
+        by_channel = factors.channel.view(factors.channel.shape[0], -1, 1, group_channels, 1)
         if factors.spatial is None:
             return by_channel
         return by_channel * factors.spatial.view(-1, 1, height, 1, width)
@@ -140,7 +140,7 @@ class DynamicWeight(DerivedBuffers):
         matrices = self.image_matrices(factors)
         if self.KSM_Local is not None:
             matrices = gated(matrices, *self.local_factors(pooled))
-        matrices = matrices.unflatten(0, (len(pooled), -1))
+        matrices = matrices.unflatten(0, (pooled.shape[0], -1))
         inputs = self.input_factors(factors)
         # In place takes half the time, but autograd would have to copy what is overwritten.
         times = Tensor.mul_ if overwrites() else Tensor.mul
@@ -159,10 +159,10 @@ class DynamicWeight(DerivedBuffers):
         columns = (columns * inputs.to(columns.dtype)).flatten(0, 1)
         matrices = self.image_matrices(factors)
         if self.KSM_Local is None:
-            y = matrices.view(len(matrices), -1, columns.shape[1]).to(columns.dtype) @ columns
+            y = matrices.view(matrices.shape[0], -1, columns.shape[1]).to(columns.dtype) @ columns
         else:
             y = gated_product(matrices, *self.local_factors(pooled), columns)
-        y = y.unflatten(0, (len(pooled), -1)).flatten(1, 2)
+        y = y.unflatten(0, (pooled.shape[0], -1)).flatten(1, 2)
         return y if factors.filter is None else y * factors.filter.unsqueeze(2).to(y.dtype)
 
     def forward_images(self, x: Tensor, pooled: Tensor, respond: Callable[[Tensor, Tensor, KernelFactors], Tensor]
@@ -177,10 +177,10 @@ class DynamicWeight(DerivedBuffers):
         with without_autocast(x):
             pooled = pooled.to((self.dft_weight if self.convert_param else self.weight).dtype)
             factors = self.KSM_Global(pooled[..., None, None])
-        step = 1 if x.device.type == "cpu" and overwrites() else len(x)
-        images = [slice(start, start + step) for start in range(0, len(x), step)]
-        outputs = [respond(x[some], pooled[some], factors.of_images(some)) for some in images]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        if x.device.type != "cpu" or not overwrites() or x.shape[0] == 1:
+            return respond(x, pooled, factors)
+        images = [slice(image, image + 1) for image in range(x.shape[0])]
+        return torch.cat([respond(x[one], pooled[one], factors.of_images(one)) for one in images])
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`. ValueError, and nothing changed, for a weight of another shape."""

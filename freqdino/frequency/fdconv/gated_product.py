@@ -39,7 +39,7 @@ def gated_product(matrix: Tensor, left: Tensor, right: Tensor, x: Tensor) -> Ten
     tensor([[[3.]]])
     """
     if is_recorded():
-        return gated(matrix, left, right).reshape(len(matrix), -1, x.shape[1]).to(x.dtype) @ x
+        return gated(matrix, left, right).reshape(matrix.shape[0], -1, x.shape[1]).to(x.dtype) @ x
     # Blocks of a transposed matrix would take three times as long to read.
     return GatedProduct.apply(matrix.contiguous(), left, right, x)
 

@@ -8,6 +8,7 @@ Shape key: B: batch, Ci, Co: input and output channels, k² = kh·kw: kernel pos
 G: groups of the convolution.
 """
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -85,7 +86,7 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
     They stay as they were then, in training too, where torch's own layer raises an error. A SyncBatchNorm has those of
     the other processes.
     """
-    if len(x) != 1 or not norm.training or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+    if x.shape[0] != 1 or not norm.training or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return norm(x)
     if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized() \
             and torch.distributed.get_world_size(norm.process_group) > 1:
@@ -110,8 +111,8 @@ class KSMGlobal(nn.Module):
         check_choice("ksm_kernel_act", kernel_act, ("sigmoid", "tanh", "softmax"))
         for name, value, least in (("reduction", reduction, 0), ("kernel_temp", kernel_temp, 0), ("temp", temp, 0),
                                    ("att_multi", att_multi, 1)):
-            if not value > least:
-                raise ValueError(f"{name} must be greater than {least}, got {value}")
+            if not isinstance(value, Real) or not value > least:
+                raise ValueError(f"{name} must be greater than {least}, got {value!r}")
         self.act, self.kernel_act = act, kernel_act
         self.temp, self.kernel_temp, self.att_multi = temp, kernel_temp, att_multi
 
@@ -175,4 +176,4 @@ class KSMLocal(nn.Module):
         left = self.conv.weight.to(dtype).view(self.groups, -1, kernel_width * taps)
         if self.act == "tanh":
             left = 2 * left
-        return left.expand(len(pooled), -1, -1, -1), right
+        return left.expand(pooled.shape[0], -1, -1, -1), right

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.frequency.argument_checks import check_counts, check_flags, check_type
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.modules import with_zero_gradients
+from freqdino.ops.modules import kept_whole, with_zero_gradients
 
 
 class FDLinear(DynamicWeight, nn.Linear):
@@ -43,6 +43,7 @@ class FDLinear(DynamicWeight, nn.Linear):
                  ksm_global_act: str = "sigmoid", ksm_kernel_act: str | None = None, ksm_local_act: str = "sigmoid",
                  use_ksm_local: bool = True, convert_param: bool = True):
         check_counts(in_features=in_features, out_features=out_features, kernel_num=kernel_num, param_ratio=param_ratio)
+        check_flags(use_ksm_local=use_ksm_local, convert_param=convert_param)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.active = min(in_features, out_features) > use_fdconv_if_c_gt
         if self.active:
@@ -52,6 +53,8 @@ class FDLinear(DynamicWeight, nn.Linear):
                               use_ksm_local=use_ksm_local, ksm_local_act=ksm_local_act, convert_param=convert_param)
 
     def forward(self, x: Tensor) -> Tensor:
+        if (node := kept_whole(self, x)) is not None:
+            return node
         if x.dim() < 3:
             raise ValueError(f"FDLinear's x must have at least 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
         if x.shape[-1] != self.in_features:
@@ -61,7 +64,7 @@ class FDLinear(DynamicWeight, nn.Linear):
             return super().forward(x)
         if 0 in x.shape[1:]:
             raise ValueError(f"FDLinear's x must have at least one token an image, got {tuple(x.shape)}")
-        if len(x) == 0:
+        if x.shape[0] == 0:
             return with_zero_gradients(F.linear(x, self.static_weight(), self.bias), self)
         tokens = x.flatten(1, -2)
         y = self.forward_images(tokens, tokens.mean(1, dtype=at_least_float32(x)), self.respond)

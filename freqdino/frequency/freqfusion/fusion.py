@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler, joint_conv
 from freqdino.ops.carafe import carafe
-from freqdino.ops.modules import is_recorded, with_zero_gradients
+from freqdino.ops.modules import is_recorded, kept_whole, with_zero_gradients
 
 UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic")
 
@@ -171,8 +171,10 @@ class FreqFusion(nn.Module):
         Raises:
             ValueError: maps whose ranks, channels, batches or sizes do not fit.
         """
+        if (node := kept_whole(self, hr_feat, lr_feat)) is not None:
+            return node
         self._check_maps(hr_feat, lr_feat)
-        if len(hr_feat) == 0:
+        if hr_feat.shape[0] == 0:
             return self._fuse_nothing(hr_feat, lr_feat)
         if self.checkpoint and torch.is_grad_enabled() and not is_recorded():
             return torch.utils.checkpoint.checkpoint(self._fuse, hr_feat, lr_feat, use_reentrant=False)
@@ -274,6 +276,8 @@ class FreqFusionSum(FreqFusion):
 
         Sizes and errors as in :meth:`FreqFusion.forward`.
         """
+        if (node := kept_whole(self, hr_feat, lr_feat)) is not None:
+            return node
         _, hr, lr = super().forward(hr_feat, lr_feat)
         return hr + lr
 

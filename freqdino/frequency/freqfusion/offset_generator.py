@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from freqdino.frequency.argument_checks import check_counts
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.modules import is_plain
+from freqdino.ops.modules import is_plain, is_recorded
 from freqdino.ops.weighted_gather import weighted_gather
 
 NEIGHBOUR_DISTANCE = 2
@@ -164,7 +164,7 @@ def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
                            (1 - to_right) * down, to_right * down], dim=-1)
     # One table row holds one group of one pixel: row ((image · H + y) · W + x) · G + group.
     table = features.permute(0, 2, 3, 1).reshape(-1, channels // groups)
-    integer = torch.int32 if len(table) < 2**31 else torch.int64
+    integer = torch.int64 if is_recorded() or table.shape[0] >= 2**31 else torch.int32
     image = torch.arange(batch, dtype=integer, device=x.device).view(-1, 1, 1, 1)
     first = image * (height * width * groups) + torch.arange(groups, dtype=integer, device=x.device)
     top, bottom = first + top * (width * groups), first + bottom * (width * groups)

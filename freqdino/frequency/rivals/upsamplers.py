@@ -32,7 +32,7 @@ class UpsampleSum(nn.Module):
             ValueError: maps whose ranks, batches, channels or sizes do not fit.
         """
         check_maps(hr, lr)
-        if len(hr) == 0:     # torch's pixel shuffle has no gradient for an empty batch
+        if hr.shape[0] == 0:     # torch's pixel shuffle has no gradient for an empty batch
             return with_zero_gradients(hr + lr.sum(), self)
         height, width = hr.shape[2:]
         return hr + self.upsample(extend(lr, (height, width)))[..., :height, :width]

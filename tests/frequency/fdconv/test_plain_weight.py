@@ -49,6 +49,23 @@ def test_the_usual_loop_at_the_end_of_a_constructor():
     assert torch.allclose(net[0](x), nn.functional.conv2d(x, weight, padding=1), atol=1e-4)
 
 
+def test_an_orthogonal_start(layer):
+    """nn.init fills it as a matrix."""
+    nn.init.orthogonal_(layer.weight)
+    rows = layer.static_weight().detach().flatten(1)
+    small = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
+    assert torch.allclose(small, torch.eye(len(small)), atol=1e-5)
+    assert layer.dft_weight.requires_grad and layer.dft_weight.is_leaf
+    zeros = torch.zeros_like(layer.weight)
+    assert type(zeros) is torch.Tensor and zeros.shape == layer.plain_shape
+
+
+def test_an_optimiser_that_collects_weights_is_told_the_parameter(layer):
+    with pytest.raises(ValueError, match="'s weight is no parameter, dft_weight is: .*parameters"):
+        torch.optim.SGD([{"params": [module.weight for module in [layer]]}], lr=0.1)
+    torch.optim.SGD(layer.parameters(), lr=0.1)
+
+
 def test_reset_parameters(layer):
     with torch.no_grad():
         for tensor in (*layer.parameters(), *layer.buffers()):
@@ -85,7 +102,6 @@ def test_what_it_tells(layer):
     parametrizations.spectral_norm,
     lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
     lambda layer: prune.random_unstructured(layer, "weight", 0.3),
-    lambda layer: nn.init.orthogonal_(layer.weight),
     lambda layer: torch.zeros(layer.plain_shape, out=layer.weight.data),
     lambda layer: torch.cat([layer.weight, layer.weight]),
     lambda layer: layer.weight.norm(),
@@ -93,7 +109,7 @@ def test_what_it_tells(layer):
     lambda layer: setattr(layer, "weight", nn.Parameter(torch.zeros(layer.plain_shape))),
     lambda layer: torch.zeros(layer.plain_shape).copy_(layer.weight),
 ], ids=["fusion", "weight_norm", "weight_norm of parametrizations", "spectral_norm", "l1 pruning", "random pruning",
-        "orthogonal_", "out", "cat", "norm", "part", "assignment", "copy"])
+        "out", "cat", "norm", "part", "assignment", "copy"])
 @pytest.mark.filterwarnings("ignore")
 def test_what_would_pass_over_the_modulation_is_refused(layer, deed):
     x = input_of(layer)
