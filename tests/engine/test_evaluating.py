@@ -66,6 +66,9 @@ def test_own_panoptic_data_are_evaluated_by_every_task(tmp_path, loggers_as_befo
     found = results(tmp_path / "out")[name]
     assert set(found) == {"bbox", "segm", "sem_seg", "panoptic_seg"}
     assert found["sem_seg"]["IoU-floor"] is not None and found["segm"]["AP-box"] is not None
+    (tmp_path / "segments" / "2.png").write_bytes(b"broken")
+    run(options(name, tmp_path / "one", *words({**every, "DATALOADER.SKIP_UNREADABLE": True})))
+    assert set(results(tmp_path / "one")[name]) == set(found)
 
 
 def test_augmentation_and_windows_see_one_picture_at_a_time():
