@@ -33,6 +33,9 @@ def training_records(cfg: CfgNode) -> list[dict]:
         if records:
             check_kind(name, records[0], cfg, reader_class)
     records = [record for name in names for record in loaded[name]]
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler" and "annotations" not in records[0]:
+        raise DataError("DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler counts the objects of instance "
+                        f"annotations, which the data set {', '.join(names)} does not have; set it to TrainingSampler")
     readers = label_readers(build_reader(reader_class, names[0]))
     check_records(names, records, readers, "learn from")
     return _filtered(cfg, readable_records(names, records, readers, skip=cfg.DATALOADER.SKIP_UNREADABLE))

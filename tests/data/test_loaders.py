@@ -75,3 +75,10 @@ def test_missing_data_name_path_variable_and_readme(config, tmp_path, monkeypatc
 def test_unknown_dataset_is_an_error(config):
     with pytest.raises(ValueError, match="dataset 'coco_2071_val' is not registered; registered are .*coco_2017_val"):
         build_test_loader(config("any", "coco_instance_lsj"), "coco_2071_val")
+
+
+def test_repeat_factors_count_annotations(semantic_set, config):
+    cfg = config(semantic_set(), "mask_former_semantic")
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = "RepeatFactorTrainingSampler", 0.5
+    with pytest.raises(ValueError, match="SAMPLER_TRAIN RepeatFactorTrainingSampler counts .* set it to TrainingS"):
+        build_train_loader(cfg)
