@@ -75,7 +75,7 @@ def check_length(path: str, checkpoint: Mapping[str, Any], max_iter: int) -> Non
     """Raise CheckpointError where a run has more iterations behind it than ``max_iter``, SOLVER.MAX_ITER."""
     done = checkpoint.get("iteration", -1) + 1
     if done > max_iter:
-        raise CheckpointError(f"{path} has {done} iterations behind it, SOLVER.MAX_ITER is {max_iter}: there is nothing "
+        raise CheckpointError(f"{path} has {done} iterations behind it, SOLVER.MAX_ITER is {max_iter}: nothing is "
                               "left to train. Set it higher, or evaluate the checkpoint with --eval-only.")
 
 

@@ -78,7 +78,7 @@ def test_unknown_dataset_is_an_error(config):
 
 
 def test_repeat_factors_count_annotations(semantic_set, config):
-    cfg = config(semantic_set(), "mask_former_semantic")
+    cfg = config(semantic_set([[0, 1], [1, 2]]), "mask_former_semantic", crop=(2, 2))
     cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = "RepeatFactorTrainingSampler", 0.5
     with pytest.raises(ValueError, match="SAMPLER_TRAIN RepeatFactorTrainingSampler counts .* set it to TrainingS"):
         build_train_loader(cfg)

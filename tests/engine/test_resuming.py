@@ -122,7 +122,7 @@ def test_a_finished_run_that_is_resumed(straight, squares, tmp_path, capsys, mon
     shutil.copy(straight / "model_final.pth", tmp_path)
     words = ["--resume", *options(squares, tmp_path, *LIVELY, "MODEL_EMA.ENABLED", "False")]
     error = fails(capsys, [*words, "SOLVER.MAX_ITER", "5"])
-    assert "model_final.pth has 6 iterations behind it, SOLVER.MAX_ITER is 5: there is nothing left to train" in error
+    assert "model_final.pth has 6 iterations behind it, SOLVER.MAX_ITER is 5: nothing is left to train" in error
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "test", lambda *_, **__: [][0])
         with pytest.raises(IndexError):
