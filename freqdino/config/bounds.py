@@ -41,7 +41,7 @@ BOUNDS = (
     ("at least 1", _at_least(1), (
         "SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.NUM_DECAYS",
         "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST", "TEST.DETECTIONS_PER_IMAGE", "TEST.AUG.MAX_SIZE",
-        "TEST.PRECISE_BN.NUM_ITER", "MODEL.SEM_SEG_HEAD.MASK_DIM",
+        "TEST.PRECISE_BN.NUM_ITER", "MODEL.SEM_SEG_HEAD.MASK_DIM", "MODEL.SEM_SEG_HEAD.CONVS_DIM",
         "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "MODEL.SEM_SEG_HEAD.DIM_FEEDFORWARD",
         "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
         "MODEL.RETINANET.NUM_CLASSES", "MODEL.FPN.OUT_CHANNELS", "MODEL.RESNETS.NUM_GROUPS",
@@ -76,6 +76,9 @@ BOUNDS = (
     ("from 0, which freezes nothing, to 5, the stem and all four stages", lambda value: -1 <= value <= 5,
      ("MODEL.BACKBONE.FREEZE_AT",)),
     ("below 2 to the power of 32; negative: a seed by chance", lambda value: value < 2 ** 32 - 2 ** 16, ("SEED",)),
+    ("a list of [task, metric, value, tolerance], as in [['segm', 'AP', 38.5, 0.2]]",
+     lambda rows: all(isinstance(row, (list, tuple)) and [isinstance(value, str) for value in row] == [
+         True, True, False, False] for row in rows), ("TEST.EXPECTED_RESULTS",)),
     ("numbers above 0", lambda values: all(value > 0 for value in values), ("MODEL.PIXEL_STD",)),
     ("one number or more, each at least 1", lambda values: len(values) > 0 and min(values) >= 1,
      ("TEST.AUG.MIN_SIZES",)),
