@@ -226,8 +226,8 @@ def left_out_first_of(instance_set, config, tmp_path, categories):
     name, _ = instance_set([{**BOTH[0], "category_id": category, "image_id": 10 + index}
                             for index, category in enumerate(categories)], images=2)
     (tmp_path / "images" / "0.png").write_bytes(b"not a picture")
-    cfg = tested(config, name)
-    cfg.DATALOADER.SKIP_UNREADABLE = True
+    cfg = config(name, "coco_instance_lsj")
+    cfg.DATASETS.TEST, cfg.DATALOADER.SKIP_UNREADABLE = (name,), True
     return cfg
 
 
