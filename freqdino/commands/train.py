@@ -103,7 +103,7 @@ def keep_threads_quiet() -> None:
 
 def what_is_kept(cfg) -> str:
     last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
-    return f"--resume continues from {last.with_name(last.read_text())}" if last.is_file() else ""
+    return f"--resume continues from {last.parent / last.read_text().strip()}" if last.is_file() else ""
 
 
 def run_process(cfg, predictions, args: argparse.Namespace, stop: StopSignals) -> None:

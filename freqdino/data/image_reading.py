@@ -11,12 +11,17 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data.detection_utils import SizeMismatchError
-from PIL import Image, ImageOps
+from PIL import Image
 
 from freqdino.errors import DataError, MissingDataError, UnreadableFileError
 
 IMAGE_FORMATS = ("RGB", "BGR")
 _EXIF_ORIENTATION = 0x0112
+# What makes a picture of an EXIF orientation upright. Pillow's own function also writes the EXIF data anew, which fails
+# where a field beside the orientation is damaged.
+_UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_90}
 _16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 logger = logging.getLogger(__name__)
@@ -71,8 +76,9 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are {', '.join(IMAGE_FORMATS)}")
     image = open_image(path)
-    if _orientation(image, path) != 1:
-        image = ImageOps.exif_transpose(image)
+    orientation = _orientation(image, path)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
     if image.mode in _16_BIT_MODES:
         image = _to_8_bit(image, path)
     elif image.mode == "F":

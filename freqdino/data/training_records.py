@@ -6,9 +6,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
 
 from freqdino.data.catalog import dataset_records
-from freqdino.data.checks.before_training import check_kind, check_records, label_readers
+from freqdino.data.checks.before_training import check_kind, checked_records, label_readers
 from freqdino.data.checks.classes import check_same_classes
-from freqdino.data.checks.files import readable_records
 from freqdino.data.mapper import build_reader, chosen_mapper
 from freqdino.errors import DataError
 
@@ -34,8 +33,8 @@ def training_records(cfg: CfgNode) -> list[dict]:
             check_kind(name, records[0], cfg, reader_class)
     records = [record for name in names for record in loaded[name]]
     readers = label_readers(build_reader(reader_class, names[0]))
-    check_records(names, records, readers, "learn from")
-    return _filtered(cfg, readable_records(names, records, readers, skip=cfg.DATALOADER.SKIP_UNREADABLE))
+    skip = cfg.DATALOADER.SKIP_UNREADABLE
+    return _filtered(cfg, checked_records(names, records, readers, "learn from", skip=skip))
 
 
 def _filtered(cfg, records):

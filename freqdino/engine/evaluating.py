@@ -12,6 +12,9 @@ from freqdino.evaluation.results import FOLDER
 from freqdino.evaluation.tta import TestTimeAugmentation
 from freqdino.registration.predictions import Predictions, how_to_predict
 
+# What the evaluation of a task can be called in its results.
+RESULTS = {"semantic": ("sem_seg",), "instance": ("bbox", "segm"), "panoptic": ("panoptic_seg",)}
+
 
 def evaluators_of(cfg: CfgNode, predictions: Predictions, folder: str) -> list[DatasetEvaluator]:
     """The evaluators of each of DATASETS.TEST, which write into ``folder``."""
@@ -25,9 +28,11 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
     The records are those that `check_datasets` has read.
 
     Raises:
-        ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts; names the keys.
+        ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts, or TEST.EXPECTED_RESULTS
+            are of something else than what is evaluated; names the keys.
         ValueError, OSError, ImportError: what stands in the way of an evaluator: files, metadata, packages.
     """
+    results = set()
     for name in cfg.DATASETS.TEST:
         known = tasks_with_ground_truth(name)
         evaluated = set(known) & set(predictions.tasks)
@@ -37,7 +42,20 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
                               f"{', '.join(predictions.tasks)}; set {how_to_predict(cfg, known)}, or DATASETS.TEST to "
                               "sets with such ground truth, or to () for no evaluation")
         check_dataset_files(name, [GROUND_TRUTH_KEY[task] for task in evaluated])
+        results |= {result for task in evaluated for result in RESULTS[task]}
+    _check_expected_results(cfg, results)
     evaluators_of(cfg, predictions, os.path.join(cfg.OUTPUT_DIR, FOLDER))
+
+
+def _check_expected_results(cfg, results):
+    """Detectron2 looks the tasks of TEST.EXPECTED_RESULTS up in the results of one data set, at the very end."""
+    tasks = {task.removesuffix("_TTA") if cfg.TEST.AUG.ENABLED else task for task, *_ in cfg.TEST.EXPECTED_RESULTS}
+    if tasks and len(set(cfg.DATASETS.TEST)) != 1:
+        raise ConfigError(f"TEST.EXPECTED_RESULTS are those of one data set, DATASETS.TEST is {cfg.DATASETS.TEST}; set "
+                          "TEST.EXPECTED_RESULTS to []")
+    if tasks - results:
+        raise ConfigError(f"TEST.EXPECTED_RESULTS has the task {', '.join(sorted(tasks - results))}; the results of "
+                          f"this evaluation are {', '.join(sorted(results))}")
 
 
 def augmented_model(cfg, model):

@@ -8,7 +8,9 @@ from detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
 
-BEGINNING = 3                               # iterations whose median is where the loss began
+BEGINNING = 3                               # iterations whose median is where the loss began,
+JUMP = 10.0                                 # but for those that are as many times the smallest: the first step can be
+                                            # what blows a model up, and no batch makes such a difference
 WINDOW = 20                                 # iterations whose median is where it is
 FACTOR = 3.0                                # above which it has not fluctuated, but risen
 
@@ -29,7 +31,8 @@ class LossWatch(HookBase):
             self._beginning.append(loss)
         last = self.trainer.iter + 1 == self.trainer.max_iter
         if last or len(self._recent) == WINDOW and not self._warned:
-            began, now = median(self._beginning), median(self._recent)
+            calm = [loss for loss in self._beginning if loss < JUMP * min(self._beginning)] or self._beginning
+            began, now = median(calm), median(self._recent)
             if now > FACTOR * began:
                 self._warned = True
                 logger.warning("The loss has risen from %.4g to %.4g: the model learns nothing, or forgets. "

@@ -71,6 +71,19 @@ def check_same_classes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None
                                   "new run in another OUTPUT_DIR with this one's checkpoint as MODEL.WEIGHTS.")
 
 
+def check_length(path: str, checkpoint: Mapping[str, Any], max_iter: int) -> None:
+    """Raise CheckpointError where a run has more iterations behind it than ``max_iter``, SOLVER.MAX_ITER."""
+    done = checkpoint.get("iteration", -1) + 1
+    if done > max_iter:
+        raise CheckpointError(f"{path} has {done} iterations behind it, SOLVER.MAX_ITER is {max_iter}: nothing is "
+                              "left to train. Set it higher, or evaluate the checkpoint with --eval-only.")
+
+
+def seed_of(saved: str) -> int:
+    """The SEED of the dumped configuration ``saved``."""
+    return yaml.safe_load(saved)["SEED"]
+
+
 def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     """The names of the optimiser's parameters in the order of its state."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}

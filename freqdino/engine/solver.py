@@ -14,6 +14,8 @@ import torch
 from detectron2.layers.batch_norm import LayerNorm as ChannelLayerNorm
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
+from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
+from fvcore.common.param_scheduler import StepWithFixedGammaParamScheduler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -172,12 +174,26 @@ class ResumablePolyLR(WarmupPolyLR):
         super().load_state_dict({key: state_dict[key] for key in ("base_lrs", "last_epoch")})
 
 
+class StepsToTheEnd(StepWithFixedGammaParamScheduler):
+    """fvcore's, which has no value at 1, the end; the rate after the last step is asked for, too."""
+
+    def __call__(self, where: float) -> float:
+        return super().__call__(min(where, 1 - 2 * self.WHERE_EPSILON))
+
+
 def build_lr_scheduler(cfg, optimizer):
     """DeepLab's polynomial schedule or one of Detectron2's, by SOLVER.LR_SCHEDULER_NAME; else raises ConfigError."""
     if cfg.SOLVER.LR_SCHEDULER_NAME not in LR_SCHEDULERS:
         raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME is {cfg.SOLVER.LR_SCHEDULER_NAME!r}; possible: "
                           f"{', '.join(LR_SCHEDULERS)}")
     solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
+        steps = StepsToTheEnd(base_value=1.0, gamma=solver.GAMMA, num_decays=solver.NUM_DECAYS,
+                              num_updates=solver.MAX_ITER)
+        warmup = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
+        multiplier = WarmupParamScheduler(steps, solver.WARMUP_FACTOR, warmup, solver.WARMUP_METHOD,
+                                          solver.RESCALE_INTERVAL)
+        return LRMultiplier(optimizer, multiplier=multiplier, max_iter=solver.MAX_ITER)
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
         return build_detectron2_lr_scheduler(cfg, optimizer)
     return ResumablePolyLR(optimizer, solver.MAX_ITER, warmup_factor=solver.WARMUP_FACTOR,

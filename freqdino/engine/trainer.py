@@ -27,11 +27,13 @@ from freqdino.engine.resuming import (
     Checkpoints,
     PreciseBN,
     changed_settings,
+    check_length,
     check_same_classes,
     forget_metrics,
     parameter_names,
     restore_optimizer,
     restore_schedule,
+    seed_of,
 )
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
 from freqdino.engine.stopping import StopHook, StopRequests
@@ -117,7 +119,7 @@ class Trainer(DefaultTrainer):
         """An evaluation that moves no random state; a signal ends it at once where nothing of the training is lost."""
         if self.iter + 1 == self.max_iter:      # the last step failed, for else it would be counted
             return {}
-        finished = self.iter == self.max_iter
+        finished = self.iter >= self.max_iter      # one more where a finished run is resumed
         if self.stop is None or not (finished or comm.get_world_size() == 1):
             with random_state_kept():
                 return evaluate()
@@ -141,7 +143,7 @@ class Trainer(DefaultTrainer):
         try:
             super().after_train()
         except (OSError, ValueError) as error:
-            if self.iter == self.max_iter:
+            if self.iter >= self.max_iter:
                 raise
             logger.warning("After the error that ended the training: %s", error)    # which is the one to be told
 
@@ -162,12 +164,14 @@ class Trainer(DefaultTrainer):
         if not found:
             if resume:
                 logger.info("--resume: %s has no checkpoint yet, the training starts", self.cfg.OUTPUT_DIR)
+                self._forget_metrics()
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             return
         path, checkpoint = found
         new = changed_settings(checkpoint["config"], self.cfg) if "config" in checkpoint else {
             "": "not known, the checkpoint of version 0.1 does not hold its configuration"}
         check_same_classes(checkpoint.get("classes", {}), training_class_tables(self.cfg))
+        check_length(path, checkpoint, self.max_iter)
         rest = self.checkpointer.restore(path, checkpoint)
         kept = ["weights", "optimiser", "place in the schedule"]
         if self._restore_data(rest.get("processes"), other_data="DATASETS.TRAIN" in new):
@@ -175,10 +179,17 @@ class Trainer(DefaultTrainer):
         if self._restore_random_state(rest.get("processes")):
             kept.append("random states")
         self.start_iter = self.iter + 1
-        if comm.is_main_process():
-            forget_metrics(os.path.join(self.cfg.OUTPUT_DIR, METRICS), after=self.start_iter)
+        self._forget_metrics()
+        if "config" in checkpoint and (seed := seed_of(checkpoint["config"])) != self.cfg.SEED:
+            logger.warning("SEED %d is not used: a resumed run goes on with the random states and the order of the "
+                           "data that began with SEED %d", self.cfg.SEED, seed)
         logger.info("Resuming at iteration %d from %s. Kept: %s. New: %s", self.start_iter, path, ", ".join(kept),
                     "; ".join(new.values()) or "nothing")
+
+    def _forget_metrics(self):
+        """Of iterations that the run does not have, as it goes on, and that come again."""
+        if comm.is_main_process():
+            forget_metrics(os.path.join(self.cfg.OUTPUT_DIR, METRICS), after=self.start_iter or -1)
 
     def _restore_data(self, processes, *, other_data):
         loader = self._trainer.data_loader
@@ -232,7 +243,7 @@ class Trainer(DefaultTrainer):
             evaluators = evaluators_of(cfg, predictions, folder)
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and results:
-            single = len(cfg.DATASETS.TEST) == 1
+            single = len(set(cfg.DATASETS.TEST)) == 1
             path = write_results({cfg.DATASETS.TEST[0]: results} if single else results, folder)
             logger.info("Evaluation results written to %s", path)
         return results

@@ -58,6 +58,10 @@ class WeightAveraging(HookBase):
         """The model with averaged weights."""
         return self._average.module
 
+    def before_train(self):
+        if not self._average.n_averaged:    # the trained model's weights have been loaded since it was copied
+            self.model.load_state_dict(self._trained.state_dict())
+
     def after_step(self):
         self._average.update_parameters(self._trained)
 

@@ -221,7 +221,7 @@ def _load_ground_truth(dataset_name, output_dir):
     """Path and completed content of the dataset's COCO JSON file, or what its panoptic one says about things."""
     metadata = MetadataCatalog.get(dataset_name)
     if has_only_segments(dataset_name, "json_file"):
-        return metadata.panoptic_json, complete_annotations(instances_of_segments(dataset_name))
+        return metadata.panoptic_json, complete_annotations(instances_of_segments(dataset_name, left_out(dataset_name)))
     if metadata.get("json_file") or metadata.get("panoptic_json") or output_dir is None:
         path = require_metadata(dataset_name, "json_file")
     else:

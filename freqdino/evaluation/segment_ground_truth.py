@@ -19,12 +19,14 @@ def has_only_segments(dataset_name: str, key: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4)         # it reads every PNG, and each evaluation of a training asks anew
-def instances_of_segments(dataset_name: str) -> dict:
-    """The segments of things as the content of a COCO instance file."""
+def instances_of_segments(dataset_name: str, without: frozenset[int | str] = frozenset()) -> dict:
+    """The segments of things as the content of a COCO instance file; ``without`` images of these ids."""
     metadata = MetadataCatalog.get(dataset_name)
     ids = {index: category for category, index in metadata.thing_dataset_id_to_contiguous_id.items()}
     images, annotations = [], []
     for record in DatasetCatalog.get(dataset_name):
+        if record["image_id"] in without:
+            continue
         images.append({"id": record["image_id"], "height": record["height"], "width": record["width"],
                        "file_name": record["file_name"]})
         drawn = read_segment_ids(record["pan_seg_file_name"])

@@ -38,7 +38,9 @@ def test_training_leaves_what_detectron2_users_expect(trained, squares):
 
 
 def test_eval_only_reproduces_the_last_evaluation(trained, squares, tmp_path):
-    run(["--eval-only", *options(squares, tmp_path, "MODEL.WEIGHTS", str(trained / "model_final.pth"))])
+    """Also of a set that is named twice: its results stand under its name."""
+    weights = ("MODEL.WEIGHTS", str(trained / "model_final.pth"))
+    run(["--eval-only", *options(squares, tmp_path, *weights, "DATASETS.TEST", str((squares, squares)))])
     assert results(tmp_path) == results(trained)
 
 

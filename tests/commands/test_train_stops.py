@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from freqdino.commands.command_line import StopSignals
 from freqdino.commands.train import run
+from freqdino.engine.loss_watch import LossWatch
 from freqdino.engine.trainer import Trainer
 from freqdino.errors import Stopped
 from helpers.paths import ROOT
@@ -141,6 +143,21 @@ def test_folders_that_cannot_be_written_to(squares, tmp_path, capsys):
     assert fails(capsys, options(squares, file)) == f"error: OUTPUT_DIR {file} cannot be written to: File exists\n"
     error = fails(capsys, options(squares, file / "below"))
     assert error == f"error: OUTPUT_DIR {file}/below cannot be written to: Not a directory\n"
+
+
+@pytest.mark.parametrize("losses, said", [
+    ([30.0, 6e10, 5e10, 4e10], True),       # the first step is what blows it up
+    ([30.0, 31.0, 29.0, 6e10, 5e10, 4e10, 5e10], True),
+    ([30.0, 80.0, 85.0, 90.0], False),      # a first batch with little in it
+    ([0.0, 31.0, 29.0, 30.0], False),
+])
+def test_when_a_loss_counts_as_risen(losses, said, caplog):
+    watch = LossWatch(base_lr=1.0)
+    for iteration, loss in enumerate(losses):
+        storage = SimpleNamespace(latest=lambda loss=loss: {"total_loss": (loss, 0)})
+        watch.trainer = SimpleNamespace(iter=iteration, max_iter=len(losses), storage=storage)
+        watch.after_step()
+    assert ("The loss has risen" in caplog.text) == said
 
 
 def test_a_loss_that_rises_is_said(squares, tmp_path):

@@ -62,6 +62,17 @@ def test_exif_orientation_is_applied(tmp_path, orientation, expected):
     assert read_image(save(tmp_path, image, exif=exif), "RGB")[:, :, 0].tolist() == expected
 
 
+def test_damaged_exif_data_beside_the_orientation(tmp_path):
+    """A resolution that is text, of type 2, and no fraction, of type 5: it need not be written anew."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011a] = 6, 72.0
+    damaged = exif.tobytes().replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02")
+    assert damaged != exif.tobytes()
+    path = tmp_path / "damaged.jpg"
+    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(path, exif=damaged)
+    assert read_image(str(path), "RGB").shape == (3, 2, 3)
+
+
 def test_missing_unreadable_and_truncated_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png does not exist"):
         read_image(str(tmp_path / "nowhere.png"), "RGB")

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from freqdino.commands.train import run
+from freqdino.data import register_custom_datasets
 from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.engine.evaluating import augmented_model, check_evaluation
 from freqdino.errors import ConfigError
@@ -34,6 +35,18 @@ def test_nothing_to_evaluate_is_said_before_training(squares, tmp_path, capsys, 
 def test_nothing_to_evaluate_of_detectron2_models(squares):
     cfg = small_config({"MODEL.META_ARCHITECTURE": "SemanticSegmentor", "DATASETS.TEST": [squares]})
     with pytest.raises(ConfigError, match="SemanticSegmentor predicts semantic; set MODEL.META_ARCHITECTURE to one of"):
+        check_evaluation(cfg, predictions_of(cfg))
+
+
+@pytest.mark.parametrize("task, sets, message", [
+    ("sem_seg", 1, "has the task sem_seg; the results of this evaluation are bbox, segm"),
+    ("segm", 0, r"are those of one data set, DATASETS.TEST is \(\)"),
+])
+def test_results_that_cannot_be_expected(squares, task, sets, message):
+    register_custom_datasets([squares])
+    cfg = small_config({"DATASETS.TEST": [squares] * sets, "TEST.EXPECTED_RESULTS": [[task, "AP", 38.5, 0.2]],
+                        "MODEL.MASK_FORMER.TEST.INSTANCE_ON": True})
+    with pytest.raises(ConfigError, match=message):
         check_evaluation(cfg, predictions_of(cfg))
 
 
@@ -66,6 +79,9 @@ def test_own_panoptic_data_are_evaluated_by_every_task(tmp_path, loggers_as_befo
     found = results(tmp_path / "out")[name]
     assert set(found) == {"bbox", "segm", "sem_seg", "panoptic_seg"}
     assert found["sem_seg"]["IoU-floor"] is not None and found["segm"]["AP-box"] is not None
+    (tmp_path / "segments" / "2.png").write_bytes(b"broken")
+    run(options(name, tmp_path / "one", *words({**every, "DATALOADER.SKIP_UNREADABLE": True})))
+    assert set(results(tmp_path / "one")[name]) == set(found)
 
 
 def test_augmentation_and_windows_see_one_picture_at_a_time():

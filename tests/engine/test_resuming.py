@@ -17,6 +17,7 @@ from freqdino.engine.resuming import (
     restore_schedule,
 )
 from freqdino.engine.solver import build_lr_scheduler, parameter_groups
+from freqdino.engine.trainer import Trainer
 from freqdino.errors import CheckpointError
 from helpers.small_training import fails, options
 
@@ -114,6 +115,35 @@ def test_what_a_resumed_run_changes_and_refuses(straight, squares, tmp_path, cap
     name = "sem_seg_head.predictor.query_feat.weight"
     # A step of AdamW is about its rate, whose last bit at weights near 1 is 6e-8.
     assert (before["model"][name] - after["model"][name]).abs().max() < 1e-7
+
+
+def test_a_finished_run_that_is_resumed(straight, squares, tmp_path, capsys, monkeypatch):
+    """Its evaluation can fail, its length cannot be cut, an average that is new is the model; a new SEED is said."""
+    shutil.copy(straight / "model_final.pth", tmp_path)
+    words = ["--resume", *options(squares, tmp_path, *LIVELY, "MODEL_EMA.ENABLED", "False")]
+    error = fails(capsys, [*words, "SOLVER.MAX_ITER", "5"])
+    assert "model_final.pth has 6 iterations behind it, SOLVER.MAX_ITER is 5: nothing is left to train" in error
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "test", lambda *_, **__: [][0])
+        with pytest.raises(IndexError):
+            run(words)
+        patch.setattr(Trainer, "test", lambda *_, **__: float("no number"))
+        assert "could not convert" in fails(capsys, words)
+    run([*words, "SEED", "2"])
+    assert "SEED 2 is not used: a resumed run goes on with" in (tmp_path / "log.txt").read_text()
+    state = torch.load(straight / "model_final.pth", weights_only=True)
+    del state["trainer"]["hooks"]["WeightAveraging"]
+    torch.save(state, tmp_path / "model_final.pth")
+    run([*words, "MODEL_EMA.ENABLED", "True"])
+    average = torch.load(tmp_path / "model_final_ema.pth", weights_only=True)["model"]
+    assert all(torch.equal(average[key], tensor) for key, tensor in state["model"].items())
+
+
+def test_a_run_without_checkpoint_begins_its_metrics_anew(squares, tmp_path):
+    (tmp_path / "metrics.json").write_text('{"iteration": 0}\n{"iteration": 19}\n')
+    run(["--resume", *options(squares, tmp_path, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")])
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [0] and "total_loss" in lines[0]
 
 
 def test_a_used_folder_is_refused(straight, squares, capsys):

@@ -177,6 +177,12 @@ def test_multi_step_schedule():
     assert [head for _, head in rates] == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01])
 
 
+def test_steps_of_one_length_have_a_rate_after_the_last():
+    rates = learning_rates(["SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "SOLVER.MAX_ITER", "4",
+                            "SOLVER.NUM_DECAYS", "1", "SOLVER.GAMMA", "0.1"], 5)
+    assert [head for _, head in rates] == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.1])
+
+
 class VisionTransformerModel(nn.Module):
     """A backbone of two blocks under the names of FDAM's, and an encoder layer with its modules."""
 

@@ -66,6 +66,20 @@ def test_an_interrupted_training_writes_no_final_average(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_average_that_no_step_has_reached_is_the_model_as_loaded(tmp_path):
+    model = nn.Linear(2, 1)
+    hook = averaging_of(model, tmp_path)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    hook.before_train()
+    assert hook.model.weight.tolist() == [[3.0, 3.0]]
+    hook.after_step()
+    with torch.no_grad():
+        model.weight.fill_(5.0)
+    hook.before_train()                 # a step has been taken: the average goes on
+    assert hook.model.weight.tolist() == [[3.0, 3.0]]
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_decay_out_of_range(tmp_path, decay):
     with pytest.raises(ValueError, match=f"decay must be at least 0 and below 1, got {decay}"):

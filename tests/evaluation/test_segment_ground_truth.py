@@ -37,6 +37,12 @@ def dataset(tmp_path):
     MetadataCatalog.remove(name)
 
 
+def test_pictures_that_are_left_out_are_not_opened(dataset, tmp_path):
+    (tmp_path / "segments" / "a.png").write_bytes(b"broken")
+    content = instances_of_segments(dataset, frozenset([4]))
+    assert content["images"] == content["annotations"] == []
+
+
 def test_things_become_instances(dataset):
     content = instances_of_segments(dataset)
     assert content["categories"] == [{"id": 5, "name": "cat"}]

@@ -57,6 +57,19 @@ def check_records(names: Sequence[str], records: Sequence[dict], readers: Sequen
         warn_of_absent_classes(names, reader, usable)
 
 
+def checked_records(names: Sequence[str], records: Sequence[dict], readers: Sequence[LabelReader], purpose: str, *,
+                    skip: bool) -> list[dict]:
+    """The records that can be read, all of them held against what reads them, and again without those left out.
+
+    To be called on every rank. Raises DataError as `check_records` and `readable_records`.
+    """
+    check_records(names, records, readers, purpose)
+    readable = readable_records(names, records, readers, skip=skip)
+    if len(readable) < len(records):
+        check_records(names, readable, readers, f"{purpose} without the pictures that cannot be read")
+    return readable
+
+
 def check_kind(name: str, record: dict, cfg: CfgNode, reader: type) -> None:
     """Raise DataError where the mapper does not read what the data set has."""
     missing = [key for key in reader.keys if key not in record]
@@ -114,9 +127,9 @@ def check_datasets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> None
         if cfg.DATASETS.TRAIN:
             check_classes_of_test_set(cfg.DATASETS.TRAIN[0], name)
         readers = evaluation_readers(name, records, tasks, masks=masks) if records else []
-        check_records([name], records, readers, "evaluate")
+        skip = cfg.DATALOADER.SKIP_UNREADABLE
+        keep_only(name, records, checked_records([name], records, readers, "evaluate", skip=skip))
         check_instance_file(name, records, tasks)
-        keep_only(name, records, readable_records([name], records, readers, skip=cfg.DATALOADER.SKIP_UNREADABLE))
 
 
 def check_instance_file(name: str, records: Sequence[dict], tasks: Collection[str]) -> None:

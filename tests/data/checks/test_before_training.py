@@ -221,6 +221,29 @@ def test_unreadable_files_are_an_error_or_left_out(instance_set, config, tmp_pat
         training_records(cfg)
 
 
+def left_out_first_of(instance_set, config, tmp_path, categories):
+    """Configuration for pictures with one object each, the first of which cannot be read."""
+    name, _ = instance_set([{**BOTH[0], "category_id": category, "image_id": 10 + index}
+                            for index, category in enumerate(categories)], images=2)
+    (tmp_path / "images" / "0.png").write_bytes(b"not a picture")
+    cfg = config(name, "coco_instance_lsj")
+    cfg.DATASETS.TEST, cfg.DATALOADER.SKIP_UNREADABLE = (name,), True
+    return cfg
+
+
+def test_classes_that_are_left_out_are_said(instance_set, config, tmp_path, caplog):
+    training_records(left_out_first_of(instance_set, config, tmp_path, [7, 3]))
+    assert "has the class 'fig'" in caplog.text
+
+
+def test_nothing_is_left_of_the_labels(instance_set, config, tmp_path):
+    cfg = left_out_first_of(instance_set, config, tmp_path, [7])    # the second picture has no object
+    with pytest.raises(DataError, match="has nothing to learn from without the pictures that cannot be read"):
+        training_records(cfg)
+    with pytest.raises(DataError, match="has nothing to evaluate without the pictures that cannot be read"):
+        check_datasets(cfg, tasks=("instance",), masks=True)
+
+
 def test_broken_label_maps_are_left_out_with_their_pictures(semantic_set, config, tmp_path):
     name = semantic_set([[0, 1, 2]])
     Image.new("RGB", (3, 1)).save(tmp_path / "images" / "b.png")
