@@ -69,7 +69,10 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame) -> None:
-        if os.getpid() != self._process:    # a data loader's worker, which ends with this process
+        if os.getpid() != self._process:    # a process that this one has forked, and tells to end by SIGTERM alone
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             return
         first = self.received is None
         if first:

@@ -1,5 +1,6 @@
 """train_net.py that is stopped by a signal, by a full disk, by a folder it cannot write to; and a loss that rises."""
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -106,6 +107,19 @@ def test_signals_are_noted_echoes_ignored_and_impatience_heard(monkeypatch):
                 os.kill(os.getpid(), signal.SIGINT)
     with StopSignals(), pytest.raises(Stopped, match="stopped by SIGINT"):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_forked_processes_end_when_they_are_told_to_and_not_by_ctrl_c():
+    """A pool ends its processes by SIGTERM and waits for them; a terminal sends Ctrl-C to all, of which one decides."""
+    with StopSignals():
+        helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+        helper.start()
+        os.kill(helper.pid, signal.SIGINT)
+        helper.join(1)
+        assert helper.is_alive()
+        helper.terminate()
+        helper.join(60)
+        assert helper.exitcode == -signal.SIGTERM
 
 
 def test_a_full_disk_names_the_file(squares, tmp_path, capsys, monkeypatch):
