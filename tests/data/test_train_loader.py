@@ -54,6 +54,21 @@ def test_workers_change_nothing():
         assert take(iter(loader(workers=workers)), 5) == alone
 
 
+def test_workers_take_no_threads_from_the_training():
+    class Threads(Draws):
+        def __getitem__(self, index):
+            return {"index": index, "threads": torch.get_num_threads()}
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        batches = TrainLoader(lambda seed: SampleStream(Threads(), Endless(0), seed), seed=0, batch_size=2, workers=1,
+                              group_of=lambda sample: 0)
+        assert [sample["threads"] for sample in next(iter(batches))] == [1, 1]
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_training_draws_what_it_would_without_data():
     torch.manual_seed(3)
     expected = torch.rand(2)
