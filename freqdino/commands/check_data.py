@@ -61,11 +61,12 @@ def work(args: argparse.Namespace) -> int:
 def of_configuration(config_file: str, options: Sequence[str]):
     """The faults of a configuration's data sets beside each other; what to check of each, and how it is read."""
     from freqdino.config import load_config
+    from freqdino.config.keys import FAMILY_SECTIONS
     from freqdino.data import register_custom_datasets
     from freqdino.data.checks.classes import check_classes_of_test_set, check_same_classes
     from freqdino.data.checks.inspection import faults_of, readers_for_evaluation, readers_for_training
     from freqdino.registration.class_tables import check_detector_classes, check_num_classes
-    from freqdino.registration.predictions import FAMILY_SECTIONS, predictions_of
+    from freqdino.registration.predictions import predictions_of
 
     cfg = load_config(config_file, options)
     predictions, train, test = predictions_of(cfg), cfg.DATASETS.TRAIN, cfg.DATASETS.TEST

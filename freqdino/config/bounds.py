@@ -5,14 +5,13 @@ from itertools import pairwise
 
 import torch
 
-from freqdino.config.keys import lookup
+from freqdino.config.keys import FAMILY_SECTIONS, lookup
 from freqdino.errors import ConfigError
 
 KNOWN = "known are "
 # Detectron2's samplers; older versions lack the keys of the last three.
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler", "WeightedTrainingSampler",
             "WeightedCategoryTrainingSampler")
-FAMILY_SECTIONS = ("MODEL.MASK_FORMER", "MODEL.MaskDINO")
 
 
 def _at_least(least: float) -> Callable[[float], bool]:
@@ -36,7 +35,7 @@ def _is_device(name: str) -> bool:
 
 
 def _in_families(*names: str) -> tuple[str, ...]:
-    return tuple(f"{section}.{name}" for section in FAMILY_SECTIONS for name in names)
+    return tuple(f"{section}.{name}" for section in sorted({*FAMILY_SECTIONS.values()}) for name in names)
 
 
 def _is_expectation(row) -> bool:
@@ -178,7 +177,7 @@ def remarks_on(cfg) -> list[str]:
     if cfg.TEST.EVAL_PERIOD > solver.MAX_ITER:
         remarks.append(f"TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD} is beyond SOLVER.MAX_ITER {solver.MAX_ITER}: the "
                        "evaluation comes once, at the end")
-    section = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO"}.get(cfg.MODEL.META_ARCHITECTURE)
+    section = FAMILY_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
     queries = section and lookup(cfg, f"{section}.NUM_OBJECT_QUERIES")
     most = queries and queries * cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if section and lookup(cfg, f"{section}.TEST.INSTANCE_ON") and cfg.TEST.DETECTIONS_PER_IMAGE > max(most, 100):

@@ -21,6 +21,9 @@ IGNORED_KEYS = {
     "MODEL.MaskDINO.EVAL_FLAG": "nothing reads it",
     "Default_loading": "nothing reads it",
 }
+# Meta-architecture -> the section of its own, with the TEST switches.
+FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO",
+                   "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
 
 
 def _shared_family_keys():

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from torch import nn
 
+from freqdino.config.effects import flat_keys
+from freqdino.config.keys import lookup
 from freqdino.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -35,22 +37,15 @@ METRICS = "metrics.json"                    # Detectron2's file of metrics, a li
 NO_MATTER = ("OUTPUT_DIR", "VERSION", "MODEL.WEIGHTS", "SEED")
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def changed_settings(saved: str, cfg: CfgNode) -> dict[str, str]:
     """What ``cfg`` has otherwise than the dumped configuration ``saved``: key → "KEY old → new".
 
     Raises CheckpointError, with the keys, for what another network or another optimiser would be.
     """
-    old, new = (dict(_flat(yaml.safe_load(text))) for text in (saved, cfg.dump()))
-    changed = {key: f"{key} {old[key]!r} → {value!r}" for key, value in new.items()
-               if key in old and old[key] != value and key not in NO_MATTER}
+    old, new = (CfgNode(yaml.safe_load(text)) for text in (saved, cfg.dump()))      # dumped alike: tuples are lists
+    common = {*flat_keys(old)} - {*NO_MATTER}
+    changed = {key: f"{key} {lookup(old, key)!r} → {lookup(new, key)!r}" for key in flat_keys(new)
+               if key in common and lookup(old, key) != lookup(new, key)}
     refused = [text for key, text in changed.items()
                if key in SAME_STATE or key.startswith("MODEL.") and not SAME_NETWORK.search(key)]
     if refused:

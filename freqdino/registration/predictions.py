@@ -3,11 +3,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from freqdino.config import lookup
+from freqdino.config.keys import FAMILY_SECTIONS
 
 TASKS = ("semantic", "instance", "panoptic")
-# Meta-architecture -> the section with its TEST switches.
-FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDINO",
-                   "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
 # What Detectron2's own models predict, where it is not instances alone.
 DETECTRON2_TASKS = {"PanopticFPN": ("semantic", "instance", "panoptic"), "SemanticSegmentor": ("semantic",)}
 
