@@ -2,6 +2,7 @@
 
     train_net.py --config-file FILE [--num-gpus N] [--resume] [KEY VALUE ...]          trains, evaluates at the end
     train_net.py --config-file FILE --eval-only MODEL.WEIGHTS CHECKPOINT               evaluates
+    torchrun --nproc-per-node N train_net.py --config-file FILE [...]                  the same in torchrun's processes
 
 OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the
 last evaluation in inference/results.json. With MODEL_EMA.ENABLED True an average of the weights over training is what
@@ -29,7 +30,7 @@ from freqdino.commands.command_line import (
     start_logging,
     tell,
 )
-from freqdino.errors import USER_ERRORS, Stopped
+from freqdino.errors import USER_ERRORS, Stopped, need_detectron2
 
 # The first of the ports that are nobody's, and how many they are: each user has one of them.
 PORTS, PORT_COUNT = 49152, 16384
@@ -55,7 +56,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The command line, by default sys.argv's words. Exits with status 1 on an error in what the user gave."""
+    """The command line, by default sys.argv's words. Exits with status 1 on an error in what the user gave.
+
+    Where RANK and WORLD_SIZE are set, as by torchrun, this process joins the others of them.
+    """
     args = parse_arguments(arguments)
     status = exit_status(lambda: launch_processes(args))
     if status:
@@ -67,17 +71,34 @@ def launch_processes(args: argparse.Namespace) -> int:
 
     Raises Stopped where a signal ends it.
     """
-    start_logging("freqdino")       # Detectron2's own are set up with OUTPUT_DIR
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"   # of torchrun's processes one a machine
+    if speaks:
+        start_logging("freqdino")   # Detectron2's own are set up with OUTPUT_DIR
+    need_detectron2()
     keep_threads_quiet()
     from detectron2.engine import launch
     from torch.multiprocessing import ProcessExitedException
 
+    from freqdino.engine.joining import joined, started_process
     from freqdino.engine.launch import check_output_folder, load_checked_config
 
-    cfg, predictions = load_checked_config(args)
-    if args.machine_rank == 0:
-        check_output_folder(cfg, resume=args.resume, eval_only=args.eval_only)
+    try:
+        started = started_process(os.environ, args)
+        cfg, predictions = load_checked_config(args)
+        if (started.rank if started else args.machine_rank) == 0:
+            check_output_folder(cfg, resume=args.resume, eval_only=args.eval_only)
+    except USER_ERRORS:
+        if speaks:
+            raise
+        return 1
     alone = args.num_gpus * args.num_machines == 1
+    if started and not alone:
+        with StopSignals() as stop, joined(started):
+            try:
+                run_process(cfg, predictions, args, stop)
+            except Stopped as stopped:
+                raise Stopped(stopped.number, what_is_kept(cfg)) from None
+        return 0
     with StopSignals(for_children=not alone) as stop:
         try:
             launch(run_process if alone else run_child, args.num_gpus, args.num_machines, args.machine_rank,

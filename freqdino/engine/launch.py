@@ -52,6 +52,9 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
     if args.num_gpus < 1 or not 0 <= args.machine_rank < args.num_machines:
         raise ConfigError(f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank "
                           f"{args.machine_rank}: each machine needs a process or more (the CPU too) and a rank")
+    if args.num_machines > 1 and any(word in args.dist_url for word in ("127.0.0.1", "localhost", "auto")):
+        raise ConfigError(f"--num-machines {args.num_machines} with --dist-url {args.dist_url}: the machines would "
+                          "wait for each other in vain; name an address of machine 0, as in tcp://10.0.0.1:29500")
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ConfigError(f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}")
     if torch.cuda.is_available() and processes > 1 and not cfg.MODEL.DEVICE.startswith("cuda"):
@@ -99,7 +102,8 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Loggers (tracebacks go to the file only), OUTPUT_DIR and seeds of this process; own data sets by their names."""
     remarks = vars(args).pop("remarks")     # Detectron2 writes the others into the log, as the command line
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="freqdino", configure_stdout=comm.get_world_size() > 1)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="freqdino",
+                 configure_stdout=not logging.getLogger("freqdino").handlers)
     keep_tracebacks_off_stdout("detectron2", "fvcore", "freqdino")
     repeat_in_file(remarks, os.path.join(cfg.OUTPUT_DIR, "log.txt"))
     if cfg.MODEL.DEVICE == "cpu" and args.num_gpus > 1 and "OMP_NUM_THREADS" not in os.environ:

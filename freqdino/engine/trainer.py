@@ -21,6 +21,7 @@ from freqdino.data import build_test_loader, build_train_loader
 from freqdino.data.random_state import random_state, random_state_kept, set_random_state
 from freqdino.data.train_loader import FromStart, TrainLoader
 from freqdino.engine.evaluating import augmented_model, evaluators_of
+from freqdino.engine.joining import share_buffers
 from freqdino.engine.loss_watch import LossWatch
 from freqdino.engine.resuming import (
     METRICS,
@@ -99,6 +100,7 @@ class Trainer(DefaultTrainer):
             built.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
 
         def test():
+            share_buffers(evaluated)
             self._last_eval_results = self.test(cfg, evaluated, predictions=self.predictions)
             return self._last_eval_results
 

@@ -12,6 +12,7 @@ from helpers.paths import CONFIGS
 @pytest.mark.parametrize("words, message", [
     (["--num-gpus", "0"], "--num-gpus 0 .*needs a process or more"),
     (["--machine-rank", "1"], "--machine-rank 1: .*and a rank"),
+    (["--num-machines", "2"], "--num-machines 2 with --dist-url tcp://127.0.0.1.*: the machines would wait"),
     (["--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"], "IMS_PER_BATCH 3 cannot be shared equally by 2 processes"),
     (["--eval-only", "DATASETS.TEST", "()"], "DATASETS.TEST is empty"),
     ([], "DATASETS.TRAIN is empty"),
