@@ -6,7 +6,9 @@ align_corners=False)`` does.
 
 The fast path copies the levels into one table with a border of zeros round each, so that a sample that is partly or
 wholly outside needs no mask: its corners are rows of zeros. Each sample is then four rows of the table, each output a
-weighted sum of 4·L·P rows (``weighted_gather``), made chunk by chunk so that the intermediates stay in the cache.
+weighted sum of 4·L·P rows (``weighted_gather``), made chunk by chunk so that the intermediates stay in the cache. Where
+there are fewer samples than positions, as in a decoder, the copies would cost more than the samples do, which then read
+the value itself and are masked.
 
 B: batch, S: positions of all levels together, M: heads, D: channels of a head, Q: queries, L: levels, P: points;
 N: B·Q, T: positions of all bordered levels together, J: L·P samples of a query and head.
@@ -26,6 +28,8 @@ from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype,
 # Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
 # so that both its value and its slope are zero.
 BORDER = 2
+# Samples of a head are few where they are less than this part of the positions (measured on a CPU).
+FEW = 1 / 2
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (dy, dx)
 
 SpatialShapes = Sequence[tuple[int, int]] | Tensor
@@ -55,6 +59,9 @@ def ms_deform_attn(
     if is_recorded():
         return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    _, queries, _, levels, points = attention_weights.shape
+    if queries * levels * points < FEW * value.shape[1]:
+        return attention_of_few(value, sampling_locations, attention_weights, sizes)
     return MSDeformAttnFunction.apply(value, sampling_locations, attention_weights, sizes)
 
 
@@ -116,6 +123,52 @@ def check_arguments(
         raise ValueError(f"attention_weights has the shape {tuple(attention_weights.shape)}, sampling_locations "
                          f"{tuple(sampling_locations.shape)} ask for {tuple(sampling_locations.shape[:-1])}")
     return sizes
+
+
+def attention_of_few(value: Tensor, sampling_locations: Tensor, attention_weights: Tensor,
+                     sizes: tuple[tuple[int, int], ...]) -> Tensor:
+    """:func:`ms_deform_attn` at a cost by samples: no copy of the levels, in the backward pass one table of sums."""
+    dtype = compute_dtype(value, sampling_locations, attention_weights)
+    batch, positions, heads, channels = value.shape
+    height, width = torch.tensor(sizes, dtype=dtype, device=value.device)[:, :, None].unbind(1)     # (L, 1)
+    x, y = sampling_locations.to(dtype).unbind(-1)
+    # Held at two pixels outside the map, where neither a sample nor its slope is more than zero, for infinity.
+    x = torch.clamp(x * width - 0.5, torch.full_like(width, -2), width + 1)
+    y = torch.clamp(y * height - 0.5, torch.full_like(height, -2), height + 1)
+    left, upper = x.detach().floor(), y.detach().floor()
+    right_share, lower_share = x - left, y - upper
+    areas = torch.tensor([0, *(height * width for height, width in sizes)], device=value.device)
+    level = areas.cumsum(0)[:-1, None] + torch.arange(batch, device=value.device)[:, None, None, None, None] * positions
+    head = torch.arange(heads, device=value.device)[:, None, None]
+    index, weight = [], []
+    for dy, dx in CORNERS:
+        column, row = left + dx, upper + dy
+        place = row * width + column
+        unknown = place.isnan()
+        outside = ((column < 0) | (column >= width) | (row < 0) | (row >= height)) & ~unknown
+        share = (right_share if dx else 1 - right_share) * (lower_share if dy else 1 - lower_share)
+        weight.append((attention_weights.to(dtype) * share).masked_fill(outside, 0))
+        index.append((place.masked_fill(outside | unknown, 0).long() + level) * heads + head)
+    sums = GatheredSum.apply(value.reshape(-1, channels).to(dtype), torch.stack(index, -1).flatten(3).flatten(0, 2),
+                             torch.stack(weight, -1).flatten(3).flatten(0, 2))
+    return sums.view(batch, sampling_locations.shape[1], heads * channels).to(value.dtype)
+
+
+class GatheredSum(torch.autograd.Function):
+    """``weighted_gather`` with gradients of a fixed order that are fast on the CPU."""
+
+    @staticmethod
+    def forward(ctx, table, index, weight):
+        ctx.save_for_backward(table, index, weight)
+        return weighted_gather(table, index, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        table, index, weight = ctx.saved_tensors
+        grad_output = grad_output.contiguous()
+        grad_table = WeightedScatter(index, len(table))(grad_output, weight) if ctx.needs_input_grad[0] else None
+        return grad_table, None, gathered_dot(table, index, grad_output)
 
 
 class MSDeformAttnFunction(torch.autograd.Function):

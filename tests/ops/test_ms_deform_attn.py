@@ -4,8 +4,16 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
 
+from freqdino.ops import ms_deform_attn as ms_deform_attn_module
 from freqdino.ops import weighted_gather as weighted_gather_module
 from freqdino.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
+
+
+@pytest.fixture(autouse=True, params=[0, float("inf")], ids=["table", "few"])
+def route(request, monkeypatch):
+    """Every test by both fast paths."""
+    monkeypatch.setattr(ms_deform_attn_module, "FEW", request.param)
+
 
 BOTH = pytest.mark.parametrize("operator", [ms_deform_attn, ms_deform_attn_reference])
 SIZES = [(5, 7), (3, 4), (1, 1), (2, 1)]
