@@ -1,5 +1,5 @@
-"""Suite-wide settings: one thread, a fixed seed for every test, and `gpu` tests that skip without CUDA; fixtures of the
-tests that train."""
+"""Suite-wide settings: one thread, a fixed seed for every test, `gpu` tests that skip without CUDA and run in float32's
+precision; fixtures of the tests that train."""
 import json
 import logging
 
@@ -14,6 +14,14 @@ torch.set_num_threads(1)      # tiny tensors: more threads only wait for each ot
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_tf32(request, monkeypatch):
+    """From Ampere on cuDNN's convolutions round float32 to TF32's ten bits, which no comparison here allows."""
+    if "gpu" in request.keywords:
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
 
 
 def pytest_collection_modifyitems(items):
