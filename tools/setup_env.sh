@@ -1,9 +1,17 @@
 #!/usr/bin/env bash
 # Makes .venv beside this folder's parent: torch and torchvision, FreqDINO's dependencies, Detectron2, FreqDINO itself.
 # Needs python3 (>= 3.10) and a package index; a second run takes a second. PYTHON=... picks another interpreter.
+# Where nvidia-smi lists a GPU it takes an installed Python 3.13 or 3.12, and adds deformops, whose kernels compute
+# deformable attention there; without it PyTorch's operators do.
 # An interpreter that already has torch >= 2.4 with torchvision (and perhaps detectron2) shares them with .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+if [ -z "${PYTHON:-}" ] && [ "$gpus" -gt 0 ]; then
+    for PYTHON in python3.13 python3.12 python3; do
+        if "$PYTHON" -c 'import venv' 2>/dev/null; then break; fi
+    done
+fi
 PYTHON=${PYTHON:-python3}
 TORCH="torch==2.11.0 torchvision==0.26.0"
 step="checking $PYTHON"
@@ -46,6 +54,18 @@ fi
 step="installing FreqDINO and its dependencies"
 echo "setup_env: installing FreqDINO and its dependencies"
 pip install -q --no-build-isolation -e ".[test,fast-eval]"
+
+if [ "$gpus" -gt 0 ]; then
+    if .venv/bin/python -c 'import sys, torch
+version, lowest = tuple(map(int, torch.__version__.split(".")[:2])), 12 if (torch.version.cuda or "") > "13" else 11
+sys.exit(not ((3, 12) <= sys.version_info < (3, 14) and version >= (2, lowest)))'
+    then
+        pip install -q --no-build-isolation -e ".[gpu]" || echo "setup_env: deformops could not be installed"
+    else
+        echo "setup_env: a GPU, but not Python 3.12 or 3.13 with torch 2.11 (CUDA 13: 2.12) for deformops: PyTorch's" \
+             "operators compute deformable attention"
+    fi
+fi
 
 step="installing detectron2"
 remedy="the lines above say what is missing; an importable detectron2 in .venv is used as it is"

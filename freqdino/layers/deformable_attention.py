@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from freqdino.layers.linear import Linear
 from freqdino.layers.transformer import feed_forward
+from freqdino.ops.constants import constant
 from freqdino.ops.ms_deform_attn import ms_deform_attn
 
 
@@ -71,7 +72,8 @@ class MSDeformAttn(nn.Module):
         weights = weights.unflatten(-1, heads[1:])
         reference = reference.float()[:, :, None, None, None]
         if reference.shape[-1] == 2:
-            pixels = offsets.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])[:, None]
+            pixels = constant(tuple((1 / width, 1 / height) for height, width in spatial_shapes), offsets.dtype,
+                              offsets.device)[:, None]
             locations = torch.addcmul(reference, offsets, pixels)
         else:
             locations = torch.addcmul(reference[..., :2], offsets, reference[..., 2:] * (0.5 / self.num_points))

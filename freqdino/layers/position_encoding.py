@@ -37,4 +37,5 @@ def sine_position_map(height: int, width: int, channels: int, device=None) -> Te
 
 def sine_box_embedding(boxes: Tensor, channels: int) -> Tensor:
     """Encoding of boxes (N, 4), cxcywh in [0, 1] -> (N, 4 C), C channels each for y, x, w and h."""
-    return _sine(boxes[..., [1, 0, 2, 3]] * 2 * math.pi, channels).flatten(-2)
+    x, y, sides = boxes.split((1, 1, 2), dim=-1)
+    return _sine(torch.cat((y, x, sides), dim=-1) * 2 * math.pi, channels).flatten(-2)

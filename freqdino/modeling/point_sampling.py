@@ -21,7 +21,9 @@ def sample_all(masks: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_channels(features: Tensor, points: Tensor) -> Tensor:
-    """A map of many channels (C, H, W) at points (P, 2) -> (P, C): `sample_all`, but a pixel's channels at a time."""
+    """A map of many channels (C, H, W) at points (P, 2) -> (P, C); on the CPU a pixel's channels at a time."""
+    if features.device.type != "cpu":
+        return sample_all(features, points).T
     height, width = features.shape[1:]
     last = points.new_tensor([width - 1, height - 1])
     place = points * (last + 1) - 0.5

@@ -14,6 +14,7 @@ B: batch, S: positions of all levels together, M: heads, D: channels of a head, 
 N: B·Q, T: positions of all bordered levels together, J: L·P samples of a query and head.
 """
 from collections.abc import Sequence
+from itertools import accumulate
 from numbers import Integral
 
 import torch
@@ -22,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.autocast import without_autocast
+from freqdino.ops.constants import constant
 from freqdino.ops.modules import is_recorded
 from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
 
@@ -130,15 +132,16 @@ def attention_of_few(value: Tensor, sampling_locations: Tensor, attention_weight
     """:func:`ms_deform_attn` at a cost by samples: no copy of the levels, in the backward pass one table of sums."""
     dtype = compute_dtype(value, sampling_locations, attention_weights)
     batch, positions, heads, channels = value.shape
-    height, width = torch.tensor(sizes, dtype=dtype, device=value.device)[:, :, None].unbind(1)     # (L, 1)
+    height, width = constant(sizes, dtype, value.device)[:, :, None].unbind(1)      # (L, 1)
     x, y = sampling_locations.to(dtype).unbind(-1)
     # Held at two pixels outside the map, where neither a sample nor its slope is more than zero, for infinity.
     x = torch.clamp(x * width - 0.5, torch.full_like(width, -2), width + 1)
     y = torch.clamp(y * height - 0.5, torch.full_like(height, -2), height + 1)
     left, upper = x.detach().floor(), y.detach().floor()
     right_share, lower_share = x - left, y - upper
-    areas = torch.tensor([0, *(height * width for height, width in sizes)], device=value.device)
-    level = areas.cumsum(0)[:-1, None] + torch.arange(batch, device=value.device)[:, None, None, None, None] * positions
+    areas = (height * width for height, width in sizes)
+    starts = constant(tuple(accumulate(areas, initial=0))[:-1], torch.int64, value.device)
+    level = starts[:, None] + torch.arange(batch, device=value.device)[:, None, None, None, None] * positions
     head = torch.arange(heads, device=value.device)[:, None, None]
     index, weight = [], []
     for dy, dx in CORNERS:
@@ -244,7 +247,7 @@ class TableLayout:
         self.positions = sum(self.bordered_areas)
 
         def of_each_sample(numbers: list[int], dtype: torch.dtype) -> Tensor:
-            return torch.tensor([number for number in numbers for _ in range(points)], dtype=dtype, device=value.device)
+            return constant(tuple(number for number in numbers for _ in range(points)), dtype, value.device)
 
         starts = [sum(self.bordered_areas[:level]) for level in range(levels)]
         self.height = of_each_sample([height for height, _ in sizes], self.dtype)

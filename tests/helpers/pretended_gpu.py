@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -46,14 +46,21 @@ class GpuTensor(Tensor):
 
 
 class FirstDevice(TorchFunctionMode):
-    """Gives "cuda" its number, for which torch would ask the driver."""
+    """Gives "cuda" its number, for which torch would ask the driver, and copies lists to it by way of the host."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.device:
+            return function(*args, **kwargs)
+        args, kwargs = tree_map_only((str, torch.device), numbered, (args, kwargs))
         if function is Tensor.cuda:
             return args[0].to(GPU)
-        if function is not torch.device:
-            args, kwargs = tree_map_only((str, torch.device), numbered, (args, kwargs or {}))
-        return function(*args, **(kwargs or {}))
+        if function is Tensor.new_tensor:
+            like, *args = args
+            function, kwargs = torch.tensor, {"dtype": like.dtype, "device": like.device, **kwargs}
+        if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") == GPU:
+            return function(*args, **{**kwargs, "device": "cpu"}).to(GPU)
+        return function(*args, **kwargs)
 
 
 def numbered(device):
@@ -79,7 +86,7 @@ class PretendedGPU(TorchDispatchMode):
         ):
             self._patches.enter_context(mock.patch.object(target, name, value))
         self._patches.enter_context(FirstDevice())
-        self._patches.enter_context(torch.backends.cudnn.flags(enabled=False))  # its batch norm is an operator of its own
+        self._patches.enter_context(torch.backends.cudnn.flags(enabled=False))      # its batch norm is another operator
         self._patches.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         self._overwritten = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -108,23 +115,24 @@ class PretendedGPU(TorchDispatchMode):
             inner_kwargs["device"] = torch.device("cpu")
         packet = function.overloadpacket
         copies = packet in (aten._to_copy, aten.copy_)
-        if wrappers and not copies and any(tensor.dim() and tensor.device.type == "cpu" for tensor in on_host):
+        indexes = packet in (aten.index, aten.index_put, aten.index_put_)    # an index on the host is copied
+        mixed = bool(wrappers) and any(tensor.dim() for tensor in on_host)
+        if mixed and not copies and not indexes:
             raise RuntimeError(f"{function} mixes a tensor on cuda:0 with one on cpu")
         crossing = copies and (bool(wrappers) and (goes == "cpu" or bool(on_host)) or not wrappers and goes == "cuda")
-        if crossing or wrappers and (packet in WAITS or self._selects_by_mask(packet, inner_args)):
+        if crossing or wrappers and (packet in WAITS or indexes and (mixed or self._by_mask(inner_args[1]))):
             self.waits[our_line()] += 1
         result = self._run(function, inner_args, inner_kwargs)
-        if not (wrappers if goes is None else goes == "cuda") or packet is aten.copy_ and not isinstance(args[0], GpuTensor):
+        stays = goes != "cuda" and (not wrappers or goes is not None)
+        if stays or packet is aten.copy_ and not isinstance(args[0], GpuTensor):
             return result
         return tree_map_only(Tensor, lambda tensor: wrappers[id(tensor)] if id(tensor) in wrappers
                              else GpuTensor(tensor), result)
 
     @staticmethod
-    def _selects_by_mask(packet, args):
-        """Whether it is an indexing whose result's size only the device knows."""
-        if packet not in (aten.index, aten.index_put, aten.index_put_):
-            return False
-        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    def _by_mask(indices):
+        """Whether the size of what is indexed is the device's to know."""
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
     @staticmethod
     def _run(function, args, kwargs):

@@ -59,9 +59,9 @@ class ScaleSpectrum(torch.autograd.Function):
         grad_filters = torch.empty_like(filters) if ctx.needs_input_grad[1] else None
         # Columns between the first and W / 2 stand for their mirror images too.
         mirrored = torch.full((filters.shape[-1],), 2.0, dtype=filters.dtype, device=x.device)
-        mirrored[0] = 1
+        mirrored[:1].fill_(1)
         if x.shape[-1] % 2 == 0:
-            mirrored[-1] = 1
+            mirrored[-1:].fill_(1)
         for x_piece, filters_piece, grad_piece, grad_x_piece, grad_filters_piece in pieces(
                 x, filters, grad_result, grad_x, grad_filters):
             grad_spectrum = transform(grad_piece, filters.dtype)

@@ -1,0 +1,21 @@
+"""Small tensors of numbers that follow from sizes, copied to a device once.
+
+Each copy of a list to CUDA waits until all that is queued there is done.
+"""
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Numbers = tuple[float, ...] | tuple[tuple[float, ...], ...]
+
+
+def constant(numbers: Numbers, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``torch.tensor`` of the numbers; on CUDA the same tensor every time, which nobody may write to."""
+    return _kept(numbers, dtype, device) if device.type == "cuda" else torch.tensor(numbers, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=1024)
+def _kept(numbers, dtype, device):
+    with torch.inference_mode(False):       # whose tensors could not serve a later training
+        return torch.tensor(numbers, dtype=dtype, device=device)
