@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from freqdino.ops.backends import FusedKernel
 from freqdino.ops.modules import is_recorded
 from freqdino.ops.weighted_gather import WeightedScatter, chunk_elements, compute_dtype, gathered_dot, weighted_gather
 
@@ -27,7 +28,7 @@ OUTPUT_CHUNKS = 2
 STRIP_PART, GATHERED_PART = 1 / 4, 3 / 4
 
 
-def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:
+def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int, *, operators: str = "auto") -> Tensor:
     """out[c, y, x'] = Σ_{i,j<k} x[c, ⌊y/u⌋+i−k//2, ⌊x'/u⌋+j−k//2] · mask[(g·k+i)·k+j, y, x'], with g = c div (C/G).
 
     float16 and bfloat16 are computed in float32. Differentiable once, in x and mask.
@@ -38,16 +39,20 @@ def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Te
         kernel_size: k, odd.
         group: G, divides C.
         up: u, at least 1.
+        operators: ``auto``, ``torch`` or ``fused`` (:mod:`freqdino.ops.backends`).
 
     Returns:
         (N, C, H·u, W·u) of x's dtype and memory format (channels-last or contiguous).
 
     Raises:
         ValueError: arguments whose ranks, types, sizes or channels do not fit, numbers that are not integers.
+        RuntimeError: ``fused`` where the kernels cannot run.
     """
     if is_recorded():
         return carafe_reference(x, mask, kernel_size, group, up)
     check_arguments(x, mask, kernel_size, group, up)
+    if TRITON.serves(x, operators):
+        return fused(x, mask, kernel_size, group, up)
     return CarafeFunction.apply(x, mask, kernel_size, group, up)
 
 
@@ -60,6 +65,28 @@ def carafe_reference(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: 
     taps = taps.view(batch, group, channels // group, kernel_size**2, height, 1, width, 1)
     weights = mask.to(dtype).reshape(batch, group, 1, kernel_size**2, height, up, width, up)
     return (taps * weights).sum(dim=3).reshape(batch, channels, height * up, width * up).to(x.dtype)
+
+
+def fused(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:
+    from freqdino.ops.carafe_triton import carafe_output  # here: not everybody has Triton
+
+    return carafe_output(x, mask, kernel_size, group, up)
+
+
+def trial(device: torch.device, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Value and gradients of the fused kernels and of the definition."""
+    generator = torch.Generator().manual_seed(0)
+    x, mask, grad = (torch.randn(shape, generator=generator).to(device, dtype)
+                     for shape in ((2, 36, 3, 5), (2, 18, 6, 10), (2, 36, 6, 10)))
+    results = []
+    for operator, inputs in ((fused, (x, mask)), (carafe_reference, (x.float(), mask.float()))):
+        inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+        output = operator(*inputs, 3, 2, 2)
+        results.append((output, *torch.autograd.grad(output, inputs, grad.to(output.dtype))))
+    return list(zip(*results))
+
+
+TRITON = FusedKernel("CARAFE in Triton", needs=("triton",), repeats=True, trial=trial)
 
 
 def check_arguments(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> None:

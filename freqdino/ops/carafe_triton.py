@@ -116,12 +116,16 @@ def input_gradient_kernel(mask, grad_output, grad_x, height, width,
              mask=chosen[:, None] & exists[None, :])
 
 
+# From torch 2.6 on torch.compile looks into operators that Triton kernels make up; not into interpreted ones.
+SEEN_THROUGH = hasattr(torch.library, "triton_op") and isinstance(output_kernel, triton.JITFunction)
+define = torch.library.triton_op if SEEN_THROUGH else torch.library.custom_op
+
+
+@define("freqdino::carafe", mutates_args=())
 def carafe_output(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:
     """:func:`freqdino.ops.carafe.carafe` of arguments that it has checked."""
     batch, channels, height, width = x.shape
-    channels_last = x.is_contiguous(memory_format=torch.channels_last)
-    output = torch.empty(batch, channels, height * up, width * up, dtype=x.dtype, device=x.device,
-                         memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    output = output_like(x, up)
     pixels, channel_block = block(width * up, MAX_PIXELS), block(channels // group, MAX_CHANNELS)
     launch(output_kernel, (height * up * triton.cdiv(width * up, pixels),
                            group * triton.cdiv(channels // group, channel_block), batch),
@@ -130,6 +134,7 @@ def carafe_output(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int
     return output
 
 
+@define("freqdino::carafe_mask_gradient", mutates_args=())
 def carafe_mask_gradient(grad_output: Tensor, x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:
     """The gradient of the mask, of its shape and type."""
     batch, channels, height, width = x.shape
@@ -141,6 +146,7 @@ def carafe_mask_gradient(grad_output: Tensor, x: Tensor, mask: Tensor, kernel_si
     return grad_mask
 
 
+@define("freqdino::carafe_input_gradient", mutates_args=())
 def carafe_input_gradient(grad_output: Tensor, x: Tensor, mask: Tensor, kernel_size: int, group: int,
                           up: int) -> Tensor:
     """The gradient of x, of its shape and type."""
@@ -154,6 +160,43 @@ def carafe_input_gradient(grad_output: Tensor, x: Tensor, mask: Tensor, kernel_s
     return grad_x
 
 
+@carafe_output.register_fake
+def _(x, mask, kernel_size, group, up):
+    return output_like(x, up)
+
+
+@carafe_mask_gradient.register_fake
+def _(grad_output, x, mask, kernel_size, group, up):
+    return torch.empty_like(mask)
+
+
+@carafe_input_gradient.register_fake
+def _(grad_output, x, mask, kernel_size, group, up):
+    return torch.empty_like(x)
+
+
+def remember(ctx, inputs, output):
+    x, mask, *ctx.geometry = inputs
+    ctx.save_for_backward(x, mask)
+
+
+def gradients(ctx, grad_output):
+    x, mask = ctx.saved_tensors
+    of_x, of_mask, *_ = ctx.needs_input_grad
+    return (carafe_input_gradient(grad_output, x, mask, *ctx.geometry) if of_x else None,
+            carafe_mask_gradient(grad_output, x, mask, *ctx.geometry) if of_mask else None, None, None, None)
+
+
+carafe_output.register_autograd(gradients, setup_context=remember)
+
+
+def output_like(x: Tensor, up: int) -> Tensor:
+    """An empty map of the output's size, in x's type and memory format."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(*x.shape[:2], x.shape[2] * up, x.shape[3] * up, dtype=x.dtype, device=x.device,
+                       memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def block(count: int, largest: int) -> int:
     return min(largest, triton.next_power_of_2(max(1, count)))
 
@@ -162,4 +205,6 @@ def launch(kernel, grid: tuple[int, int, int], tensors: tuple[Tensor, ...], size
            **constants) -> None:
     if 0 not in grid:
         strides = [stride for tensor in tensors for stride in tensor.stride()]
+        if SEEN_THROUGH:
+            kernel = torch.library.wrap_triton(kernel)
         kernel[grid](*tensors, *sizes, *strides, **constants, num_warps=WARPS)

@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.autocast import without_autocast
+from freqdino.ops.backends import FusedKernel
 from freqdino.ops.constants import constant
 from freqdino.ops.modules import is_recorded
 from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
@@ -38,7 +39,8 @@ SpatialShapes = Sequence[tuple[int, int]] | Tensor
 
 
 def ms_deform_attn(
-    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
+    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor, *,
+    operators: str = "auto"
 ) -> Tensor:
     """Sum the bilinear samples of all levels with their attention weights.
 
@@ -51,16 +53,20 @@ def ms_deform_attn(
         spatial_shapes: L pairs (H, W), or an (L, 2) tensor.
         sampling_locations: (B, Q, M, L, P, 2), (x, y) in units of the map, the corners of which are (0, 0) and (1, 1).
         attention_weights: (B, Q, M, L, P).
+        operators: ``auto``, ``torch`` or ``fused`` (:mod:`freqdino.ops.backends`).
 
     Returns:
         (B, Q, M·D) of value's dtype.
 
     Raises:
         ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point type.
+        RuntimeError: ``fused`` where the kernel cannot run.
     """
     if is_recorded():
         return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    if DEFORMOPS.serves(value, operators):
+        return fused(value, sampling_locations, attention_weights, sizes)
     _, queries, _, levels, points = attention_weights.shape
     if queries * levels * points < FEW * value.shape[1]:
         return attention_of_few(value, sampling_locations, attention_weights, sizes)
@@ -125,6 +131,39 @@ def check_arguments(
         raise ValueError(f"attention_weights has the shape {tuple(attention_weights.shape)}, sampling_locations "
                          f"{tuple(sampling_locations.shape)} ask for {tuple(sampling_locations.shape[:-1])}")
     return sizes
+
+
+def fused(value: Tensor, sampling_locations: Tensor, attention_weights: Tensor,
+          sizes: tuple[tuple[int, int], ...]) -> Tensor:
+    """By deformops, whose kernels sum in float32 and add gradients of values by atomics."""
+    from deformops.registry import msda
+
+    areas = (height * width for height, width in sizes)
+    starts = constant(tuple(accumulate(areas, initial=0))[:-1], torch.int64, value.device)
+    shapes = constant(sizes, torch.int64, value.device)
+    weights = attention_weights.to(value.dtype).flatten(3)
+    with without_autocast(value):       # places stay as exact as they are
+        return msda(value, shapes, starts, sampling_locations, weights).view(*sampling_locations.shape[:2], -1)
+
+
+def trial(device: torch.device, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Value and gradients of the fused kernel and of the definition; no location near a pixel's edge."""
+    generator = torch.Generator().manual_seed(0)
+    sizes, shape = ((4, 8), (2, 4)), (2, 16, 8, 2, 4)
+    value = torch.randn(2, 40, 8, 32, generator=generator).to(device, dtype)
+    locations = ((torch.randint(-4, 68, (*shape, 2), generator=generator) * 8 + 3) / 512).to(device)
+    weights = torch.rand(shape, generator=generator).to(device, dtype)
+    grad = torch.randn(2, 16, 256, generator=generator).to(device, dtype)
+    results = []
+    for operator, to in ((lambda *inputs: fused(*inputs, sizes), dtype),
+                         (lambda *inputs: ms_deform_attn_reference(inputs[0], sizes, *inputs[1:]), torch.float32)):
+        inputs = [tensor.detach().requires_grad_() for tensor in (value.to(to), locations, weights.to(to))]
+        output = operator(*inputs)
+        results.append((output, *torch.autograd.grad(output, inputs, grad.to(to))))
+    return list(zip(*results))
+
+
+DEFORMOPS = FusedKernel("deformops' deformable attention", needs=("deformops", "triton"), repeats=False, trial=trial)
 
 
 def attention_of_few(value: Tensor, sampling_locations: Tensor, attention_weights: Tensor,

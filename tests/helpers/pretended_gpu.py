@@ -79,6 +79,8 @@ class PretendedGPU(TorchDispatchMode):
         torch._C._ensureCUDADeviceGuardSet()    # streams that no driver is asked for, as fake tensors need them
         for target, name, value in (
             (torch.cuda, "is_available", lambda: True), (torch.cuda, "device_count", lambda: 1),
+            (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
+            (torch.cuda, "get_device_name", lambda *_: "a pretended GPU"),
             (torch.cuda, "_lazy_init", lambda: None), (torch.cuda, "current_device", lambda: 0),
             (torch.cuda, "is_bf16_supported", lambda *_: True), (torch.cuda, "synchronize", lambda *_: None),
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
