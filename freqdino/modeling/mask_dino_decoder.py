@@ -16,7 +16,7 @@ from freqdino.layers.mlp import MLP
 from freqdino.layers.position_encoding import sine_box_embedding
 from freqdino.layers.transformer import MultiheadAttention, feed_forward, xavier_uniform_matrices_
 from freqdino.modeling.denoising import NoisedQueries, noised_queries
-from freqdino.modeling.prediction import DeferredMasksPrediction, mask_logits
+from freqdino.modeling.prediction import Outputs, Prediction, mask_logits
 from freqdino.modeling.query_selection import BOX_INITIALISATIONS, box_logits_from_masks, take_tokens, token_proposals
 from freqdino.modeling.targets import ImageTargets
 
@@ -114,14 +114,12 @@ class MaskDINODecoder(nn.Module):
         self.decoder.bbox_embed = self.bbox_embed
 
     def forward(self, levels: list[Tensor], mask_features: Tensor,
-                targets: Sequence[ImageTargets] | None = None) -> dict:
+                targets: Sequence[ImageTargets] | None = None) -> Outputs:
         """levels: maps (B, C, H_l, W_l) in encoder order; mask_features (B, M, H, W); targets: for denoising.
 
-        Returns ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) as logits, ``pred_boxes`` (B, Q, 4),
-        ``aux_outputs``: the earlier predictions in order, ``interm_outputs``: that of the encoder's tokens (None
-        without two_stage), and ``denoising``: (the same predictions of the denoising queries, `NoisedQueries`) or None.
-        Masks that not every caller needs are computed when looked at. Queries are as many as tokens where there are
-        fewer of these. Raises ValueError for another number of levels than the decoder was made for.
+        Returns predictions of logits (B, Q, K), masks (B, Q, H, W) and boxes (B, Q, 4); proposals with two_stage only.
+        Queries are as many as tokens where there are fewer of these. Raises ValueError for another number of levels
+        than the decoder was made for.
         """
         self.check_levels(len(levels))
         levels = [proj(level) for proj, level in zip(self.input_proj, levels[::-1])]
@@ -149,10 +147,9 @@ class MaskDINODecoder(nn.Module):
         *auxiliary, last = [matching for _, matching in predictions]
         if self.training and noised is None:
             # Without denoising queries the label embedding has no part in the result; distributed training wants one.
-            last["pred_logits"] = last["pred_logits"] + 0 * self.label_enc.weight.sum()
+            last.logits = last.logits + 0 * self.label_enc.weight.sum()
         denoising = None if noised is None else ([known for known, _ in predictions], noised)
-        last.update(pred_masks=last["pred_masks"], aux_outputs=auxiliary, interm_outputs=proposals, denoising=denoising)
-        return last
+        return Outputs(last=last, auxiliary=auxiliary, proposals=proposals, denoising=denoising)
 
     def check_levels(self, number: int) -> None:
         """Raise ValueError for a number of levels that cannot be read."""
@@ -173,8 +170,8 @@ class MaskDINODecoder(nn.Module):
         boxes = boxes.detach()
         if self.box_initialisation != "no":
             with torch.no_grad():
-                masks = mask_logits(prediction.mask_embedding, prediction.mask_features)
-            boxes = box_logits_from_masks(masks, self.box_initialisation)
+                boxes = box_logits_from_masks(mask_logits(prediction.mask_embedding, mask_features),
+                                              self.box_initialisation)
         return None if self.learn_content else encoded.detach(), boxes, prediction
 
     def _with_noised(self, noised: NoisedQueries, content, boxes):
@@ -206,5 +203,5 @@ class MaskDINODecoder(nn.Module):
     def _predict(self, queries, boxes, mask_features):
         """A prediction from queries (B, Q, C) and their boxes (B, Q, 4)."""
         normed = self.decoder_norm(queries)
-        return DeferredMasksPrediction({"pred_logits": self.class_embed(normed), "pred_boxes": boxes},
-                                       mask_embedding=self.mask_embed(normed), mask_features=mask_features)
+        return Prediction(logits=self.class_embed(normed), boxes=boxes, mask_embedding=self.mask_embed(normed),
+                          mask_features=mask_features)
