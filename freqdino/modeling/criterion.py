@@ -10,6 +10,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.layers.boxes import cxcywh_to_xyxy, generalized_box_iou
 from freqdino.modeling.losses import cross_entropy_loss, focal_loss, mask_bce_loss, mask_dice_loss
 from freqdino.modeling.matcher import HungarianMatcher
@@ -37,10 +38,12 @@ class SetCriterion(nn.Module):
                  deep_supervision: bool):
         super().__init__()
         if class_loss not in CLASS_LOSSES:
-            raise ValueError(f"class_loss must be one of {CLASS_LOSSES}, got {class_loss!r}")
-        if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
-            raise ValueError("num_points and oversample_ratio must be at least 1 and importance_sample_ratio in 0..1, "
-                             f"got {num_points}, {oversample_ratio} and {importance_sample_ratio}")
+            raise ArgumentError("class_loss", f"must be one of {', '.join(CLASS_LOSSES)}, got {class_loss!r}")
+        for name, value in (("num_points", num_points), ("oversample_ratio", oversample_ratio)):
+            if value < 1:
+                raise ArgumentError(name, f"must be at least 1, got {value}")
+        if not 0 <= importance_sample_ratio <= 1:
+            raise ArgumentError("importance_sample_ratio", f"must be in 0..1, got {importance_sample_ratio}")
         self.num_classes = num_classes
         self.matcher = matcher
         self.weights = dict(weights)

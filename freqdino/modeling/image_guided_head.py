@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from freqdino.modeling.prediction import Outputs
 from freqdino.ops.carafe import carafe
@@ -40,7 +41,7 @@ class ImageGuidedHead(SegmentationHead):
     def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module, mask_dim: int, stride: int):
         super().__init__(pixel_decoder=pixel_decoder, predictor=predictor)
         if stride < 2 or stride & (stride - 1):
-            raise ValueError(f"stride must be a power of two and at least 2, got {stride}")
+            raise ArgumentError("stride", f"must be a power of two and at least 2, got {stride}")
         self.comp_conv = nn.Sequential(nn.Conv2d(mask_dim, GUIDE_CHANNELS, kernel_size=3, padding=1))
         self.IGU = ImageGuidedUpsampler(num_stages=int(math.log2(stride)))
 

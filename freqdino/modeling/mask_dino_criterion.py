@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from freqdino.errors import ArgumentError
 from freqdino.modeling.criterion import SetCriterion
 from freqdino.modeling.prediction import Outputs, Prediction
 from freqdino.modeling.targets import ImageTargets
@@ -29,11 +30,11 @@ class MaskDINOCriterion(SetCriterion):
     def __init__(self, *, denoising: str, box_loss: bool, box_classes: Collection[int] | None, **arguments):
         super().__init__(**arguments)
         if denoising not in DENOISING_KINDS:
-            raise ValueError(f"denoising must be one of {DENOISING_KINDS}, got {denoising!r}")
+            raise ArgumentError("denoising", f"must be one of {', '.join(DENOISING_KINDS)}, got {denoising!r}")
         self.denoising = denoising
         self.matching_terms = [term for term in self.weights if box_loss or term not in BOX_TERMS]
         if not self.matching_terms:
-            raise ValueError(f"no loss of the matched queries is left: weights {self.weights}, box_loss {box_loss}")
+            raise ArgumentError("weights", f"leave no loss of the matched queries: {self.weights}, box_loss {box_loss}")
         self.unread_parts = [part for part, terms in READ_BY.items() if not {*terms} & {*self.matching_terms}]
         self.denoising_terms = [term for term in self.weights if denoising == "seg" or term not in MASK_TERMS]
         self.box_classes = None if box_classes is None else torch.tensor(sorted(box_classes), dtype=torch.int64)

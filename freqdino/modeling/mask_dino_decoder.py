@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.layers.boxes import inverse_sigmoid
 from freqdino.layers.deformable_attention import MSDeformAttn
 from freqdino.layers.linear import Linear
@@ -67,15 +68,18 @@ class MaskDINODecoder(nn.Module):
                  noise_scale: float, enforce_input_proj: bool = False, num_heads: int = NUM_HEADS):
         super().__init__()
         if box_initialisation not in BOX_INITIALISATIONS:
-            raise ValueError(f"box_initialisation must be one of {BOX_INITIALISATIONS}, got {box_initialisation!r}")
+            raise ArgumentError("box_initialisation",
+                                f"must be one of {', '.join(BOX_INITIALISATIONS)}, got {box_initialisation!r}")
         if box_initialisation != "no" and not two_stage:
-            raise ValueError(f"box_initialisation {box_initialisation!r} needs two_stage: learned queries have no first"
-                             " masks")
+            raise ArgumentError("box_initialisation", f"is {box_initialisation!r}, which needs two_stage: learned "
+                                "queries have no first masks")
         if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-        if num_denoising < 0 or not 0 <= noise_scale <= 2:
-            raise ValueError("num_denoising must be at least 0 and noise_scale in 0..2, twice the share of labels "
-                             f"replaced; got {num_denoising} and {noise_scale}")
+            raise ArgumentError("num_layers", f"must be at least 1, got {num_layers}")
+        if num_denoising < 0:
+            raise ArgumentError("num_denoising", f"must be at least 0, got {num_denoising}")
+        if not 0 <= noise_scale <= 2:
+            raise ArgumentError("noise_scale",
+                                f"must be in 0..2, twice the share of labels replaced, got {noise_scale}")
         self.num_classes = num_classes
         self.num_queries = num_queries
         self.two_stage = two_stage

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from freqdino.errors import ArgumentError
 from freqdino.layers.boxes import cxcywh_to_xyxy, generalized_box_iou
 from freqdino.modeling.losses import mask_bce_cost, mask_dice_cost
 from freqdino.modeling.prediction import Prediction
@@ -30,7 +31,7 @@ class HungarianMatcher:
     def __init__(self, *, weights: Mapping[str, float], class_cost: Callable[[Tensor, Tensor], Tensor],
                  num_points: int):
         if not any(weights.values()):
-            raise ValueError(f"at least one matching weight must differ from 0, got {dict(weights)}")
+            raise ArgumentError("weights", f"must not all be 0, got {dict(weights)}")
         self.weights = {term: weight for term, weight in weights.items() if weight}
         self.class_cost = class_cost
         self.num_points = num_points

@@ -8,10 +8,11 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.modeling.inference import Inference
 from freqdino.modeling.post_processing import Geometry, PostProcessing
 from freqdino.modeling.prediction import Outputs
-from freqdino.modeling.targets import image_name, prepare_targets
+from freqdino.modeling.targets import BOX_FRAMES, image_name, prepare_targets
 from freqdino.ops.modules import DerivedBuffers, parameter_type
 
 
@@ -33,7 +34,8 @@ class MaskClassificationModel(DerivedBuffers):
     """Predicts a set of masks, each with a class, and turns it into semantic, instance and panoptic results.
 
     ``learns_masks`` and ``box_frame`` say what the criterion reads of the ground truth, see `targets.prepare_targets`;
-    ``inference`` which pictures run together in evaluation, by default those of one padded size.
+    ``inference`` which pictures run together in evaluation, by default those of one padded size. Raises ValueError for
+    an unknown ``box_frame``.
     Keys: ``backbone.*``, ``sem_seg_head.*``, ``criterion.*``; ``pixel_mean``, ``pixel_std`` are not in the state dict.
     """
 
@@ -42,6 +44,8 @@ class MaskClassificationModel(DerivedBuffers):
                  pixel_std: Sequence[float], learns_masks: bool = True, box_frame: str | None = None,
                  inference: Inference = Inference()):
         super().__init__()
+        if box_frame not in BOX_FRAMES:
+            raise ArgumentError("box_frame", f"must be image, padded or None, got {box_frame!r}")
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion

@@ -80,7 +80,7 @@ def resnet_backbone(cfg, input_shape):
     say_frozen(cfg, network)
     # After the first stages were frozen: the frequency modules stay trainable there.
     if options.ENABLED:
-        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {options.KERNEL_NUM}"):
+        with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
             resnet.add_fdconv(network, kernel_num=options.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         resnet.add_frequency_scale(network)
@@ -135,7 +135,7 @@ def build_resnet_freqfusion_fpn_backbone(cfg, input_shape):
     if options.UPSAMPLER not in UPSAMPLERS:
         raise ConfigError(f"MODEL.FPN.UPSAMPLER is {options.UPSAMPLER!r}; known are {', '.join(UPSAMPLERS)}")
     bottom_up = resnet_backbone(cfg, input_shape)
-    with errors_about("MODEL.FPN"):
+    with errors_about("MODEL.FPN", in_features="IN_FEATURES", fuse_type="FUSE_TYPE"):
         return FusionFPN(
             bottom_up=bottom_up,
             in_features=options.IN_FEATURES,
@@ -154,7 +154,7 @@ def add_frequency_modules(cfg, network, section: str) -> None:
     """
     fdconv = cfg.MODEL.BACKBONE.FDCONV
     if fdconv.ENABLED:
-        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}"):
+        with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
             token_block.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         with errors_about(f"{section}, with MODEL.BACKBONE.FDAM.ENABLED"):
@@ -169,7 +169,7 @@ def build_swin_backbone(cfg, input_shape):
     MODEL.BACKBONE.FDCONV.ENABLED: FDLinear in attention and MLP.
     """
     options = cfg.MODEL.SWIN
-    with errors_about("MODEL.SWIN"):
+    with errors_about("MODEL.SWIN", out_features="OUT_FEATURES", depths="DEPTHS", num_heads="NUM_HEADS"):
         network = D2SwinTransformer(
             in_chans=input_shape.channels,
             out_features=options.OUT_FEATURES,
@@ -204,7 +204,7 @@ def build_mit_backbone(cfg, input_shape):
     MODEL.BACKBONE.FDCONV.ENABLED: FDLinear in attention and MLP, FDConv for the MLP's convolution.
     """
     options = cfg.MODEL.MIT
-    with errors_about("MODEL.MIT"):
+    with errors_about("MODEL.MIT", embed_dims="EMBED_DIMS", depths="DEPTHS", drop_path="DROP_PATH_RATE"):
         network = MixTransformer(
             in_chans=input_shape.channels,
             embed_dims=options.EMBED_DIMS,
@@ -227,7 +227,7 @@ def build_timm_backbone(cfg, input_shape):
     from freqdino.modeling.backbones import timm_backbone  # here, because it takes seconds
 
     options, fdconv = cfg.MODEL.TIMM, cfg.MODEL.BACKBONE.FDCONV
-    with errors_about("MODEL.TIMM"):
+    with errors_about("MODEL.TIMM", name="NAME", activation_checkpointing="USE_CHECKPOINT"):
         network = timm_backbone.timm_backbone(
             options.NAME,
             in_chans=input_shape.channels,
@@ -236,12 +236,19 @@ def build_timm_backbone(cfg, input_shape):
         )
     freeze(cfg, network)
     if fdconv.ENABLED:
-        with errors_about(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME} and KERNEL_NUM {fdconv.KERNEL_NUM}"):
+        with errors_about(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME}",
+                          kernel_num="MODEL.BACKBONE.FDCONV.KERNEL_NUM"):
             timm_backbone.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         with errors_about(f"MODEL.BACKBONE.FDAM with timm's {options.NAME}"):
             timm_backbone.add_frequency_scale(network)
     return network
+
+
+# Arguments of the ViT and of what it is made of -> their keys.
+VIT_KEYS = {"img_size": "IMG_SIZE", "embed_dim": "EMBED_DIM", "dim": "EMBED_DIM", "depth": "DEPTH",
+            "num_heads": "NUM_HEADS", "drop_path": "DROP_PATH_RATE", "out_indices": "OUT_INDICES",
+            "neck_norm": "NECK_NORM"}
 
 
 @BACKBONE_REGISTRY.register()
@@ -252,8 +259,7 @@ def build_vit_backbone(cfg, input_shape):
     """
     options, fdconv = cfg.MODEL.VIT, cfg.MODEL.BACKBONE.FDCONV
     backbone = FDAMViTBackbone if cfg.MODEL.BACKBONE.FDAM.ENABLED else ViTBackbone
-    with errors_about("MODEL.VIT", dim="EMBED_DIM", num_heads="NUM_HEADS", out_indices="OUT_INDICES",
-                      neck_norm="NECK_NORM"):
+    with errors_about("MODEL.VIT", **VIT_KEYS):
         transformer = backbone(
             img_size=options.IMG_SIZE,
             in_chans=input_shape.channels,
@@ -268,7 +274,7 @@ def build_vit_backbone(cfg, input_shape):
         )
     freeze(cfg, transformer)
     if fdconv.ENABLED:
-        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}"):
+        with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
             add_fdlinear(transformer, kernel_num=fdconv.KERNEL_NUM)
     return transformer
 

@@ -1,13 +1,12 @@
 """What every factory here is bound with: its published name, the maps it reads, errors in the configuration's terms."""
 import functools
-import re
 from collections.abc import Callable
 from contextlib import contextmanager
 
 from detectron2.layers import ShapeSpec
 from fvcore.common.registry import Registry
 
-from freqdino.errors import ConfigError
+from freqdino.errors import ArgumentError, ConfigError
 
 
 def register(registry: Registry, name: str) -> Callable[[Callable], Callable]:
@@ -25,17 +24,21 @@ def register(registry: Registry, name: str) -> Callable[[Callable], Callable]:
 
 @contextmanager
 def errors_about(subject: str, **keys: str):
-    """Inside the block a ValueError becomes a ConfigError that opens with ``subject``, a key or section.
+    """Inside the block a ValueError becomes a ConfigError that opens with ``subject``, a section or what is built.
 
-    ``keys``: argument -> the key that it comes from, which takes its place in the message. A ConfigError passes.
+    ``keys``: argument -> the key that its value comes from, in the section unless it has a dot. An ArgumentError about
+    one of them opens with the key. A ConfigError passes.
     """
     try:
         yield
     except ConfigError:
         raise
     except ValueError as error:
-        message = re.sub(r"\w+", lambda word: keys.get(word[0], word[0]), str(error))
-        raise ConfigError(f"{subject}: {message}") from error
+        key = keys.get(error.argument) if isinstance(error, ArgumentError) else None
+        if key is None:
+            raise ConfigError(f"{subject}: {error}") from error
+        where = f" (in {'.'.join(error.parts)})" if error.parts else ""
+        raise ConfigError(f"{key if '.' in key else f'{subject}.{key}'} {error.problem}{where}") from error
 
 
 def head_inputs(cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:

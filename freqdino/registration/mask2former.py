@@ -10,10 +10,11 @@ from freqdino.modeling.matcher import HungarianMatcher
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from freqdino.modeling.post_processing import SoftmaxScores
 from freqdino.registration.backbones import build_backbone
-from freqdino.registration.binding import register
+from freqdino.registration.binding import errors_about, register
 from freqdino.registration.class_tables import check_num_classes
 from freqdino.registration.inference import inference_of
 from freqdino.registration.model_parts import (
+    POINT_KEYS,
     build_post_processing,
     check_family,
     head_parts,
@@ -21,6 +22,8 @@ from freqdino.registration.model_parts import (
     size_divisibility,
 )
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY
+
+SECTION = "MODEL.MASK_FORMER"
 
 
 @register(META_ARCH_REGISTRY, "MaskFormer")
@@ -38,7 +41,7 @@ def build_image_guided_mask2former(cfg):
 def _mask_former(cfg, model_class, head_name):
     family = cfg.MODEL.MASK_FORMER
     check_num_classes(cfg)
-    check_family(cfg, family, head_name)
+    check_family(cfg, head_name)
     backbone = build_backbone(cfg)
     divisibility = size_divisibility(family, backbone)
     return model_class(
@@ -56,17 +59,18 @@ def _mask_former(cfg, model_class, head_name):
 def _criterion(cfg):
     family = cfg.MODEL.MASK_FORMER
     weights = {"mask": family.MASK_WEIGHT, "dice": family.DICE_WEIGHT}
-    matcher = HungarianMatcher(weights={"class": family.CLASS_WEIGHT, **weights}, class_cost=softmax_class_cost,
-                               num_points=family.TRAIN_NUM_POINTS)
-    return SetCriterion(
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        matcher=matcher,
-        weights={"ce": family.CLASS_WEIGHT, **weights},
-        class_loss="cross_entropy",
-        no_object_weight=family.NO_OBJECT_WEIGHT,
-        deep_supervision=family.DEEP_SUPERVISION,
-        **point_arguments(family),
-    )
+    with errors_about(SECTION, weights="*_WEIGHT", **POINT_KEYS):
+        matcher = HungarianMatcher(weights={"class": family.CLASS_WEIGHT, **weights}, class_cost=softmax_class_cost,
+                                   num_points=family.TRAIN_NUM_POINTS)
+        return SetCriterion(
+            num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            matcher=matcher,
+            weights={"ce": family.CLASS_WEIGHT, **weights},
+            class_loss="cross_entropy",
+            no_object_weight=family.NO_OBJECT_WEIGHT,
+            deep_supervision=family.DEEP_SUPERVISION,
+            **point_arguments(family),
+        )
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHead")
@@ -78,8 +82,9 @@ def build_mask2former_head(cfg, input_shape):
 @register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHeadFreqAware")
 def build_image_guided_head(cfg, input_shape):
     """Mask2Former's head with the last masks brought to the input's size under the guidance of the image."""
-    head = cfg.MODEL.SEM_SEG_HEAD
-    return ImageGuidedHead(**_parts(cfg, input_shape), mask_dim=head.MASK_DIM, stride=head.COMMON_STRIDE)
+    head, parts = cfg.MODEL.SEM_SEG_HEAD, _parts(cfg, input_shape)
+    with errors_about("MODEL.SEM_SEG_HEAD", stride="COMMON_STRIDE"):
+        return ImageGuidedHead(**parts, mask_dim=head.MASK_DIM, stride=head.COMMON_STRIDE)
 
 
 def _parts(cfg, input_shape):
@@ -94,17 +99,16 @@ def _parts(cfg, input_shape):
 def build_mask2former_decoder(cfg, in_channels):
     """DEC_LAYERS counts predictions, the one from the raw queries included: one more than there are layers."""
     family = cfg.MODEL.MASK_FORMER
-    if family.DEC_LAYERS < 1:
-        raise ConfigError(f"MODEL.MASK_FORMER.DEC_LAYERS must be at least 1, got {family.DEC_LAYERS}")
-    return MultiScaleMaskedTransformerDecoder(
-        in_channels=in_channels,
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        hidden_dim=family.HIDDEN_DIM,
-        num_queries=family.NUM_OBJECT_QUERIES,
-        num_heads=family.NHEADS,
-        dim_feedforward=family.DIM_FEEDFORWARD,
-        num_layers=family.DEC_LAYERS - 1,
-        mask_dim=cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-        pre_norm=family.PRE_NORM,
-        enforce_input_proj=family.ENFORCE_INPUT_PROJ,
-    )
+    with errors_about(SECTION, num_heads="NHEADS"):
+        return MultiScaleMaskedTransformerDecoder(
+            in_channels=in_channels,
+            num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            hidden_dim=family.HIDDEN_DIM,
+            num_queries=family.NUM_OBJECT_QUERIES,
+            num_heads=family.NHEADS,
+            dim_feedforward=family.DIM_FEEDFORWARD,
+            num_layers=family.DEC_LAYERS - 1,
+            mask_dim=cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+            pre_norm=family.PRE_NORM,
+            enforce_input_proj=family.ENFORCE_INPUT_PROJ,
+        )

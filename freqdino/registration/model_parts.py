@@ -6,6 +6,9 @@ from freqdino.registration.binding import errors_about
 from freqdino.registration.class_tables import thing_classes
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
 
+# How the criterion samples masks: its arguments -> keys of the family.
+POINT_KEYS = {"num_points": "TRAIN_NUM_POINTS", "oversample_ratio": "OVERSAMPLE_RATIO",
+              "importance_sample_ratio": "IMPORTANCE_SAMPLE_RATIO"}
 HEADS = ("MaskFormerHead", "MaskFormerHeadFreqAware", "MaskDINOHead")
 
 
@@ -26,13 +29,11 @@ def head_parts(cfg, input_shape, family) -> dict:
     return {"pixel_decoder": pixel_decoder, "predictor": predictor}
 
 
-def check_family(cfg, family, head_name: str) -> None:
-    """Raise ConfigError where the head is the other family's, or there is nothing to predict with."""
+def check_family(cfg, head_name: str) -> None:
+    """Raise ConfigError where the head is the other family's."""
     if cfg.MODEL.SEM_SEG_HEAD.NAME in HEADS and cfg.MODEL.SEM_SEG_HEAD.NAME != head_name:
         raise ConfigError(f"MODEL.SEM_SEG_HEAD.NAME is {cfg.MODEL.SEM_SEG_HEAD.NAME}; MODEL.META_ARCHITECTURE "
                           f"{cfg.MODEL.META_ARCHITECTURE} goes with {head_name}")
-    if family.NUM_OBJECT_QUERIES < 1:
-        raise ConfigError(f"NUM_OBJECT_QUERIES must be at least 1, got {family.NUM_OBJECT_QUERIES}")
 
 
 def build_post_processing(cfg, family, *, scores, rescore_by_mask: bool) -> PostProcessing:
@@ -61,5 +62,4 @@ def size_divisibility(family, backbone) -> int:
 
 def point_arguments(family) -> dict:
     """How the criterion samples masks."""
-    return {"num_points": family.TRAIN_NUM_POINTS, "oversample_ratio": family.OVERSAMPLE_RATIO,
-            "importance_sample_ratio": family.IMPORTANCE_SAMPLE_RATIO}
+    return {argument: family[key] for argument, key in POINT_KEYS.items()}

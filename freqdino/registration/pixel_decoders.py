@@ -82,7 +82,7 @@ def build_freq_aware_pixel_decoder(cfg, input_shape):
 def _multi_scale_deformable(cfg, input_shape, section: str, **family_arguments) -> MultiScaleDeformablePixelDecoder:
     head, family = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL[section]
     keys = {"encoder_features": "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "num_levels": "TOTAL_NUM_FEATURE_LEVELS",
-            "order": "FEATURE_ORDER", "conv_dim": "CONVS_DIM", "dim": "CONVS_DIM", "common_stride": "COMMON_STRIDE",
+            "order": "FEATURE_ORDER", "conv_dim": "CONVS_DIM", "common_stride": "COMMON_STRIDE",
             "num_heads": f"MODEL.{section}.NHEADS"}
     with errors_about("MODEL.SEM_SEG_HEAD", **keys):
         decoder = MultiScaleDeformablePixelDecoder(
@@ -121,7 +121,8 @@ def freqfusion_maker(cfg) -> Callable[[int, int], nn.Module] | None:
                               f"strides {coarse_stride} and {fine_stride} are neighbours here; leave no map out "
                               "between those of IN_FEATURES and DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES")
         compressed = channels // 4 if options.COMPRESSED_CHANNELS is None else options.COMPRESSED_CHANNELS
-        with errors_about(FREQFUSION):
+        with errors_about(FREQFUSION, lowpass_kernel="LOWPASS_KERNEL", highpass_kernel="HIGHPASS_KERNEL",
+                          compressed_channels="COMPRESSED_CHANNELS"):
             return FreqFusionSum(
                 channels,
                 channels,

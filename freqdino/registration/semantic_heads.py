@@ -27,7 +27,8 @@ def _build(head, cfg, input_shape, **sizes):
         check_num_classes(cfg)
         _check_ignore_value(cfg)
     inputs = head_inputs(cfg, input_shape)
-    with errors_about("MODEL.SEM_SEG_HEAD"):
+    with errors_about("MODEL.SEM_SEG_HEAD", input_shape="IN_FEATURES", num_classes="NUM_CLASSES", channels="CONVS_DIM",
+                      common_stride="COMMON_STRIDE"):
         return head(
             input_shape=inputs,
             num_classes=options.NUM_CLASSES,

@@ -270,12 +270,12 @@ def test_autocast_is_near_float32(dtype):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"box_initialisation": "boxes"}, "box_initialisation must be one of .*'no', 'bitmask', 'mask2box'.*, got 'boxes'"),
-    ({"box_initialisation": "bitmask", "two_stage": False}, "box_initialisation 'bitmask' needs two_stage"),
+    ({"box_initialisation": "boxes"}, "box_initialisation must be one of no, bitmask, mask2box, got 'boxes'"),
+    ({"box_initialisation": "bitmask", "two_stage": False}, "box_initialisation is 'bitmask', which needs two_stage"),
     ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
-    ({"num_denoising": -1}, "num_denoising must be at least 0 and noise_scale in 0..2.*got -1 and 0.4"),
-    ({"noise_scale": 2.5}, "noise_scale in 0..2.*got 6 and 2.5"),
-    ({"hidden_dim": 36}, "num_heads must divide dim, got 8 heads and dim 36"),
+    ({"num_denoising": -1}, "num_denoising must be at least 0, got -1"),
+    ({"noise_scale": 2.5}, "noise_scale must be in 0..2, .* got 2.5"),
+    ({"hidden_dim": 36}, "num_heads must divide the 36 channels, got 8"),
 ])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -98,7 +98,7 @@ def test_images_without_objects_are_not_asked_for_a_finite_cost():
 
 
 def test_weights_that_are_all_zero():
-    with pytest.raises(ValueError, match="at least one matching weight must differ from 0"):
+    with pytest.raises(ValueError, match="weights must not all be 0, got {"):
         matcher(**{"class": 0.0, "mask": 0.0, "dice": 0.0})
 
 

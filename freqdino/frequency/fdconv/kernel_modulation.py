@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.star_relu import StarReLU
 
@@ -34,7 +35,7 @@ def gate(logits: Tensor, act: str, temp: float = 1.0, multiple: float = 2.0) -> 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]):
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ArgumentError(name, f"must be one of {', '.join(choices)}, got {value!r}")
 
 
 class KernelFactors(NamedTuple):
@@ -112,7 +113,7 @@ class KSMGlobal(nn.Module):
         for name, value, least in (("reduction", reduction, 0), ("kernel_temp", kernel_temp, 0), ("temp", temp, 0),
                                    ("att_multi", att_multi, 1)):
             if not isinstance(value, Real) or not value > least:
-                raise ValueError(f"{name} must be greater than {least}, got {value!r}")
+                raise ArgumentError(name, f"must be greater than {least}, got {value!r}")
         self.act, self.kernel_act = act, kernel_act
         self.temp, self.kernel_temp, self.att_multi = temp, kernel_temp, att_multi
 
