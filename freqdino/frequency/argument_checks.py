@@ -1,4 +1,4 @@
-"""Checks of arguments that several frequency modules share: errors with the argument's name and what was given."""
+"""Checks of arguments that several modules share: errors with the argument's name and what was given."""
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -35,6 +35,18 @@ def check_flags(**arguments: bool) -> None:
     for name, value in arguments.items():
         if value not in (True, False):
             raise ArgumentError(name, f"must be True or False, got {value!r}")
+
+
+def check_choice(choices: Sequence[object], **arguments: object) -> None:
+    """ArgumentError unless every argument is one of the choices.
+
+    >>> check_choice(("sum", "avg"), fuse_type="max")
+    Traceback (most recent call last):
+    freqdino.errors.ArgumentError: fuse_type must be one of sum, avg, got 'max'
+    """
+    for name, value in arguments.items():
+        if value not in choices:
+            raise ArgumentError(name, f"must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 
 def check_type(name: str, tensor: Tensor, module: nn.Module) -> None:

@@ -11,14 +11,13 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.layers.boxes import cxcywh_to_xyxy, generalized_box_iou
 from freqdino.modeling.losses import cross_entropy_loss, focal_loss, mask_bce_loss, mask_dice_loss
 from freqdino.modeling.matcher import HungarianMatcher
 from freqdino.modeling.point_sampling import sample_each, uncertain_points
 from freqdino.modeling.prediction import Match, Outputs, Prediction, matched_masks
 from freqdino.modeling.targets import ImageTargets
-
-CLASS_LOSSES = ("cross_entropy", "focal")
 
 
 class SetCriterion(nn.Module):
@@ -37,11 +36,10 @@ class SetCriterion(nn.Module):
                  no_object_weight: float, num_points: int, oversample_ratio: float, importance_sample_ratio: float,
                  deep_supervision: bool):
         super().__init__()
-        if class_loss not in CLASS_LOSSES:
-            raise ArgumentError("class_loss", f"must be one of {', '.join(CLASS_LOSSES)}, got {class_loss!r}")
-        for name, value in (("num_points", num_points), ("oversample_ratio", oversample_ratio)):
-            if value < 1:
-                raise ArgumentError(name, f"must be at least 1, got {value}")
+        check_choice(("cross_entropy", "focal"), class_loss=class_loss)
+        check_counts(num_points=num_points)
+        if oversample_ratio < 1:
+            raise ArgumentError("oversample_ratio", f"must be at least 1, got {oversample_ratio}")
         if not 0 <= importance_sample_ratio <= 1:
             raise ArgumentError("importance_sample_ratio", f"must be in 0..1, got {importance_sample_ratio}")
         self.num_classes = num_classes

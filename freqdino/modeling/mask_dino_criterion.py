@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.modeling.criterion import SetCriterion
 from freqdino.modeling.prediction import Outputs, Prediction
 from freqdino.modeling.targets import ImageTargets
@@ -16,7 +17,6 @@ BOX_TERMS = ("bbox", "giou")
 MASK_TERMS = ("mask", "dice")
 # Part of a prediction -> the terms that read it.
 READ_BY = {"logits": ("ce",), "mask_embedding": MASK_TERMS, "mask_features": MASK_TERMS, "boxes": BOX_TERMS}
-DENOISING_KINDS = ("no", "standard", "seg")
 
 
 class MaskDINOCriterion(SetCriterion):
@@ -29,8 +29,7 @@ class MaskDINOCriterion(SetCriterion):
 
     def __init__(self, *, denoising: str, box_loss: bool, box_classes: Collection[int] | None, **arguments):
         super().__init__(**arguments)
-        if denoising not in DENOISING_KINDS:
-            raise ArgumentError("denoising", f"must be one of {', '.join(DENOISING_KINDS)}, got {denoising!r}")
+        check_choice(("no", "standard", "seg"), denoising=denoising)
         self.denoising = denoising
         self.matching_terms = [term for term in self.weights if box_loss or term not in BOX_TERMS]
         if not self.matching_terms:

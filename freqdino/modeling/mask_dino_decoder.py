@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.layers.boxes import inverse_sigmoid
 from freqdino.layers.deformable_attention import MSDeformAttn
 from freqdino.layers.linear import Linear
@@ -18,7 +19,7 @@ from freqdino.layers.position_encoding import sine_box_embedding
 from freqdino.layers.transformer import MultiheadAttention, feed_forward, xavier_uniform_matrices_
 from freqdino.modeling.denoising import NoisedQueries, noised_queries
 from freqdino.modeling.prediction import Outputs, Prediction, mask_logits
-from freqdino.modeling.query_selection import BOX_INITIALISATIONS, box_logits_from_masks, take_tokens, token_proposals
+from freqdino.modeling.query_selection import box_logits_from_masks, take_tokens, token_proposals
 from freqdino.modeling.targets import ImageTargets
 
 NUM_HEADS = 8
@@ -67,16 +68,12 @@ class MaskDINODecoder(nn.Module):
                  learn_content: bool, box_initialisation: str, initial_prediction: bool, num_denoising: int,
                  noise_scale: float, enforce_input_proj: bool = False, num_heads: int = NUM_HEADS):
         super().__init__()
-        if box_initialisation not in BOX_INITIALISATIONS:
-            raise ArgumentError("box_initialisation",
-                                f"must be one of {', '.join(BOX_INITIALISATIONS)}, got {box_initialisation!r}")
+        check_choice(("no", "bitmask", "mask2box"), box_initialisation=box_initialisation)
+        check_counts(num_layers=num_layers)
+        check_counts(least=0, num_denoising=num_denoising)
         if box_initialisation != "no" and not two_stage:
             raise ArgumentError("box_initialisation", f"is {box_initialisation!r}, which needs two_stage: learned "
                                 "queries have no first masks")
-        if num_layers < 1:
-            raise ArgumentError("num_layers", f"must be at least 1, got {num_layers}")
-        if num_denoising < 0:
-            raise ArgumentError("num_denoising", f"must be at least 0, got {num_denoising}")
         if not 0 <= noise_scale <= 2:
             raise ArgumentError("noise_scale",
                                 f"must be in 0..2, twice the share of labels replaced, got {noise_scale}")

@@ -8,11 +8,11 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.modeling.inference import Inference
 from freqdino.modeling.post_processing import Geometry, PostProcessing
 from freqdino.modeling.prediction import Outputs
-from freqdino.modeling.targets import BOX_FRAMES, image_name, prepare_targets
+from freqdino.modeling.targets import image_name, prepare_targets
 from freqdino.ops.modules import DerivedBuffers, parameter_type
 
 
@@ -44,8 +44,7 @@ class MaskClassificationModel(DerivedBuffers):
                  pixel_std: Sequence[float], learns_masks: bool = True, box_frame: str | None = None,
                  inference: Inference = Inference()):
         super().__init__()
-        if box_frame not in BOX_FRAMES:
-            raise ArgumentError("box_frame", f"must be image, padded or None, got {box_frame!r}")
+        check_choice(("image", "padded", None), box_frame=box_frame)
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion

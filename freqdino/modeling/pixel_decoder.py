@@ -15,6 +15,7 @@ from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.layers.deformable_attention import DeformableEncoder
 from freqdino.layers.position_encoding import sine_position_map
 
@@ -63,8 +64,7 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
                  make_fusion: Callable[[int, int], nn.Module] | None = None,
                  make_modulation: Callable[[], Mapping[str, nn.Module]] = dict):
         super().__init__()
-        if order not in ("high2low", "low2high"):
-            raise ArgumentError("order", f"must be high2low or low2high, got {order!r}")
+        check_choice(("high2low", "low2high"), order=order)
         absent = [name for name in encoder_features if name not in input_shape]
         if absent or not encoder_features:
             raise ArgumentError("encoder_features",

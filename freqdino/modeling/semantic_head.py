@@ -14,6 +14,7 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_counts
 
 
 class SemanticHead(nn.Module, ABC):
@@ -47,9 +48,7 @@ class SemanticHead(nn.Module, ABC):
         if common_stride != strides[0]:
             raise ArgumentError("common_stride", f"is {common_stride}, but the finest map, "
                                 f"{next(iter(input_shape))}, has stride {strides[0]}")
-        for name, value in (("num_classes", num_classes), ("channels", channels)):
-            if value < 1:
-                raise ArgumentError(name, f"must be at least 1, got {value}")
+        check_counts(num_classes=num_classes, channels=channels)
         self.in_features = list(input_shape)
         self.common_stride = common_stride
         self.ignore_value = ignore_value

@@ -13,8 +13,6 @@ from torch import Tensor
 from freqdino.layers.boxes import masks_to_boxes, xyxy_to_cxcywh
 from freqdino.modeling.point_sampling import sample_all, sample_each
 
-BOX_FRAMES = (None, "image", "padded")      # see `prepare_targets`
-
 
 @dataclass
 class ImageTargets:

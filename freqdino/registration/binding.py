@@ -1,11 +1,12 @@
 """What every factory here is bound with: its published name, the maps it reads, errors in the configuration's terms."""
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 
 from detectron2.layers import ShapeSpec
 from fvcore.common.registry import Registry
 
+from freqdino.config import lookup
 from freqdino.errors import ArgumentError, ConfigError
 
 
@@ -38,7 +39,27 @@ def errors_about(subject: str, **keys: str):
         if key is None:
             raise ConfigError(f"{subject}: {error}") from error
         where = f" (in {'.'.join(error.parts)})" if error.parts else ""
-        raise ConfigError(f"{key if '.' in key else f'{subject}.{key}'} {error.problem}{where}") from error
+        raise ConfigError(f"{whole_key(subject, key)} {error.problem}{where}") from error
+
+
+def whole_key(section: str, key: str) -> str:
+    """The key of the section; one that has a dot is whole already."""
+    return key if "." in key else f"{section}.{key}"
+
+
+def upper(*arguments: str) -> dict[str, str]:
+    """Argument -> key, for those whose key is their name in capitals."""
+    return {argument: argument.upper() for argument in arguments}
+
+
+def build(make: Callable, cfg, section: str, keys: Mapping[str, str], names: Mapping[str, str] = {}, **arguments):
+    """``make`` called with the values of ``keys`` (argument -> key, see `errors_about`) and ``arguments``, which win.
+
+    ``names``: what errors are to call other arguments: of its parts, or made of several keys.
+    """
+    values = {argument: lookup(cfg, whole_key(section, key)) for argument, key in keys.items()}
+    with errors_about(section, **keys, **names):
+        return make(**{**values, **arguments})
 
 
 def head_inputs(cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:

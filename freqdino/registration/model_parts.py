@@ -2,13 +2,17 @@
 from freqdino.errors import ConfigError
 from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
 from freqdino.modeling.post_processing import PostProcessing
-from freqdino.registration.binding import errors_about
+from freqdino.registration.binding import errors_about, upper
 from freqdino.registration.class_tables import thing_classes
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
 
-# How the criterion samples masks: its arguments -> keys of the family.
-POINT_KEYS = {"num_points": "TRAIN_NUM_POINTS", "oversample_ratio": "OVERSAMPLE_RATIO",
-              "importance_sample_ratio": "IMPORTANCE_SAMPLE_RATIO"}
+# Arguments of the models and their parts -> keys of the family, or whole ones.
+MODEL_KEYS = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}
+DECODER_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "mask_dim": "MODEL.SEM_SEG_HEAD.MASK_DIM",
+                "num_queries": "NUM_OBJECT_QUERIES", **upper("hidden_dim", "dim_feedforward", "enforce_input_proj")}
+MATCHER_KEYS = {"num_points": "TRAIN_NUM_POINTS"}
+CRITERION_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", **MATCHER_KEYS, **upper(
+    "no_object_weight", "deep_supervision", "oversample_ratio", "importance_sample_ratio")}
 HEADS = ("MaskFormerHead", "MaskFormerHeadFreqAware", "MaskDINOHead")
 
 
@@ -58,8 +62,3 @@ def build_post_processing(cfg, family, *, scores, rescore_by_mask: bool) -> Post
 def size_divisibility(family, backbone) -> int:
     """The multiple that images are padded to: the family's, or the backbone's where that is negative."""
     return backbone.size_divisibility if family.SIZE_DIVISIBILITY < 0 else family.SIZE_DIVISIBILITY
-
-
-def point_arguments(family) -> dict:
-    """How the criterion samples masks."""
-    return {argument: family[key] for argument, key in POINT_KEYS.items()}

@@ -143,7 +143,7 @@ def test_a_published_family_default_of_four_levels():
 
 @pytest.mark.parametrize(("options", "message"), [
     ({f"{PREFIX}DN": "yes"}, "MODEL.MaskDINO.DN must be one of no, standard, seg, got 'yes'"),
-    ({f"{PREFIX}BOX_FRAME": "batch"}, "MODEL.MaskDINO.BOX_FRAME must be image, padded or None, got 'batch'"),
+    ({f"{PREFIX}BOX_FRAME": "batch"}, "MODEL.MaskDINO.BOX_FRAME must be one of image, padded, None, got 'batch'"),
     ({f"{PREFIX}INITIALIZE_BOX_TYPE": "mask"},
      "MODEL.MaskDINO.INITIALIZE_BOX_TYPE must be one of no, bitmask, mask2box, got 'mask'"),
     ({**SEMANTIC, f"{PREFIX}TEST.PANOPTIC_ON": True}, "SEMANTIC_CE_LOSS trains a semantic model: .*PANOPTIC_ON False"),
@@ -164,7 +164,7 @@ def test_what_cannot_be_built(options, message):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"MODEL.SEM_SEG_HEAD.FEATURE_ORDER": "coarse2fine"},
-     "MODEL.SEM_SEG_HEAD.FEATURE_ORDER must be high2low or low2high, got 'coarse2fine'"),
+     "MODEL.SEM_SEG_HEAD.FEATURE_ORDER must be one of high2low, low2high, got 'coarse2fine'"),
     ({"MODEL.SEM_SEG_HEAD.CONVS_DIM": 48}, "MODEL.SEM_SEG_HEAD.CONVS_DIM must be a multiple of 32, .* got 48"),
     ({"MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 8}, "MODEL.SEM_SEG_HEAD.COMMON_STRIDE is 8, but .* has stride 4"),
     ({f"{PREFIX}NHEADS": 7}, "^MODEL.MaskDINO.NHEADS must divide the 64 channels, got 7"),

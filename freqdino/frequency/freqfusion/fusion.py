@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from freqdino.errors import ArgumentError
-from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.frequency.argument_checks import check_choice, check_counts, check_type
 from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler, joint_conv
 from freqdino.ops.carafe import carafe
 from freqdino.ops.modules import is_recorded, kept_whole, with_zero_gradients
@@ -94,8 +94,7 @@ class FreqFusion(nn.Module):
                                 f"{feature_resample_group}, lr_channels {lr_channels}")
         if scale_factor != 1:
             raise ArgumentError("scale_factor", f"must be 1, got {scale_factor}")
-        if upsample_mode not in UPSAMPLE_MODES:
-            raise ArgumentError("upsample_mode", f"must be one of {', '.join(UPSAMPLE_MODES)}, got {upsample_mode!r}")
+        check_choice(UPSAMPLE_MODES, upsample_mode=upsample_mode)
         if not use_high_pass and semi_conv and comp_feat_upsample:
             raise ArgumentError("use_high_pass", "is False, which with semi_conv=True and comp_feat_upsample=True is "
                                 "undefined: switch one of the latter off, or use_high_pass on")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.frequency.freqfusion.fusion import extend, make_filters, tap_window
 from freqdino.frequency.freqfusion.offset_generator import sample_bilinear
 from freqdino.ops.autocast import without_autocast
@@ -52,8 +53,7 @@ class InterpolationSum(UpsampleSum):
     def __init__(self, mode: str):
         """``mode``: "nearest" or "bilinear" (align_corners False). Raises ValueError for another one."""
         super().__init__()
-        if mode not in ("nearest", "bilinear"):
-            raise ArgumentError("mode", f"must be nearest or bilinear, got {mode!r}")
+        check_choice(("nearest", "bilinear"), mode=mode)
         self.mode = mode
 
     def upsample(self, lr: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from detectron2.modeling import FPN, Backbone
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice
 
 
 class FusionFPN(FPN):
@@ -42,8 +43,7 @@ class FusionFPN(FPN):
         if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
             raise ArgumentError("in_features", "must name maps of which each has twice the stride of the one before, "
                                 f"got {list(in_features)} of strides {strides}")
-        if fuse_type not in ("sum", "avg"):
-            raise ArgumentError("fuse_type", f"must be sum or avg, got {fuse_type!r}")
+        check_choice(("sum", "avg"), fuse_type=fuse_type)
         super().__init__(bottom_up, in_features, out_channels, norm, top_block, fuse_type)
         readable = [*shapes, *self._out_features[:len(in_features)]]
         if top_block.in_feature not in readable:

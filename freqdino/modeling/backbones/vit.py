@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
 from freqdino.frequency import FDAMVisionTransformer
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import to_fdlinear
@@ -38,8 +39,7 @@ class ViTBackbone(VisionTransformer, FreezableBackbone):
 
     def __init__(self, *, img_size: int, in_chans: int, embed_dim: int, depth: int, num_heads: int, init_values: float,
                  drop_path_rate: float, out_indices: Sequence[int], neck_norm: str, activation_checkpointing: bool):
-        if neck_norm not in NECK_NORMS:
-            raise ArgumentError("neck_norm", f"must be one of {', '.join(NECK_NORMS)}, got {neck_norm!r}")
+        check_choice(NECK_NORMS, neck_norm=neck_norm)
         if list(out_indices) != sorted(set(out_indices)) or len(out_indices) != 4 or out_indices[-1] != depth - 1:
             raise ArgumentError("out_indices", "must name four blocks in ascending order, the last of them "
                                 f"{depth - 1} (depth {depth}), got {tuple(out_indices)}")
