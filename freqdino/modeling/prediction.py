@@ -89,13 +89,12 @@ class Outputs(Published):
 
     def as_dict(self) -> dict[str, Any]:
         """The published dictionary of dictionaries, for who does not know this class; it computes every mask."""
-        found = dict(self) | {"aux_outputs": [dict(prediction) for prediction in self.auxiliary]}
-        if self.proposals is not None:
-            found["interm_outputs"] = dict(self.proposals)
-        if self.denoising is not None:
-            predictions, noised = self.denoising
-            found["denoising"] = [dict(prediction) for prediction in predictions], noised
-        return found
+        plain = {**self, "aux_outputs": [dict(prediction) for prediction in self.auxiliary]}
+        if "interm_outputs" in self:
+            plain["interm_outputs"] = dict(self.proposals)
+        if "denoising" in self:
+            plain["denoising"] = [dict(prediction) for prediction in self.denoising[0]], self.denoising[1]
+        return plain
 
     def __iter__(self) -> Iterator[str]:
         return iter((*self.last, *self._parts))

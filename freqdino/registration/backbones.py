@@ -27,7 +27,7 @@ from freqdino.modeling.backbones.freezing import STAGE_NAMES
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
 from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
-from freqdino.registration.binding import build, errors_about, register, upper
+from freqdino.registration.binding import build, errors_about, register, switched_on, upper
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +61,6 @@ def say_frozen(cfg, network) -> None:
                     freeze_at, ", ".join(STAGE_NAMES[:freeze_at]), cfg.MODEL.BACKBONE.NAME, f"{frozen:,}")
 
 
-def with_switch(cfg, switch: str):
-    """A copy of the configuration with the switch on: what an alias such as build_fdconv_resnet_backbone means."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE[switch].ENABLED = True
-    cfg.freeze()
-    return cfg
-
-
 def resnet_backbone(cfg, input_shape):
     """Detectron2's ResNet with what MODEL.BACKBONE.FDCONV.ENABLED and MODEL.BACKBONE.FDAM.ENABLED switch on."""
     options = cfg.MODEL.BACKBONE.FDCONV
@@ -90,13 +81,13 @@ def resnet_backbone(cfg, input_shape):
 @BACKBONE_REGISTRY.register()
 def build_fdconv_resnet_backbone(cfg, input_shape):
     """build_resnet_backbone with MODEL.BACKBONE.FDCONV.ENABLED, for any of Detectron2's models."""
-    return resnet_backbone(with_switch(cfg, "FDCONV"), input_shape)
+    return resnet_backbone(switched_on(cfg, "MODEL.BACKBONE.FDCONV"), input_shape)
 
 
 @BACKBONE_REGISTRY.register()
 def build_fdam_resnet_backbone(cfg, input_shape):
     """build_resnet_backbone with MODEL.BACKBONE.FDAM.ENABLED, for any of Detectron2's models."""
-    return resnet_backbone(with_switch(cfg, "FDAM"), input_shape)
+    return resnet_backbone(switched_on(cfg, "MODEL.BACKBONE.FDAM"), input_shape)
 
 
 def freqfusion(channels: int) -> FreqFusionSum:
@@ -231,4 +222,4 @@ def build_vit_backbone(cfg, input_shape):
 @BACKBONE_REGISTRY.register()
 def build_fdam_vit_backbone(cfg, input_shape):
     """build_vit_backbone with MODEL.BACKBONE.FDAM.ENABLED."""
-    return build_vit_backbone(with_switch(cfg, "FDAM"), input_shape)
+    return build_vit_backbone(switched_on(cfg, "MODEL.BACKBONE.FDAM"), input_shape)

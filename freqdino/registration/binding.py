@@ -1,8 +1,10 @@
 """What every factory here is bound with: its published name, the maps it reads, errors in the configuration's terms."""
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from fvcore.common.registry import Registry
 
@@ -24,7 +26,7 @@ def register(registry: Registry, name: str) -> Callable[[Callable], Callable]:
 
 
 @contextmanager
-def errors_about(subject: str, **keys: str):
+def errors_about(subject: str, **keys: str) -> Iterator[None]:
     """Inside the block a ValueError becomes a ConfigError that opens with ``subject``, a section or what is built.
 
     ``keys``: argument -> the key that its value comes from, in the section unless it has a dot. An ArgumentError about
@@ -52,7 +54,8 @@ def upper(*arguments: str) -> dict[str, str]:
     return {argument: argument.upper() for argument in arguments}
 
 
-def build(make: Callable, cfg, section: str, keys: Mapping[str, str], names: Mapping[str, str] = {}, **arguments):
+def build(make: Callable, cfg: CfgNode, section: str, keys: Mapping[str, str], names: Mapping[str, str] = {},
+          **arguments) -> Any:
     """``make`` called with the values of ``keys`` (argument -> key, see `errors_about`) and ``arguments``, which win.
 
     ``names``: what errors are to call other arguments: of its parts, or made of several keys.
@@ -62,7 +65,16 @@ def build(make: Callable, cfg, section: str, keys: Mapping[str, str], names: Map
         return make(**{**values, **arguments})
 
 
-def head_inputs(cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+def switched_on(cfg: CfgNode, section: str) -> CfgNode:
+    """A copy of the configuration with ``section``.ENABLED True: what a name such as build_fdam_vit_backbone means."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    lookup(cfg, section).ENABLED = True
+    cfg.freeze()
+    return cfg
+
+
+def head_inputs(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
     """The maps of IN_FEATURES, in its order. Raises ConfigError for one that the backbone does not give."""
     names = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
     absent = [name for name in names if name not in input_shape]

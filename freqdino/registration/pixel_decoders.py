@@ -15,7 +15,7 @@ from freqdino.errors import ConfigError
 from freqdino.frequency import InversionGates, ResidualFrequencyScale
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder, UpsampleAndAdd
-from freqdino.registration.binding import build, head_inputs, register, upper
+from freqdino.registration.binding import build, head_inputs, register, switched_on, upper
 
 FREQFUSION = "MODEL.SEM_SEG_HEAD.FREQFUSION"
 FREQFUSION_KEYS = upper("lowpass_kernel", "highpass_kernel", "compressed_channels", "feature_resample", "checkpoint")
@@ -74,10 +74,7 @@ def build_freq_aware_pixel_decoder(cfg, input_shape):
 
     The one without the 2 is that of the published ADE20K R50 configuration; the published code has none of that name.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED = True
-    return build_ms_deform_attn_pixel_decoder(cfg, input_shape)
+    return build_ms_deform_attn_pixel_decoder(switched_on(cfg, FREQFUSION), input_shape)
 
 
 def _multi_scale_deformable(cfg, input_shape, section: str, **family_arguments) -> MultiScaleDeformablePixelDecoder:
