@@ -32,6 +32,13 @@ def test_where_registration_read_an_argument(error, message):
     assert message_of(caught.value) == message
 
 
+def test_what_is_about_none_of_the_keys_passes_where_there_is_no_subject():
+    for error in (ValueError("a loss that is not finite"), ArgumentError("dim", "is odd")):
+        with pytest.raises(type(error)) as caught, errors_about(None, order="MODEL.ORDER"):
+            raise error
+        assert caught.value is error
+
+
 def test_messages():
     assert message_of(KeyError("no 'x'")) == "no 'x'"       # without the quotes that str() puts round it
     assert message_of(ValueError("wrong")) == "wrong"

@@ -90,8 +90,8 @@ class SemanticHead(nn.Module, ABC):
         num_classes = self.conv_seg.out_channels
         foreign = (targets != self.ignore_value) & ((targets < 0) | (targets >= num_classes))
         if foreign.any():
-            raise ValueError(f"a label map has the value {targets[foreign][0].item()}, but num_classes is "
-                             f"{num_classes} and ignore_value {self.ignore_value}")
+            raise ArgumentError("num_classes", f"is {num_classes} and ignore_value {self.ignore_value}, but a label "
+                                f"map has the value {targets[foreign][0].item()}")
 
 
 def upsample(logits: Tensor, stride: int) -> Tensor:

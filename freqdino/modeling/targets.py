@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
+from freqdino.errors import ArgumentError
 from freqdino.layers.boxes import masks_to_boxes, xyxy_to_cxcywh
 from freqdino.modeling.point_sampling import sample_all, sample_each
 
@@ -87,7 +88,7 @@ def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_
         labels = instances.gt_classes.long()
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             wrong = int(labels.max() if labels.min() >= 0 else labels.min())
-            raise ValueError(f"{name}: a class index of {wrong}, but num_classes is {num_classes}")
+            raise ArgumentError("num_classes", f"is {num_classes}, but {name} has a class index of {wrong}")
         masks = padded_masks(instances, padded_size, name) if with_masks else None
         boxes = None if box_frame is None else relative_boxes(
             instances, padded_size if box_frame == "padded" else instances.image_size, name)

@@ -65,8 +65,8 @@ class UPerNetHead(SemanticHead):
         try:
             pooled = [resize(pool(coarsest), like=coarsest) for pool in self.psp_modules]
         except ValueError as error:         # torch's, about the map that is pooled to one pixel
-            raise ValueError(f"{error}: UPerNet's batch normalisation needs two images a process or more in training; "
-                             "take more, or GN for norm") from error
+            raise ArgumentError("norm", "is a batch normalisation, which needs two images a process or more in "
+                                f"UPerNet's training: take more, or GN ({error})") from error
         level = self.bottleneck(torch.cat([coarsest, *pooled], dim=1))
         levels = [level]
         for fine, lateral, output in zip(reversed(finer), reversed(self.lateral_convs), reversed(self.fpn_convs)):

@@ -26,11 +26,11 @@ def register(registry: Registry, name: str) -> Callable[[Callable], Callable]:
 
 
 @contextmanager
-def errors_about(subject: str, **keys: str) -> Iterator[None]:
+def errors_about(subject: str | None, **keys: str) -> Iterator[None]:
     """Inside the block a ValueError becomes a ConfigError that opens with ``subject``, a section or what is built.
 
     ``keys``: argument -> the key that its value comes from, in the section unless it has a dot. An ArgumentError about
-    one of them opens with the key. A ConfigError passes.
+    one of them opens with the key. A ConfigError passes, and without a subject whatever is about none of the keys.
     """
     try:
         yield
@@ -38,6 +38,8 @@ def errors_about(subject: str, **keys: str) -> Iterator[None]:
         raise
     except ValueError as error:
         key = keys.get(error.argument) if isinstance(error, ArgumentError) else None
+        if key is None and subject is None:
+            raise
         if key is None:
             raise ConfigError(f"{subject}: {error}") from error
         where = f" (in {'.'.join(error.parts)})" if error.parts else ""

@@ -163,7 +163,7 @@ def test_training_without_labels(kind):
 def test_labels_that_are_no_class(kind, label):
     targets = torch.zeros(2, 64, 64, dtype=torch.int64)
     targets[1, 5, 7] = label
-    message = f"the value {label}, but num_classes is 3 and ignore_value 255"
+    message = f"num_classes is 3 and ignore_value 255, but a label map has the value {label}"
     with pytest.raises(ValueError, match=message):
         small_head(kind).train()(features(2, 64, 64), targets)
 
