@@ -46,7 +46,7 @@ def errors_about(subject: str | None, **keys: str) -> Iterator[None]:
         raise ConfigError(f"{whole_key(subject, key)} {error.problem}{where}") from error
 
 
-def whole_key(section: str, key: str) -> str:
+def whole_key(section: str | None, key: str) -> str:
     """The key of the section; one that has a dot is whole already."""
     return key if "." in key else f"{section}.{key}"
 
