@@ -60,8 +60,9 @@ class SetCriterion(nn.Module):
 
     def matched_losses(self, outputs: Outputs, targets, num_objects: Tensor) -> dict[str, Tensor]:
         """The ``matching_terms`` of every supervised prediction, each matched anew."""
-        matched = {suffix: (prediction, self.matcher(prediction, targets))
-                   for suffix, prediction in self.supervised(outputs).items()}
+        supervised = self.supervised(outputs)
+        matches = self.matcher.match_all(list(supervised.values()), targets)
+        matched = dict(zip(supervised, zip(supervised.values(), matches)))
         return self.losses_of(matched, targets, num_objects, self.matching_terms)
 
     def supervised(self, outputs: Outputs) -> dict[str, Prediction]:
@@ -119,7 +120,7 @@ class SetCriterion(nn.Module):
     @staticmethod
     def count_objects(targets: Sequence[ImageTargets], device) -> Tensor:
         """Objects in the batch, averaged over the processes, at least 1."""
-        count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
+        count = torch.full((), float(sum(len(target.labels) for target in targets)), device=device)
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
         return (count / comm.get_world_size()).clamp(min=1)

@@ -5,6 +5,7 @@ B: batch, Q: queries, G: objects of an image, K: class logits, P: points, (H, W)
 """
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from freqdino.errors import ArgumentError
 from freqdino.layers.boxes import cxcywh_to_xyxy, generalized_box_iou
 from freqdino.modeling.losses import mask_bce_cost, mask_dice_cost
-from freqdino.modeling.prediction import Prediction
+from freqdino.modeling.prediction import Match, Prediction
 from freqdino.modeling.targets import ImageTargets
 
 
@@ -36,22 +37,27 @@ class HungarianMatcher:
         self.class_cost = class_cost
         self.num_points = num_points
 
-    @torch.no_grad()
-    def __call__(self, prediction: Prediction, targets: Sequence[ImageTargets]) -> list[tuple[Tensor, Tensor]]:
+    def __call__(self, prediction: Prediction, targets: Sequence[ImageTargets]) -> Match:
         """For each image the matched query indices and object indices, the latter rising. Raises NonFiniteCostError."""
-        matches = []
-        for index, target in enumerate(targets):
-            if len(target.labels) == 0:
-                empty = target.labels.new_zeros(0)
-                matches.append((empty, empty))
-                continue
-            costs = self._costs(prediction, index, target)
-            total = sum(self.weights[term] * cost for term, cost in costs.items()).cpu()
+        return self.match_all([prediction], targets)[0]
+
+    @torch.no_grad()
+    def match_all(self, predictions: Sequence[Prediction], targets: Sequence[ImageTargets]) -> list[Match]:
+        """The match of each prediction. A GPU is waited for once, when all costs are under way, not for each of them.
+        """
+        costs = [self._costs(prediction, image, target) if len(target.labels) else None
+                 for prediction in predictions for image, target in enumerate(targets)]
+        pairs = [torch.empty(0, 2, dtype=torch.int64)] * len(costs)
+        rated = [place for place, found in enumerate(costs) if found]
+        totals = [sum(self.weights[term] * cost for term, cost in costs[place].items()) for place in rated]
+        for place, total in zip(rated, to_host(totals)):
             if not total.isfinite().all():
-                raise_non_finite(costs, target.name)
+                raise_non_finite(costs[place], targets[place % len(targets)].name)
             objects, queries = linear_sum_assignment(total.T.numpy())
-            matches.append(tuple(torch.as_tensor(i, device=target.labels.device) for i in (queries, objects)))
-        return matches
+            pairs[place] = torch.from_numpy(np.stack((queries, objects), axis=1))
+        counts = [len(own) for own in pairs]
+        matches = [own.unbind(1) for own in torch.cat(pairs).to(targets[0].labels.device).split(counts)]
+        return [matches[start:start + len(targets)] for start in range(0, len(matches), len(targets))]
 
     def _costs(self, prediction, index, target):
         """Term -> (Q, G) for one image, unweighted and in float32."""
@@ -72,6 +78,14 @@ class HungarianMatcher:
                 costs["box"] = torch.cdist(boxes, target.boxes, p=1)
                 costs["giou"] = -generalized_box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target.boxes)[None])
         return {term: cost for term, cost in costs.items() if term in self.weights}
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors on the CPU, by one copy."""
+    if not tensors:
+        return []
+    parts = torch.cat([tensor.flatten() for tensor in tensors]).cpu().split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
 
 
 def raise_non_finite(costs: Mapping[str, Tensor], name: str):

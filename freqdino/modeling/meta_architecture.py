@@ -75,10 +75,10 @@ class MaskClassificationModel(DerivedBuffers):
         if not self.training:
             return self.inference(self._predict, batched_inputs, self.size_divisibility)
         images = self._images(batched_inputs)
-        features = self.features(images.tensor)
+        # Before a GPU has work to do that the copies would wait for.
         targets = prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:]), self.criterion.num_classes,
                                   self.device, with_masks=self.learns_masks, box_frame=self.box_frame)
-        return self.criterion(self.sem_seg_head(features, targets), targets)
+        return self.criterion(self.sem_seg_head(self.features(images.tensor), targets), targets)
 
     def _predict(self, batched_inputs):
         images = self._images(batched_inputs)

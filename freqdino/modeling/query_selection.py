@@ -8,6 +8,7 @@ from torch import Tensor
 
 from freqdino.layers.boxes import inverse_sigmoid, masks_to_boxes, xyxy_to_cxcywh
 from freqdino.layers.deformable_attention import pixel_centres
+from freqdino.ops.constants import constant
 
 FIRST_ANCHOR_SIDE = 0.05
 
@@ -41,7 +42,8 @@ def box_logits_from_masks(mask_logits: Tensor, kind: str) -> Tensor:
     if kind == "mask2box":
         boxes[:, 2:] -= 1
     height, width = mask_logits.shape[-2:]
-    boxes = xyxy_to_cxcywh(boxes) / boxes.new_tensor([width, height, width, height])
+    boxes = xyxy_to_cxcywh(boxes) / constant((width, height) * 2, boxes.dtype, boxes.device)
     if kind == "mask2box":
-        boxes = torch.where(masks.flatten(1).any(dim=1, keepdim=True), boxes, boxes.new_tensor([1.0, 1.0, 0.0, 0.0]))
+        boxes = torch.where(masks.flatten(1).any(dim=1, keepdim=True), boxes,
+                            constant((1.0, 1.0, 0.0, 0.0), boxes.dtype, boxes.device))
     return inverse_sigmoid(boxes).unflatten(0, mask_logits.shape[:2])

@@ -13,6 +13,7 @@ from torch import Tensor
 from freqdino.errors import ArgumentError
 from freqdino.layers.boxes import masks_to_boxes, xyxy_to_cxcywh
 from freqdino.modeling.point_sampling import sample_all, sample_each
+from freqdino.ops.constants import constant
 
 
 @dataclass
@@ -82,17 +83,18 @@ def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_
         if "instances" not in example:
             raise ValueError(f"{name}: training needs 'instances' with gt_classes and gt_masks; the mapper gave "
                              f"{list(example)}")
-        instances = example["instances"].to(device)
+        instances = example["instances"]
         if not instances.has("gt_classes"):
             raise ValueError(f"{name}: the ground truth has no gt_classes")
-        labels = instances.gt_classes.long()
+        labels = instances.gt_classes       # looked at before they go to a GPU, which would be waited for
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             wrong = int(labels.max() if labels.min() >= 0 else labels.min())
             raise ArgumentError("num_classes", f"is {num_classes}, but {name} has a class index of {wrong}")
+        instances = instances.to(device)
         masks = padded_masks(instances, padded_size, name) if with_masks else None
         boxes = None if box_frame is None else relative_boxes(
             instances, padded_size if box_frame == "padded" else instances.image_size, name)
-        targets.append(ImageTargets(labels, masks, boxes, name))
+        targets.append(ImageTargets(instances.gt_classes.long(), masks, boxes, name))
     return targets
 
 
@@ -116,4 +118,4 @@ def relative_boxes(instances: Instances, frame: tuple[int, int], name: str) -> T
     else:
         raise ValueError(f"{name}: the ground truth has neither boxes nor masks to take them from")
     height, width = frame
-    return xyxy_to_cxcywh(boxes) / boxes.new_tensor([width, height, width, height])
+    return xyxy_to_cxcywh(boxes) / constant((width, height) * 2, boxes.dtype, boxes.device)

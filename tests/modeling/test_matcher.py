@@ -110,3 +110,17 @@ def test_half_precision_predictions_under_autocast(dtype):
     with torch.autocast("cpu", dtype):
         match, = matcher()(prediction, [image_targets([0] * 4, truth)])
     assert pairs(match) == [(3, 0), (2, 1), (1, 2), (0, 3)]
+
+
+def test_several_predictions_are_matched_as_each_alone():
+    """With the same random points; images without objects, and more objects than queries, among them."""
+    truth = quadrants()
+    targets = [image_targets([0, 1], truth[:2]), image_targets([], size=(16, 16)), image_targets([0] * 4, truth)]
+    predictions = [predicted(torch.randn(3, 3, 4), logits_of(torch.rand(3, 3, 16, 16) > 0.5)) for _ in range(2)]
+    torch.manual_seed(3)
+    together = matcher().match_all(predictions, targets)
+    torch.manual_seed(3)
+    alone = [matcher()(prediction, targets) for prediction in predictions]
+    assert [[pairs(image) for image in match] for match in together] == [
+        [pairs(image) for image in match] for match in alone]
+    assert [len(pairs(image)) for image in together[1]] == [2, 0, 3]
