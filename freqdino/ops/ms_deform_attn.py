@@ -143,7 +143,8 @@ def fused(value: Tensor, sampling_locations: Tensor, attention_weights: Tensor,
     shapes = constant(sizes, torch.int64, value.device)
     weights = attention_weights.to(value.dtype).flatten(3)
     with without_autocast(value):       # places stay as exact as they are
-        return msda(value, shapes, starts, sampling_locations, weights).view(*sampling_locations.shape[:2], -1)
+        output = msda(value, shapes, starts, sampling_locations, weights)
+    return output.view(*sampling_locations.shape[:2], -1).to(value.dtype)
 
 
 def trial(device: torch.device, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:

@@ -1,7 +1,7 @@
 """A CUDA device that is not there: CPU tensors in wrappers that say ``cuda:0``, for tests of dispatch, types and waits.
 
 Within ``PretendedGPU()`` tensors go to "cuda" and back, the dispatcher and CUDA's autocast treat them as CUDA's, an
-operator that mixes devices is an error, and what makes the host wait for the device is counted by line of our code.
+operator that mixes devices is an error, and what makes the host wait for the device is counted by function.
 Values are the CPU's. Not shown: CUDA's kernels, their numbers and their time.
 
 torch's autograd engine asks the driver for streams, so that ``backward`` here is a walk over the same graph.
@@ -68,7 +68,7 @@ def numbered(device):
 
 
 class PretendedGPU(TorchDispatchMode):
-    """The context; ``waits``: "file.py:line" -> how often the host waited there."""
+    """The context; ``waits``: "file.py:function" -> how often the host waited there."""
 
     def __init__(self):
         super().__init__()
@@ -123,7 +123,7 @@ class PretendedGPU(TorchDispatchMode):
             raise RuntimeError(f"{function} mixes a tensor on cuda:0 with one on cpu")
         crossing = copies and (bool(wrappers) and (goes == "cpu" or bool(on_host)) or not wrappers and goes == "cuda")
         if crossing or wrappers and (packet in WAITS or indexes and (mixed or self._by_mask(inner_args[1]))):
-            self.waits[our_line()] += 1
+            self.waits[our_function()] += 1
         result = self._run(function, inner_args, inner_kwargs)
         stays = goes != "cuda" and (not wrappers or goes is not None)
         if stays or packet is aten.copy_ and not isinstance(args[0], GpuTensor):
@@ -148,13 +148,13 @@ class PretendedGPU(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
-def our_line() -> str:
-    """The innermost line of the package that is being run, or that of what called into torch."""
+def our_function() -> str:
+    """The innermost function of the package that is being run."""
     frame = sys._getframe(1)
     while frame is not None:
         file = Path(frame.f_code.co_filename)
         if PACKAGE in file.parents:
-            return f"{file.relative_to(PACKAGE)}:{frame.f_lineno}"
+            return f"{file.relative_to(PACKAGE)}:{frame.f_code.co_name}"
         frame = frame.f_back
     return "elsewhere"
 
