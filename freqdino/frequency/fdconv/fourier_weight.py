@@ -75,19 +75,21 @@ def grouped_matrices(coefficients: Tensor, gains: Tensor, group_map: Tensor, col
 
 
 class GroupedMatrices(Function):
-    """`grouped_matrices`, image by image: neither a spectrum nor its gradient is kept."""
+    """`grouped_matrices`: neither a spectrum nor its gradient is kept. On the CPU image by image, for the cache's sake;
+    on a GPU all together, since there many small operators take the host's time.
+    """
 
     @staticmethod
     def forward(ctx, coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
         ctx.save_for_backward(coefficients, gains, group_map)
         coefficients = torch.view_as_complex(coefficients)
         matrices = gains.new_empty(len(gains), coefficients.shape[1], columns)
-        for image, image_gains in enumerate(gains):
-            spectrum = coefficients[0] * spread(image_gains[0], group_map)
-            for share, share_gains in zip(coefficients[1:], image_gains[1:]):
-                spectrum.addcmul_(share, spread(share_gains, group_map))
+        for images in together(gains):
+            spectrum = coefficients[0] * spread(gains[images, 0], group_map)
+            for share in range(1, len(coefficients)):
+                spectrum.addcmul_(coefficients[share], spread(gains[images, share], group_map))
             # A transform along rows leaves them innermost in memory, where one along columns takes twice as long.
-            matrices[image] = torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2).contiguous(), n=columns)
+            matrices[images] = torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2).contiguous(), n=columns)
         return matrices
 
     @staticmethod
@@ -103,18 +105,30 @@ class GroupedMatrices(Function):
         conjugate[:, mirrored] *= 2
         total = torch.zeros_like(conjugate) if ctx.needs_input_grad[0] else None
         gains_grad = torch.zeros_like(gains)
-        for image, matrix_grad in enumerate(matrices_grad):
-            gradient = torch.fft.fft(torch.fft.rfft(matrix_grad, norm="forward"), dim=-2, norm="forward").mT
+        for images in together(gains):
+            gradient = torch.fft.fft(torch.fft.rfft(matrices_grad[images], norm="forward"), dim=-2, norm="forward").mT
             for share in range(len(coefficients)):
-                gains_grad[image, share].scatter_add_(0, index, (conjugate[share] * gradient).real.flatten())
+                products = (conjugate[share] * gradient).real.flatten(1)
+                gains_grad[images, share].scatter_add_(1, index.expand_as(products), products)
                 if total is not None:
-                    total[share].addcmul_(gradient, spread(gains[image, share], group_map))
+                    for one, factor in zip(gradient, spread(gains[images, share], group_map)):
+                        total[share].addcmul_(one, factor)
         if total is not None:
             total[:, mirrored] *= 2
             total = torch.view_as_real(total.mT.contiguous())
         return total, gains_grad, None, None
 
 
+def together(gains: Tensor) -> list[slice]:
+    """The images that are computed at once."""
+    size = 1 if gains.device.type == "cpu" else max(len(gains), 1)
+    return [slice(start, start + size) for start in range(0, len(gains), size)]
+
+
 def spread(gains: Tensor, group_map: Tensor) -> Tensor:
-    """Each coefficient's factor, that of its group (n): group_map's shape, complex as the coefficients to multiply."""
-    return torch.complex(gains, torch.zeros_like(gains)).index_select(0, group_map.flatten()).view(group_map.shape)
+    """Each coefficient's factor, that of its group: (B, n) -> (B, *group_map's shape), complex as the coefficients."""
+    index = group_map.flatten()
+    if len(gains) > 1:
+        index = index + gains.shape[1] * torch.arange(len(gains), dtype=index.dtype, device=index.device)[:, None]
+    factors = torch.complex(gains, torch.zeros_like(gains)).flatten().index_select(0, index.flatten())
+    return factors.view(-1, *group_map.shape)
