@@ -17,7 +17,6 @@ from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.file_io import PathManager
-from tabulate import tabulate
 
 from freqdino.data.catalog import left_out
 from freqdino.data.coco_files import read_ground_truth
@@ -26,6 +25,7 @@ from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.remarks import INSTANCE_THRESHOLDS, say_absent_classes, say_empty, say_undefined
 from freqdino.evaluation.segment_ground_truth import has_only_segments, instances_of_segments
+from freqdino.evaluation.tables import markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -204,10 +204,10 @@ class InstanceEvaluator(DatasetEvaluator):
 
     def _log(self, task, metrics, by_name):
         logger.info("Average precision (%s) on %s:\n%s", task, self._dataset_name,
-                    tabulate([metrics.values()], headers=metrics.keys(), tablefmt="pipe", floatfmt=".2f"))
+                    markdown_table(list(metrics), [list(metrics.values())], text=()))
         if len(by_name) > 1:
             logger.info("Average precision (%s) by class:\n%s", task,
-                        tabulate(by_name.items(), headers=("class", "AP"), tablefmt="pipe", floatfmt=".2f"))
+                        markdown_table(("class", "AP"), by_name.items()))
 
 
 def encode_masks(masks: torch.Tensor) -> list[dict]:

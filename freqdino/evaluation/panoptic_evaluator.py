@@ -14,7 +14,6 @@ import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.file_io import PathManager
 from PIL import Image
-from tabulate import tabulate
 
 from freqdino.data.catalog import left_out
 from freqdino.data.panoptic_png import id_to_rgb
@@ -22,6 +21,7 @@ from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.panoptic_files import panoptic_quality, read_ground_truth
 from freqdino.evaluation.remarks import SEGMENT_THRESHOLDS, say_absent_classes, say_empty, say_undefined
+from freqdino.evaluation.tables import markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +160,8 @@ class PanopticEvaluator(DatasetEvaluator):
                                [category["id"] for category in self._categories])
         class_rows = [(name, *(100 * row).tolist()) for name, row in zip(names, quality["per_class"])]
         results.update({f"PQ-{name}": pq for name, pq, _, _ in class_rows})
-        table = tabulate(rows + class_rows, headers=("", "PQ", "SQ", "RQ"), tablefmt="pipe", floatfmt=".2f")
-        logger.info("Panoptic quality on %s:\n%s", self._dataset_name, table)
+        logger.info("Panoptic quality on %s:\n%s", self._dataset_name,
+                    markdown_table(("", "PQ", "SQ", "RQ"), rows + class_rows))
         say_undefined(logger, self._dataset_name, results, REASONS)
         return results
 

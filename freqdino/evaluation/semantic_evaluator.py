@@ -12,11 +12,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils.file_io import PathManager
 from PIL import Image
-from tabulate import tabulate
 
 from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.remarks import say_absent_classes, say_empty, say_undefined
 from freqdino.evaluation.segment_ground_truth import class_map, has_only_segments
+from freqdino.evaluation.tables import markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class SemanticEvaluator(SemSegEvaluator):
             metrics = results["sem_seg"]
             names = ("mIoU", "fwIoU", "mACC", "pACC")
             logger.info("Semantic segmentation on %s:\n%s", self._dataset_name,
-                        tabulate([[metrics[name] for name in names]], headers=names, tablefmt="pipe", floatfmt=".2f"))
+                        markdown_table(names, [[metrics[name] for name in names]], text=()))
             self._say_absent(metrics)
         return results
 

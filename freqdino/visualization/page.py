@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from freqdino.evaluation.results import COLUMNS
+from freqdino.evaluation.tables import number
 
-NOTHING = "–"
 JPEG_QUALITY = 90
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -45,21 +45,15 @@ def paragraph(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence], *, text_columns: int = 1) -> str:
+def table(headings: Sequence[str], rows: Iterable[Sequence], *, text_columns: int = 1, digits: int = 1) -> str:
     """Cells are escaped; those from column ``text_columns`` on are numbers, None of them a dash."""
     def row(cells, tag):
         return "<tr>" + "".join(
             f"<{tag}>{escape(str(cell))}</{tag}>" if index < text_columns else
-            f'<{tag} class="number">{escape(number(cell))}</{tag}>' for index, cell in enumerate(cells)) + "</tr>"
+            f'<{tag} class="number">{escape(number(cell, digits=digits))}</{tag}>' for index, cell in enumerate(cells)) + "</tr>"
 
     return (f'<table><thead>{row(headings, "th")}</thead>\n<tbody>' + "\n".join(row(cells, "td") for cells in rows)
             + "</tbody></table>")
-
-
-def number(value: float | str | None) -> str:
-    if value is None:
-        return NOTHING
-    return value if isinstance(value, str) else f"{value:.1f}"
 
 
 def metrics_tables(results: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:

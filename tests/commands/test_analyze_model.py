@@ -10,15 +10,10 @@ from freqdino.analysis.costs.parts import REST, PartClock, split_into_parts
 from freqdino.commands import analyze_model
 from freqdino.config import load_config, loading
 from helpers.paths import CONFIGS
+from helpers.tables import cells
 
 SMALL = CONFIGS / "quickstart" / "mask2former.yaml"
 NO_AMP = ("SOLVER.AMP.ENABLED", False)
-
-
-def rows(text):
-    """The cells of the lines of a table, the heading first."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:1] + lines[2:]]
 
 
 class Head(nn.Module):
@@ -95,7 +90,7 @@ def test_two_configurations(capsys):
     assert analyze_model.main([str(SMALL), str(SMALL), "--size", "64", "96", "--no-time",
                                "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "10"]) == 0
     output = capsys.readouterr().out
-    heading, *lines = rows(output)
+    heading, *lines = cells(output)
     assert heading == ["quantity", "part", "A", "B", "B - A", "%"]
     assert [line[:2] for line in lines[:5]] == [["parameters", part] for part in (
         "backbone", "sem_seg_head.pixel_decoder", "sem_seg_head.predictor", "rest", "total")]
@@ -108,7 +103,7 @@ def test_a_frequency_module_shows_as_difference(capsys):
     leaves = [str(CONFIGS / "coco/panoptic" / name) for name in (
         "mask2former_r50.yaml", "mask2former_r50_freqfusion.yaml")]
     assert analyze_model.main([*leaves, "--size", "64", "64", "--no-time"]) == 0
-    lines = {(line[0], line[1]): line[2:] for line in rows(capsys.readouterr().out)}
+    lines = {(line[0], line[1]): line[2:] for line in cells(capsys.readouterr().out)}
     assert lines["parameters", "total"] == ["43,983,878", "44,297,180", "+313,302", "+0.7"]
     assert lines["parameters", "sem_seg_head.pixel_decoder"][2] == "+313,302"
     assert lines["GFLOPs", "backbone"][2] == "+0.00"
@@ -116,10 +111,10 @@ def test_a_frequency_module_shows_as_difference(capsys):
 
 def test_time_and_memory(capsys):
     assert analyze_model.main([str(SMALL), "--size", "64", "64", "--batch", "2"]) == 0
-    heading, *lines = rows(capsys.readouterr().out)
+    heading, *lines = cells(capsys.readouterr().out)
     assert heading == ["part", "parameters", "trainable", "GFLOPs", "M activations", "time ms", "peak MiB"]
     assert all(float(line[5].replace(",", "")) > 0 for line in lines)
-    assert float(lines[-1][6].replace(",", "")) > 0 and lines[0][6] == "-"
+    assert float(lines[-1][6].replace(",", "")) > 0 and lines[0][6] == "–"
 
 
 def parameters(leaf, *options):
@@ -190,14 +185,14 @@ def test_all_configurations(tmp_path, monkeypatch, capsys):
     (tmp_path / "coco" / "fused.yaml").write_text(
         f"_BASE_: {SMALL}\nMODEL:\n  SEM_SEG_HEAD:\n    FREQFUSION:\n      ENABLED: True\n")
     assert analyze_model.main(["--all", "--no-time", "--size", "64", "64"]) == 0
-    heading, fused, small = rows(capsys.readouterr().out)
+    heading, fused, small = cells(capsys.readouterr().out)
     assert heading == ["configuration", "parameters", "of which frequency modules", "GFLOPs"]
     assert fused[0] == "coco/fused" and fused[2].startswith("FreqFusion +")
     assert small[0] == "coco/small" and small[2] == ""
     (tmp_path / "coco" / "broken.yaml").write_text("MODELS: {}\n")
     assert analyze_model.main(["--all", "--size", "64", "64"]) == 1
     captured = capsys.readouterr()
-    assert rows(captured.out)[0][-1] == "time ms" and len(rows(captured.out)) == 3
+    assert cells(captured.out)[0][-1] == "time ms" and len(cells(captured.out)) == 3
     assert "coco/broken.yaml" in captured.err and "MODELS" in captured.err
 
 
@@ -232,7 +227,7 @@ def test_the_network_costs_the_same_on_cuda(capsys):
     tables = []
     for device in ("cpu", "cuda"):
         assert analyze_model.main([str(SMALL), "--size", "64", "64", "--no-time", "--device", device]) == 0
-        tables.append(rows(capsys.readouterr().out)[:4])
+        tables.append(cells(capsys.readouterr().out)[:4])
     assert tables[0] == tables[1]
 
 

@@ -6,8 +6,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata
 from tqdm import tqdm
 
-from freqdino.analysis.costs.measuring import Analysis, analyze, build, noise
-from freqdino.analysis.costs.tables import number, parts_of
+from freqdino.analysis.costs.measuring import analyze, build, noise
+from freqdino.analysis.costs.tables import part_rows
 from freqdino.analysis.report.image_scores import DESCRIPTIONS, INSTANCE_THRESHOLD, score_image
 from freqdino.analysis.report.run_files import configuration_differences, find_checkpoint, find_config, read_curves
 from freqdino.config import load_config
@@ -139,10 +139,4 @@ def cost_section(cfg: CfgNode, image_size: tuple[int, int]) -> str:
     analysis, = analyze([build(cfg)], noise(1, *image_size), timed=True)
     return (paragraph(f"One image of {image_size[1]} x {image_size[0]} pixels (width x height), the size at which the "
                       f"model sees the first test image, on {cfg.MODEL.DEVICE}. 1 FLOP is one multiply-add; see "
-                      "analyze_model.py --help.") + cost_table(analysis))
-
-
-def cost_table(analysis: Analysis) -> str:
-    rows = [[part, *(number(figures.get(part)) for figures in analysis.figures.values())]
-            for part in parts_of(analysis)]
-    return table(["part", *analysis.figures], rows)
+                      "analyze_model.py --help.") + table(["part", *analysis.figures], part_rows(analysis), digits=2))
