@@ -15,7 +15,6 @@ from freqdino.data import dataset_records, register_custom_datasets
 from freqdino.data.image_reading import read_image
 from freqdino.engine.predictor import Predictor, class_metadata
 from freqdino.evaluation.results import read_results
-from freqdino.visualization.charts import line_chart
 from freqdino.visualization.drawing import (
     GROUND_TRUTH_KEYS,
     OUTPUT_KEYS,
@@ -24,7 +23,7 @@ from freqdino.visualization.drawing import (
     draw_prediction,
     side_by_side,
 )
-from freqdino.visualization.page import metrics_tables, page, paragraph, picture, table
+from freqdino.visualization.page import chart, metrics_tables, page, paragraph, picture, table
 
 PICTURE_WIDTH = 300     # pixels of each half of a picture
 
@@ -75,7 +74,7 @@ def configuration_section(run: Path) -> str:
 
 
 def training_section(run: Path) -> str:
-    charts = [line_chart(lines, title=title, x_label="iteration") for title, lines in read_curves(run).items()]
+    charts = [chart(lines, title=title, x_label="iteration") for title, lines in read_curves(run).items()]
     if not charts:
         return paragraph("There is no metrics.json: nothing was trained in this folder.")
     return f'<div class="charts">{"".join(charts)}</div>'
