@@ -1,7 +1,7 @@
 """Which configuration keys have an effect, of Detectron2's and the project's: read, read somewhere, ignored or refused.
 
 Every key belongs to exactly one rule of `RULES`. `keys_without_effect` says for a configuration which changed keys
-nobody reads; `table` writes all of them down, configs/KEYS.md.
+nobody reads; configs/KEYS.md has all of them.
 """
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -225,9 +225,3 @@ def flat_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
             yield from flat_keys(value, f"{prefix}{key}.")
         else:
             yield prefix + key
-
-
-def table(cfg: CfgNode) -> str:
-    """A row of Markdown for every key of ``cfg``."""
-    rows = [f"| `{key}` | {rule.status} | {rule.where} |\n" for key in flat_keys(cfg) for rule in rules_of(key)]
-    return "".join(["| key | | where, or why |\n|---|---|---|\n", *rows])

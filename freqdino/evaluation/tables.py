@@ -19,12 +19,14 @@ def number(value: float | str | None, *, digits: int = 2, sign: str = "") -> str
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence], *, text: Collection[int] = (0,),
-                   digits: int = 2) -> str:
-    """Aligned columns, those whose index is in ``text`` to the left, the others to the right; cells as `number` writes
-    them."""
+                   digits: int = 2, aligned: bool = True) -> str:
+    """Cells as `number` writes them, in columns that are aligned, those whose index is in ``text`` to the left.
+
+    A table that is not aligned is for files, where one long cell would otherwise change every line.
+    """
+    sides = {"colalign": ["left" if index in text else "right" for index in range(len(headings))]}
     return tabulate([[number(cell, digits=digits) for cell in row] for row in rows], headers=headings, tablefmt="pipe",
-                    disable_numparse=True,
-                    colalign=["left" if index in text else "right" for index in range(len(headings))])
+                    disable_numparse=True, **(sides if aligned else {"stralign": None, "numalign": None}))
 
 
 def growing_table(headings: Sequence[str], blocks: Iterable[Sequence[Sequence]], *, text: Collection[int] = (0,)

@@ -3,6 +3,7 @@
 ``PUBLISHED``: leaf -> (file in golden/facts/published_configs, entry). The settings there are flat dictionaries of the
 keys that differ from the defaults.
 """
+import json
 from pathlib import Path
 
 from detectron2.config import get_cfg
@@ -15,6 +16,10 @@ LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*
 DETECTORS = [leaf for leaf in LEAVES if Path(leaf).name.startswith(("faster_rcnn", "mask_rcnn", "panoptic_fpn"))]
 # Heads of Detectron2's SemanticSegmentor; `test_semantic_configs.py` holds them against their recipes.
 SEMANTIC_SEGMENTORS = [leaf for leaf in LEAVES if Path(leaf).name.startswith(("upernet", "segformer"))]
+# Leaf -> parameters of its model: those of the published projects, or worked out by hand where it is ours.
+PARAMETERS = {f"{leaf}.yaml": facts["parameters"]
+              for leaves in json.loads((CONFIGS / "leaves.json").read_text())["leaves"].values()
+              for leaf, facts in leaves.items()}
 
 # leaf -> (file in published_configs, entry)
 PUBLISHED = {
@@ -94,23 +99,24 @@ DIFFERENCES = {
 
 # Ours to combine with published recipes: frequency modules with R50's ...
 MODULES = {"freqfusion": "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED", "fdconv": "MODEL.BACKBONE.FDCONV.ENABLED",
-           "fdam": "MODEL.SEM_SEG_HEAD.FDAM.ENABLED"}
+           "encfdam": "MODEL.SEM_SEG_HEAD.FDAM.ENABLED"}
 WITH_MODULES = {
     f"{plain}_{suffix}.yaml": f"{plain}.yaml"
     for plain in ("ade20k/semantic/mask2former_r50", "coco/instance/mask2former_r50", "coco/instance/maskdino_r50_12ep",
                   "coco/panoptic/maskdino_r50_12ep")
-    for suffix in (*MODULES, "freqfusion_fdconv_fdam")
+    for suffix in (*MODULES, "freqfusion_fdconv_encfdam")
     if f"{plain}_{suffix}.yaml" not in PUBLISHED
 }
 # ... transformers in R50's place, plain or with FDAM in their blocks ...
-FDAM_VIT = {"MODEL.BACKBONE.NAME": "build_fdam_vit_backbone", "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0}
-DEIT_S = {"MODEL.WEIGHTS": "deit_small_patch16_224.pth", "MODEL.VIT.DROP_PATH_RATE": 0.1}
+VIT = {"MODEL.BACKBONE.NAME": "build_vit_backbone"}
+FDAM_IN_BLOCKS = {"MODEL.BACKBONE.FDAM.ENABLED": True, "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0}
+DEIT_S = {**VIT, "MODEL.WEIGHTS": "deit_small_patch16_224.pth", "MODEL.VIT.DROP_PATH_RATE": 0.1}
 TRANSFORMERS = {
-    "deit_s": {**DEIT_S, "MODEL.BACKBONE.NAME": "build_vit_backbone"},
-    "deit_t_fdam": {**FDAM_VIT, "MODEL.WEIGHTS": "deit_tiny_patch16_224.pth", "MODEL.VIT.EMBED_DIM": 192,
+    "deit_s": DEIT_S,
+    "deit_t_fdam": {**VIT, **FDAM_IN_BLOCKS, "MODEL.WEIGHTS": "deit_tiny_patch16_224.pth", "MODEL.VIT.EMBED_DIM": 192,
                     "MODEL.VIT.NUM_HEADS": 3, "MODEL.VIT.DROP_PATH_RATE": 0.1},
-    "deit_s_fdam": {**FDAM_VIT, **DEIT_S},
-    "deit3_b_fdam": {**FDAM_VIT, "MODEL.WEIGHTS": "deit3_base_patch16_384.pth", "MODEL.VIT.EMBED_DIM": 768,
+    "deit_s_fdam": {**DEIT_S, **FDAM_IN_BLOCKS},
+    "deit3_b_fdam": {**VIT, **FDAM_IN_BLOCKS, "MODEL.WEIGHTS": "deit3_base_patch16_384.pth", "MODEL.VIT.EMBED_DIM": 768,
                      "MODEL.VIT.NUM_HEADS": 12, "MODEL.VIT.DROP_PATH_RATE": 0.15, "SOLVER.LAYER_DECAY": 0.95},
 }
 WITH_TRANSFORMERS = {
@@ -122,7 +128,6 @@ WITH_TRANSFORMERS = {
        for deit in ("deit_s_fdam", "deit3_b_fdam")},
 }
 # ... and the other backbones, leaf -> (plain leaf, differences): Swin with modules, ConvNeXt and MiT in R50's place.
-FDAM_IN_BLOCKS = {"MODEL.BACKBONE.FDAM.ENABLED": True, "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0}
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True}
 CONVNEXT_T = {"MODEL.WEIGHTS": "convnext_tiny.fb_in1k.safetensors", "MODEL.BACKBONE.NAME": "build_timm_backbone",
               "MODEL.TIMM.DROP_PATH_RATE": 0.4}
