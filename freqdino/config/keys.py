@@ -4,6 +4,8 @@ Names and defaults are those of the published Mask2Former (arXiv 2112.01527) and
 so that their YAML files load unmodified. The two differ in two defaults only (``PIXEL_DECODER_NAME`` and
 ``DATASET_MAPPER_NAME``); one set serves both, since each family sets its own in YAML.
 """
+from typing import Any
+
 from detectron2.config import CfgNode
 from detectron2.projects.deeplab import add_deeplab_config
 
@@ -26,7 +28,7 @@ FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDIN
                    "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
 
 
-def _shared_family_keys():
+def _shared_family_keys() -> CfgNode:
     """Keys that MODEL.MASK_FORMER and MODEL.MaskDINO have in common, with the same default."""
     return {
         "DEEP_SUPERVISION": True,
@@ -47,7 +49,7 @@ def _shared_family_keys():
     }
 
 
-def _shared_test_keys():
+def _shared_test_keys() -> CfgNode:
     """The part of TEST that both families have, with the same default."""
     return {
         "SEMANTIC_ON": True,
@@ -59,7 +61,7 @@ def _shared_test_keys():
     }
 
 
-def mask_former_keys():
+def mask_former_keys() -> CfgNode:
     """MODEL.MASK_FORMER."""
     return {
         **_shared_family_keys(),
@@ -72,7 +74,7 @@ def mask_former_keys():
     }
 
 
-def mask_dino_keys():
+def mask_dino_keys() -> CfgNode:
     """MODEL.MaskDINO."""
     return {
         **_shared_family_keys(),
@@ -109,7 +111,7 @@ def mask_dino_keys():
     }
 
 
-def freqfusion_keys():
+def freqfusion_keys() -> CfgNode:
     """MODEL.SEM_SEG_HEAD.FREQFUSION; the values are those of FreqFusion's Mask2Former (arXiv 2408.12879)."""
     return {
         "ENABLED": False,
@@ -121,18 +123,18 @@ def freqfusion_keys():
     }
 
 
-def fdconv_keys():
+def fdconv_keys() -> CfgNode:
     """MODEL.BACKBONE.FDCONV; the number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783)."""
     return {"ENABLED": False, "KERNEL_NUM": 64}
 
 
-def fpn_keys():
+def fpn_keys() -> CfgNode:
     """MODEL.FPN, what build_resnet_freqfusion_fpn_backbone reads beside Detectron2's keys (arXiv 2408.12879)."""
     # freqfusion | nearest | bilinear | deconv | pixelshuffle | carafe | dysample | dysample_s
     return {"UPSAMPLER": "freqfusion"}
 
 
-def vit_keys():
+def vit_keys() -> CfgNode:
     """MODEL.VIT, by default DeiT-S; every published DeiT has patches of 16 pixels."""
     return {
         "IMG_SIZE": 512,                    # side of the images that the position embedding is laid out for
@@ -147,7 +149,7 @@ def vit_keys():
     }
 
 
-def swin_keys():
+def swin_keys() -> CfgNode:
     """MODEL.SWIN."""
     return {
         "PRETRAIN_IMG_SIZE": 224,
@@ -169,7 +171,7 @@ def swin_keys():
     }
 
 
-def mit_keys():
+def mit_keys() -> CfgNode:
     """MODEL.MIT, by default MiT-B0 (arXiv 2105.15203)."""
     return {
         "EMBED_DIMS": [32, 64, 160, 256],
@@ -179,7 +181,7 @@ def mit_keys():
     }
 
 
-def timm_keys():
+def timm_keys() -> CfgNode:
     """MODEL.TIMM: any network of timm that has maps of strides 4, 8, 16 and 32; weights come from MODEL.WEIGHTS."""
     return {
         "NAME": "convnext_tiny",
@@ -188,7 +190,7 @@ def timm_keys():
     }
 
 
-def test_keys():
+def test_keys() -> CfgNode:
     """What TEST has beside Detectron2's keys."""
     return {
         "GROUP_BY_SIZE": True,              # only pictures of one padded size run together; False: as published
@@ -200,7 +202,7 @@ def test_keys():
     }
 
 
-def add_freqdino_config(cfg):
+def add_freqdino_config(cfg: CfgNode) -> None:
     """Add every key of Mask2Former, Mask DINO, DeepLab and FreqDINO to a Detectron2 configuration, in place.
 
     The first call fills Detectron2's registries and catalogs, so that what the keys name is there.
@@ -252,7 +254,7 @@ def add_freqdino_config(cfg):
     cfg.Default_loading = True
 
 
-def lookup(cfg, key):
+def lookup(cfg: CfgNode, key: str) -> Any:
     """The value under a dotted key."""
     for name in key.split("."):
         cfg = cfg[name]

@@ -7,7 +7,8 @@ import json
 import logging
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -96,7 +97,7 @@ class InstanceEvaluator(DatasetEvaluator):
                                                   if category not in counted], what="object", metric="AP")
         self._image_ids = {image["id"] for image in self._ground_truth["images"]}
         self._say_limit()
-        self._predictions = []
+        self._predictions: list[dict] = []
 
     def _say_limit(self):
         """Say how many predictions count where it is not COCO's 100, or fewer than there are objects."""
@@ -118,10 +119,10 @@ class InstanceEvaluator(DatasetEvaluator):
         logger.info("%s has no segmentations: boxes alone are evaluated.", self._ground_truth_file)
         return ("bbox",)
 
-    def reset(self):
+    def reset(self) -> None:
         self._predictions = []
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Keep the predictions of one batch in COCO's format.
 
         Raises:
@@ -174,7 +175,7 @@ class InstanceEvaluator(DatasetEvaluator):
             say_empty(logger, f"All masks of the {len(predictions)} instances that the model predicted on "
                               f"{self._dataset_name} are empty: every AP of masks is 0")
 
-    def _to_coco(self, instances: Instances, image_id):
+    def _to_coco(self, instances: Instances, image_id: int | str) -> list[dict]:
         for task in self._tasks:
             if not instances.has(PREDICTION_FIELD[task]):
                 raise ValueError(f"instances have no {PREDICTION_FIELD[task]!r}, which task {task!r} needs")

@@ -8,7 +8,9 @@ import logging
 import os
 import tempfile
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
@@ -66,12 +68,12 @@ class PanopticEvaluator(DatasetEvaluator):
                                                   if category["id"] not in occurring],
                            what="segment", metric="PQ, where none is predicted either,")
         self._file_names = dict(zip(by_image, _prediction_names(by_image.values())))
+        self._predictions: list[dict] = []
+
+    def reset(self) -> None:
         self._predictions = []
 
-    def reset(self):
-        self._predictions = []
-
-    def process(self, inputs, outputs):
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Keep the predictions of one batch, the segment maps as compressed PNG.
 
         Raises:

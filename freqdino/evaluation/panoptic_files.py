@@ -4,7 +4,7 @@ Source: https://cocodataset.org/#format-data and #format-results (panoptic segme
 """
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing import Pool
@@ -54,9 +54,8 @@ def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, predictio
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
     with ExitStack() as stack:
-        results = map(match, pairs)
-        if processes > 1:
-            results = stack.enter_context(Pool(processes)).imap(match, pairs, chunksize=8)
+        results = (stack.enter_context(Pool(processes)).imap(match, pairs, chunksize=8) if processes > 1
+                   else map(match, pairs))
         # Summed in the order of the images, so that rounding does not depend on the number of processes.
         statistics = sum(results, start=np.zeros((len(categories), 4)))
     return average_quality(statistics, [category["isthing"] for category in categories])
@@ -72,7 +71,8 @@ def read_ground_truth(path: str) -> tuple[list[dict], dict[str, dict]]:
     return categories, {str(annotation["image_id"]): annotation for annotation in annotations}
 
 
-def _match_files(pair: tuple[Mapping, Mapping], *, ground_truth_folder, prediction_folder, category_ids):
+def _match_files(pair: tuple[Mapping, Mapping], *, ground_truth_folder: str, prediction_folder: str,
+                 category_ids: Sequence[int]) -> np.ndarray:
     truth, found = pair
     truth_file = os.path.join(ground_truth_folder, truth["file_name"])
     found_file = os.path.join(prediction_folder, found["file_name"])

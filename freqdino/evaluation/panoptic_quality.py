@@ -77,7 +77,7 @@ def average_quality(statistics: np.ndarray, is_thing: Sequence[bool]) -> dict[st
         predicted; ``All``, ``Things``, ``Stuff``: (3,), the means over the categories that are not NaN, NaN if none is.
     """
     iou, matched, false_positive, false_negative = np.asarray(statistics, dtype=np.float64).T
-    is_thing = np.asarray(is_thing, dtype=bool)
+    things = np.asarray(is_thing, dtype=bool)
     weight = matched + (false_positive + false_negative) / 2
     present = weight > 0
     recognition = np.where(present, matched / np.where(present, weight, 1), np.nan)
@@ -87,7 +87,7 @@ def average_quality(statistics: np.ndarray, is_thing: Sequence[bool]) -> dict[st
     def mean(chosen):
         return per_class[chosen].mean(0) if chosen.any() else np.full(3, np.nan)
 
-    return {"All": mean(present), "Things": mean(present & is_thing), "Stuff": mean(present & ~is_thing),
+    return {"All": mean(present), "Things": mean(present & things), "Stuff": mean(present & ~things),
             "per_class": per_class}
 
 

@@ -44,7 +44,7 @@ def read_results(run: str | Path) -> dict[str, dict[str, dict[str, float | None]
     return results
 
 
-def _is_table(value, *, levels: int) -> bool:
+def _is_table(value: object, *, levels: int) -> bool:
     """Whether ``value`` is nested dictionaries of that many levels, with numbers or null in the last."""
     if levels == 0:
         return value is None or isinstance(value, (int, float))

@@ -5,6 +5,8 @@ lands silently in the row of another class, and its default reader fails under n
 Shape key: K: classes, H, W: height and width of an image.
 """
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +62,7 @@ class SemanticEvaluator(SemSegEvaluator):
         self._contiguous_id_to_dataset_id = None if stuff is None else {
             contiguous: category for category, contiguous in (*things.items(), *stuff.items())}
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Count the pixels of one batch.
 
         Raises:
@@ -85,7 +87,7 @@ class SemanticEvaluator(SemSegEvaluator):
                                      f"{width}x{height}")
         super().process(inputs, outputs)
 
-    def evaluate(self):
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
         """See the class; None on ranks other than the first."""
         with np.errstate(invalid="ignore", divide="ignore"):        # of no labelled pixel: said below
             results = super().evaluate()
@@ -107,7 +109,7 @@ class SemanticEvaluator(SemSegEvaluator):
             say_empty(logger, f"The model predicts class {self._class_names[predicted.argmax()]!r} at every pixel of "
                               f"{self._dataset_name}")
 
-    def encode_json_sem_seg(self, sem_seg, input_file_name):
+    def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list[dict]:
         """Detectron2's records of a label map for sem_seg_predictions.json; none where that file is not written."""
         return super().encode_json_sem_seg(sem_seg, input_file_name) if self._output_dir else []
 
