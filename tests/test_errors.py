@@ -2,7 +2,7 @@
 import logging
 import sys
 
-from freqdino.errors import keep_tracebacks_off_stdout, message_of
+from freqdino.errors import first_few, keep_tracebacks_off_stdout, message_of
 
 
 def test_messages():
@@ -10,6 +10,11 @@ def test_messages():
     assert message_of(ValueError("wrong")) == "wrong"
     assert message_of(KeyError()) == "KeyError"
     assert "tools/install_detectron2.py" in message_of(ModuleNotFoundError("No module named 'x'", name="detectron2"))
+
+
+def test_the_first_few_of_many():
+    assert first_few([]) == "" and first_few("ab", 2) == "a, b"
+    assert first_few(range(3), 2) == "0, 1, ... (3 in all)" and first_few(range(3), 2, counted=False) == "0, 1, ..."
 
 
 def test_message_of_a_data_loaders_worker():

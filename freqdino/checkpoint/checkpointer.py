@@ -21,7 +21,7 @@ from torch import nn
 from freqdino.checkpoint.files import local_path, read_checkpoint, write_whole
 from freqdino.checkpoint.names.mask2former import upgrade_keys
 from freqdino.checkpoint.names.torchvision_resnet import is_torchvision_resnet, with_detectron2_resnet_names
-from freqdino.errors import CheckpointError
+from freqdino.errors import CheckpointError, first_few
 
 # Buffers that modules compute themselves: may be missing or left over in any checkpoint.
 COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std"
@@ -54,11 +54,8 @@ class Fit:
         kinds = {"missing from the checkpoint": self.missing, "not in the model": self.unexpected,
                  "of another shape or type": [f"{name} ({shapes})" for name, shapes in self.mismatched.items()],
                  "cannot be converted": self.unconvertible}
-        return [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
-
-
-def _some(names):
-    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+        return [f"{len(names)} {kind}: {first_few(names, LISTED, counted=False)}"
+                for kind, names in kinds.items() if names]
 
 
 def backbone_prefix(keys: Iterable[str], model: nn.Module) -> str | None:
@@ -193,7 +190,7 @@ class StrictCheckpointer(DetectionCheckpointer):
                                   "intact checkpoint of that folder into it, or delete it to start anew.") from damage
         if others:
             raise CheckpointError(f"{self.save_dir} has no whole checkpoint of a training run that could be resumed: "
-                                  f"{_some(sorted(os.path.basename(path) for path in others))}")
+                                  f"{first_few(sorted(map(os.path.basename, others)), LISTED)}")
         return None
 
     def _saved_files(self):
@@ -268,6 +265,6 @@ class StrictCheckpointer(DetectionCheckpointer):
             self.logger.info("Filled %s only; the other parts start from random weights", fit.part[:-1])
         if fit.neutral:
             self.logger.info("The checkpoint is a plain network's: %d tensors of frequency modules start neutral: %s",
-                             len(fit.neutral), _some(fit.neutral))
+                             len(fit.neutral), first_few(fit.neutral, LISTED, counted=False))
         if fit.left_out:
             self.logger.info("Left out, as it should be: %s", ", ".join(fit.left_out))

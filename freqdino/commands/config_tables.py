@@ -35,7 +35,7 @@ def link(leaf: str, text: str) -> str:
     return f"[{text}]({leaf}.yaml)"
 
 
-def parts_of(leaf: str) -> tuple[str, str, list[str]]:
+def parts_of_name(leaf: str) -> tuple[str, str, list[str]]:
     """Model, backbone and the keys of ADDITIONS that a leaf's name has. ValueError for a name that says none."""
     found = NAME.fullmatch(Path(leaf).name)
     if found is None:
@@ -47,7 +47,7 @@ def parts_of(leaf: str) -> tuple[str, str, list[str]]:
 def leaf_rows(folder: Path, facts: dict[str, dict]) -> Iterator[list]:
     """A row for each leaf of ``facts``."""
     for leaf, fact in facts.items():
-        model, backbone, additions = parts_of(leaf)
+        model, backbone, additions = parts_of_name(leaf)
         published = PUBLISHED.search((folder / f"{leaf}.yaml").read_text())
         yield [link(leaf, Path(leaf).name), leaf.split("/")[1], " + ".join([model, *map(ADDITIONS.get, additions)]),
                backbone, fact["parameters"], f"{published[1]} {FOOTNOTES[fact['note']]}" if published else None]
@@ -56,7 +56,7 @@ def leaf_rows(folder: Path, facts: dict[str, dict]) -> Iterator[list]:
 def cost_rows(parameters: dict[str, int], costs: dict[str, dict]) -> Iterator[list]:
     """A row for each leaf of ``costs``, whose one module is held against the leaf without it."""
     for leaf, cost in costs.items():
-        _, _, (addition,) = parts_of(leaf)
+        _, _, (addition,) = parts_of_name(leaf)
         added = parameters[leaf] - parameters[leaf.replace(f"_{addition}", "")]
         yield [ADDITIONS[addition], link(leaf, leaf), f"{added:+,d}", cost.get("published"), cost["gflops"]]
 

@@ -27,9 +27,8 @@ from freqdino.data.values import (
     read_fields,
     read_text,
     shown,
-    some,
 )
-from freqdino.errors import DataError, MissingDataError
+from freqdino.errors import DataError, MissingDataError, first_few
 
 IMAGE = {"id": IDENTIFIER, "file_name": TEXT, "height": SIZE, "width": SIZE}
 OBJECT = {"id": IDENTIFIER, "image_id": IDENTIFIER, "category_id": WHOLE, "iscrowd": FLAG, "area": AREA}
@@ -97,7 +96,7 @@ def _check_unique(where: str, section: str, key: str, values: list, faults: Faul
     counted = Counter(map(str, values))
     repeated = [" and ".join(map(repr, alike[text])) for text, count in counted.items() if count > 1]
     with faults:
-        raise DataError(f"{where}: in {section!r} the {key} occurs more than once: {some(repeated)}")
+        raise DataError(f"{where}: in {section!r} the {key} occurs more than once: {first_few(repeated)}")
 
 
 def read_objects(path: str, entries: list, required: Iterable[str], faults: Faults, *,

@@ -18,8 +18,8 @@ from freqdino.data.coco_files import (
     read_objects,
     read_panoptic_annotations,
 )
-from freqdino.data.values import Faults, order_of_id, some
-from freqdino.errors import DataError, MissingDataError
+from freqdino.data.values import Faults, order_of_id
+from freqdino.errors import DataError, MissingDataError, first_few
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -31,7 +31,7 @@ def _check_files(path: str, folder: str, names: list[str], what: str) -> None:
     missing = [name for name in names if not os.path.isfile(os.path.join(folder, name))]
     if missing:
         raise MissingDataError(f"{len(missing)} of the {len(names)} {what} that {path} lists are not in the folder "
-                               f"{folder}: {some(missing)}")
+                               f"{folder}: {first_few(missing)}")
 
 
 def _images(path: str, image_root: str, entries: list, faults: Faults, *,
@@ -46,7 +46,7 @@ def _images(path: str, image_root: str, entries: list, faults: Faults, *,
 
 
 def _known_ids(classes: ClassTable) -> str:
-    return f"the known ids are {some(classes.ids)}"
+    return f"the known ids are {first_few(classes.ids)}"
 
 
 def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> list[dict]:
@@ -143,7 +143,7 @@ def load_panoptic(*, panoptic_json: str, image_root: str, panoptic_root: str, cl
     with faults:
         if unknown and not faults:
             raise DataError(f"{panoptic_json}: annotations refer to image_ids that are not in 'images': "
-                            f"{some(map(repr, unknown))}{_of_other_type(unknown[0], images)}")
+                            f"{first_few(map(repr, unknown))}{_of_other_type(unknown[0], images)}")
     with faults:
         _check_files(panoptic_json, panoptic_root, png_names, "panoptic PNGs")
     with faults:
@@ -204,7 +204,7 @@ def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
     orphans = [stem for stem in labels if stem not in images]
     if orphans:
         raise MissingDataError(f"{len(orphans)} of the {len(labels)} label PNGs in {sem_seg_root} have no image of "
-                                f"the same name in {image_root}: {some(orphans)}")
+                                f"the same name in {image_root}: {first_few(orphans)}")
     if len(images) > len(labels):
         logger.warning("%d of the %d images in %s have no label PNG in %s and are left out",
                        len(images) - len(labels), len(images), image_root, sem_seg_root)

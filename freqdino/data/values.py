@@ -15,7 +15,6 @@ from detectron2.utils.file_io import PathManager
 from freqdino.errors import DataError
 
 _SHOWN_AT_MOST = 80
-_NAMED_AT_MOST = 5
 _INTEGER_LIMIT = 1 << 63
 _COLOR_LIMIT = 1 << 24
 
@@ -84,13 +83,6 @@ def shown(value: Any) -> str:
     """A value as it is written, a text in quotes; long ones are cut."""
     text = {None: "null", True: "true", False: "false"}[value] if value is None or type(value) is bool else repr(value)
     return text if len(text) <= _SHOWN_AT_MOST else f"{text[:_SHOWN_AT_MOST]}..."
-
-
-def some(values: Iterable) -> str:
-    """The first few values, and how many there are."""
-    values = list(values)
-    listed = ", ".join(map(str, values[:_NAMED_AT_MOST]))
-    return listed if len(values) <= _NAMED_AT_MOST else f"{listed}, ... ({len(values)} in all)"
 
 
 def order_of_id(identifier: int | str) -> tuple[bool, int | str]:

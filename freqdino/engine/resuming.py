@@ -55,7 +55,7 @@ def changed_settings(saved: str, cfg: CfgNode) -> dict[str, str]:
     return changed
 
 
-def check_same_classes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_unchanged_classes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise CheckpointError where the training data have other classes, or another order of them, than the run's."""
     for key in ("thing_classes", "stuff_classes"):
         old, new = list(saved.get(key) or ()), list(now.get(key) or ())

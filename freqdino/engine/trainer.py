@@ -28,7 +28,7 @@ from freqdino.engine.resuming import (
     PreciseBN,
     changed_settings,
     check_length,
-    check_same_classes,
+    check_unchanged_classes,
     forget_metrics,
     parameter_names,
     restore_optimizer,
@@ -170,7 +170,7 @@ class Trainer(DefaultTrainer):
         path, checkpoint = found
         new = changed_settings(checkpoint["config"], self.cfg) if "config" in checkpoint else {
             "": "not known, the checkpoint of version 0.1 does not hold its configuration"}
-        check_same_classes(checkpoint.get("classes", {}), training_class_tables(self.cfg))
+        check_unchanged_classes(checkpoint.get("classes", {}), training_class_tables(self.cfg))
         check_length(path, checkpoint, self.max_iter)
         rest = self.checkpointer.restore(path, checkpoint)
         kept = ["weights", "optimiser", "place in the schedule"]

@@ -21,7 +21,7 @@ from freqdino.data.catalog import left_out
 from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import distinct_names, require_metadata
-from freqdino.evaluation.panoptic_files import panoptic_quality, read_ground_truth
+from freqdino.evaluation.panoptic_files import ground_truth_by_image, panoptic_quality
 from freqdino.evaluation.remarks import SEGMENT_THRESHOLDS, say_absent_classes, say_empty, say_undefined
 from freqdino.evaluation.tables import markdown_table
 
@@ -61,7 +61,7 @@ class PanopticEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._distributed = distributed
 
-        self._categories, by_image = read_ground_truth(self._ground_truth_json)
+        self._categories, by_image = ground_truth_by_image(self._ground_truth_json)
         occurring = {segment["category_id"] for annotation in by_image.values()
                      for segment in annotation["segments_info"] if not segment.get("iscrowd", 0)}
         say_absent_classes(logger, dataset_name, [category["name"] for category in self._categories

@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from freqdino.data.coco_files import read_panoptic_ground_truth
 from freqdino.data.panoptic_png import read_segment_ids
+from freqdino.errors import first_few
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
 
 # Below this number of images a process costs more to start than it saves.
@@ -35,16 +36,16 @@ def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, predictio
             PNG that is missing, damaged, of the wrong kind or size, or does not fit its segments; the message names
             file and segment.
     """
-    categories, truth_by_image = read_ground_truth(ground_truth_json)
+    categories, truth_by_image = ground_truth_by_image(ground_truth_json)
     for image_id in without:
         truth_by_image.pop(str(image_id), None)
     found_by_image = _annotations_by_image(_read_json(prediction_json), prediction_json)
     missing = truth_by_image.keys() - found_by_image.keys()
     if missing:
-        raise ValueError(f"{prediction_json} has no prediction for {_some(missing)} of {ground_truth_json}")
+        raise ValueError(f"{prediction_json} has no prediction for {_named(missing)} of {ground_truth_json}")
     unknown = found_by_image.keys() - truth_by_image.keys()
     if unknown:
-        raise ValueError(f"{ground_truth_json} has no ground truth for {_some(unknown)} of {prediction_json}")
+        raise ValueError(f"{ground_truth_json} has no ground truth for {_named(unknown)} of {prediction_json}")
 
     match = partial(_match_files, ground_truth_folder=ground_truth_folder, prediction_folder=prediction_folder,
                     category_ids=[category["id"] for category in categories])
@@ -61,7 +62,7 @@ def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, predictio
     return average_quality(statistics, [category["isthing"] for category in categories])
 
 
-def read_ground_truth(path: str) -> tuple[list[dict], dict[str, dict]]:
+def ground_truth_by_image(path: str) -> tuple[list[dict], dict[str, dict]]:
     """The categories of a COCO panoptic JSON file, and its annotations by image id.
 
     Image ids are given as text, since loaders make integers of ids that a file may hold as text.
@@ -97,7 +98,5 @@ def _annotations_by_image(content, path):
     return by_image
 
 
-def _some(image_ids):
-    shown = sorted(image_ids)[:5]
-    more = ", ..." if len(image_ids) > len(shown) else ""
-    return f"{len(image_ids)} images ({', '.join(shown)}{more})"
+def _named(image_ids: Collection[str]) -> str:
+    return f"{len(image_ids)} images ({first_few(sorted(image_ids), counted=False)})"

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from freqdino.commands.config_tables import main, parts_of
+from freqdino.commands.config_tables import main, parts_of_name
 from freqdino.config import loading
 from helpers.paths import CONFIGS
 
@@ -35,7 +35,7 @@ def test_leaves_that_are_not_listed(folder, capsys):
 
 
 def test_parts_of_a_name():
-    assert parts_of("a/b/faster_rcnn_r50_dysample_s") == ("Faster R-CNN", "R50", ["dysample_s"])
-    assert parts_of("a/b/maskdino_deit3_b_12ep_fdam") == ("Mask DINO", "DeiT-III-B", ["fdam"])
+    assert parts_of_name("a/b/faster_rcnn_r50_dysample_s") == ("Faster R-CNN", "R50", ["dysample_s"])
+    assert parts_of_name("a/b/maskdino_deit3_b_12ep_fdam") == ("Mask DINO", "DeiT-III-B", ["fdam"])
     with pytest.raises(ValueError, match="configs/a/b/mask2former_vgg.yaml: a name is <model>_<backbone>"):
-        parts_of("a/b/mask2former_vgg")
+        parts_of_name("a/b/mask2former_vgg")

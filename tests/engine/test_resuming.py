@@ -10,7 +10,7 @@ from freqdino.commands.train import run
 from freqdino.config import load_config
 from freqdino.engine.resuming import (
     changed_settings,
-    check_same_classes,
+    check_unchanged_classes,
     forget_metrics,
     parameter_names,
     restore_optimizer,
@@ -175,11 +175,12 @@ def test_settings_that_change():
 
 
 def test_other_classes():
-    check_same_classes({"thing_classes": ["cat", "dog"]}, {"thing_classes": ["cat", "dog"], "stuff_classes": ["sky"]})
+    check_unchanged_classes({"thing_classes": ["cat", "dog"]},
+                            {"thing_classes": ["cat", "dog"], "stuff_classes": ["sky"]})
     with pytest.raises(CheckpointError, match=r"other thing_classes: without \['dog'\], with \['cow'\]"):
-        check_same_classes({"thing_classes": ["cat", "dog"]}, {"thing_classes": ["cat", "cow"]})
+        check_unchanged_classes({"thing_classes": ["cat", "dog"]}, {"thing_classes": ["cat", "cow"]})
     with pytest.raises(CheckpointError, match="other stuff_classes: in another order"):
-        check_same_classes({"stuff_classes": ["a", "b"]}, {"stuff_classes": ["b", "a"]})
+        check_unchanged_classes({"stuff_classes": ["a", "b"]}, {"stuff_classes": ["b", "a"]})
 
 
 def optimizer_of(model):

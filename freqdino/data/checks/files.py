@@ -11,8 +11,7 @@ from freqdino.data.checks.classes import class_names, warn_of_absent_classes
 from freqdino.data.checks.scanning import Tally, scan
 from freqdino.data.target_readers import SemanticReader
 from freqdino.data.targets import NO_CLASS, LabelReader
-from freqdino.data.values import some
-from freqdino.errors import DataError
+from freqdino.errors import DataError, first_few
 
 SECONDS = 30    # for which files are opened; those of a few thousand pictures
 
@@ -36,7 +35,7 @@ def readable_records(names: Sequence[str], records: Sequence[dict], readers: Seq
     if left_out:
         logger.warning("%d of the %d pictures of %s, or their labels, cannot be read and are left out: %s",
                        len(left_out), len(records), ", ".join(names),
-                       some(records[number]["file_name"] for number in sorted(left_out)))
+                       first_few(records[number]["file_name"] for number in sorted(left_out)))
         if len(left_out) == len(records):
             raise DataError(f"no picture of {', '.join(names)} can be read")
     check_label_maps(names, readers, tally, len(records))
@@ -80,7 +79,7 @@ def check_label_maps(names: Sequence[str], readers: Sequence[LabelReader], tally
                            shown, classes[0], reader.ignore_label)
         masks = len(classes) > 1 and present <= {0, NO_CLASS} and NO_CLASS in present
         message = (f"the label maps of {shown} hold no other values than 0 ({classes[0]!r}) and {reader.ignore_label}, "
-                   f"which is ignored: no pixel is {some(map(repr, classes[1:]))}. Masks of 0 and 255 have to be "
+                   f"which is ignored: no pixel is {first_few(map(repr, classes[1:]))}. Masks of 0 and 255 have to be "
                    "written as class indices, with 1 for 255")
         if tally.opened == pictures and masks:
             raise DataError(message)
