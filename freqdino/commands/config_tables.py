@@ -78,8 +78,7 @@ def key_rows() -> Iterator[list]:
 def readme_with_tables(text: str, folder: Path) -> str:
     """The README with its tables of leaves and of costs written anew.
 
-    Raises:
-        ValueError: configs/leaves.json has a leaf that is not there, or not one that is.
+    Raises ValueError: configs/leaves.json has a leaf that is not there, or not one that is.
     """
     from freqdino.evaluation.tables import markdown_table
 

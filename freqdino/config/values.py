@@ -50,8 +50,7 @@ def converted(key: str, value: Any, default: Any, written: str | None = None) ->
     Args:
         default: what the key has now, which shows its type.
         written: the text that ``value`` was read from.
-    Raises:
-        ValueError: with the value as written, what was expected and an example.
+    Raises ValueError: with the value as written, what was expected and an example.
     """
     if written is not None and UNUSUAL_NUMBER.fullmatch(written):
         value = written

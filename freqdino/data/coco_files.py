@@ -39,9 +39,7 @@ SEGMENT = {"id": SEGMENT_ID, "category_id": WHOLE, "iscrowd": FLAG}
 def read_annotation_file(path: str, sections: tuple[str, ...]) -> dict:
     """Read a JSON file that holds an object with the lists ``sections``.
 
-    Raises:
-        MissingDataError: there is no such file.
-        DataError: it is not JSON, not an object, or lacks a section.
+    Raises MissingDataError: there is no such file; DataError: it is not JSON, not an object, or lacks a section.
     """
     if not PathManager.isfile(path):
         raise MissingDataError(f"annotation file {path} does not exist (that is {os.path.abspath(path)})")
@@ -127,9 +125,8 @@ def read_ground_truth(path: str, *, without: Collection[int | str] = ()) -> dict
 
     ``without``: ids of images that are left out, with their annotations.
 
-    Raises:
-        MissingDataError, DataError: there is no such file, it lacks the format, a list is empty, a value is not what
-            it stands for, or an annotation belongs to no image or has no shape.
+    Raises MissingDataError, DataError: there is no such file, it lacks the format, a list is empty, a value is not what
+    it stands for, or an annotation belongs to no image or has no shape.
     """
     document, faults = _ground_truth(path, ("images", "annotations", "categories")), Faults()
     images = read_entries(path, "images", document["images"], IMAGE, ("id", "height", "width"), faults, unique="id")

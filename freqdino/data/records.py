@@ -55,11 +55,9 @@ def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> l
     Image ids are whole numbers or texts. An annotation has a segmentation, a bbox or both; what is absent or empty is
     absent in the record.
 
-    Raises:
-        MissingDataError: the file or an image is missing.
-        DataError: the file does not hold the format, a value is not what it stands for, or an annotation has an
-            unknown image or category, neither segmentation nor bbox, or a malformed one; the message names file, image
-            and annotation.
+    Raises MissingDataError: the file or an image is missing; DataError: the file does not hold the format, a value is
+    not what it stands for, or an annotation has an unknown image or category, neither segmentation nor bbox, or a
+    malformed one; the message names file, image and annotation.
     """
     document, faults = read_annotation_file(json_file, ("images", "annotations")), Faults()
     if any(isinstance(annotation, dict) and "segments_info" in annotation for annotation in document["annotations"]):
@@ -129,10 +127,8 @@ def load_panoptic(*, panoptic_json: str, image_root: str, panoptic_root: str, cl
 
     With a ``sem_seg_root`` a record also has the semantic PNG of the same name under it.
 
-    Raises:
-        MissingDataError: the file, an image or a PNG is missing.
-        DataError: the file does not hold the format, a value is not what it stands for, or a segment has an unknown
-            category.
+    Raises MissingDataError: the file, an image or a PNG is missing; DataError: the file does not hold the format, a
+    value is not what it stands for, or a segment has an unknown category.
     """
     document, faults = read_annotation_file(panoptic_json, ("images", "annotations")), Faults()
     annotations = read_panoptic_annotations(panoptic_json, document["annotations"], faults)
@@ -194,9 +190,8 @@ def _files_by_stem(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
 def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
     """Records of a folder of label PNGs and a folder of images with the same names, subfolders included.
 
-    Raises:
-        MissingDataError: there is no label PNG, or one without an image.
-        DataError: two images differ in their suffix alone.
+    Raises MissingDataError: there is no label PNG, or one without an image; DataError: two images differ in their
+    suffix alone.
     """
     labels, images = _files_by_stem(sem_seg_root, (".png",)), _files_by_stem(image_root, IMAGE_SUFFIXES)
     if not labels:

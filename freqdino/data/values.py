@@ -93,9 +93,8 @@ def order_of_id(identifier: int | str) -> tuple[bool, int | str]:
 def read_fields(entry: Any, kinds: Mapping[str, Kind], required: Iterable[str]) -> None:
     """Give the fields of an entry their own types, in place; other fields of ``kinds`` that are null are taken out.
 
-    Raises:
-        DataError: the entry is no object, or a field is absent or something else than expected; the message goes on
-            where the entry's name ends.
+    Raises DataError: the entry is no object, or a field is absent or something else than expected; the message goes on
+    where the entry's name ends.
     """
     missing = [key for key in required if not isinstance(entry, dict) or key not in entry]
     if missing:
@@ -147,8 +146,7 @@ class Faults:
 def read_text(path: str, what: str) -> str:
     """The text of a file in UTF-8, UTF-16 or UTF-32, with a byte order mark or without; ``what`` it is begins errors.
 
-    Raises:
-        MissingDataError, DataError: there is no such file, or it is in another encoding.
+    Raises MissingDataError, DataError: there is no such file, or it is in another encoding.
     """
     with PathManager.open(path, "rb") as file:
         raw = file.read()

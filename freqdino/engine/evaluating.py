@@ -27,10 +27,9 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
 
     The records are those that `check_datasets` has read.
 
-    Raises:
-        ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts, or TEST.EXPECTED_RESULTS
-            are of something else than what is evaluated; names the keys.
-        ValueError, OSError, ImportError: what stands in the way of an evaluator: files, metadata, packages.
+    Raises ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts, or TEST.EXPECTED_RESULTS
+    are of something else than what is evaluated; names the keys; ValueError, OSError, ImportError: what stands in the
+    way of an evaluator: files, metadata, packages.
     """
     results = set()
     for name in cfg.DATASETS.TEST:

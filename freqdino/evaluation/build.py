@@ -45,10 +45,9 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
         max_detections: how many instances the model predicts in an image, TEST.DETECTIONS_PER_IMAGE; of a class as
             many count, and 100 (LVIS: 300) where it is less, as published. Cityscapes' scripts count all.
         distributed: gather over all ranks.
-    Raises:
-        ValueError: an unknown task or evaluator type, none of the tasks fits the dataset, the dataset lacks metadata or
-            ground truth, or its instances are evaluated by masks and the model has none.
-        ImportError: the evaluation needs a package that is not installed; the message says how to install it.
+    Raises ValueError: an unknown task or evaluator type, none of the tasks fits the dataset, the dataset lacks metadata
+    or ground truth, or its instances are evaluated by masks and the model has none; ImportError: the evaluation needs a
+    package that is not installed; the message says how to install it.
     """
     unknown = set(tasks) - set(TASKS)
     if unknown:

@@ -58,9 +58,8 @@ class InstanceEvaluator(DatasetEvaluator):
             distributed: gather the predictions of all ranks; ``evaluate`` must then be called on every rank.
             max_dets_per_image: predictions of a class that count in an image.
             use_fast_impl: faster-coco-eval if it is installed; False: always pycocotools.
-        Raises:
-            ValueError: an unknown task, no ground truth, an annotation without a mask where masks are evaluated, or a
-                class of the metadata that the ground truth lacks.
+        Raises ValueError: an unknown task, no ground truth, an annotation without a mask where masks are evaluated, or
+        a class of the metadata that the ground truth lacks.
         """
         if tasks is not None and (not tasks or set(tasks) - PREDICTION_FIELD.keys()):
             raise ValueError(f"tasks must be some of {sorted(PREDICTION_FIELD)}, got {list(tasks)}")
@@ -125,9 +124,8 @@ class InstanceEvaluator(DatasetEvaluator):
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Keep the predictions of one batch in COCO's format.
 
-        Raises:
-            ValueError: an output without ``instances`` or without the field that a task needs, an image that is not in
-                the ground truth, a class that the dataset does not have, a score that is not finite.
+        Raises ValueError: an output without ``instances`` or without the field that a task needs, an image that is not
+        in the ground truth, a class that the dataset does not have, a score that is not finite.
         """
         for image, output in zip(inputs, outputs, strict=True):
             name = f"image {image['image_id']} of {self._dataset_name}"
@@ -143,9 +141,8 @@ class InstanceEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict | None:
         """
-        Returns:
-            {task: {AP, AP50, AP75, APs, APm, APl, AP-<class name>}}, in percent; 0 where nothing was predicted, NaN
-            where there is no ground truth. None on ranks other than the first.
+        Returns {task: {AP, AP50, AP75, APs, APm, APl, AP-<class name>}}, in percent; 0 where nothing was predicted, NaN
+        where there is no ground truth. None on ranks other than the first.
         """
         predictions = gather_predictions(self._predictions) if self._distributed else self._predictions
         if predictions is None:

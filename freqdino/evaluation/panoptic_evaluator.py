@@ -49,8 +49,7 @@ class PanopticEvaluator(DatasetEvaluator):
         Args:
             output_dir: where panoptic_predictions.json and the folder panoptic_predictions go; None: nowhere.
             distributed: gather the predictions of all ranks; ``evaluate`` must then be called on every rank.
-        Raises:
-            ValueError: the metadata lacks a key, or the ground truth has no annotations.
+        Raises ValueError: the metadata lacks a key, or the ground truth has no annotations.
         """
         self._dataset_name = dataset_name
         self._ground_truth_json = require_metadata(dataset_name, "panoptic_json")
@@ -76,9 +75,8 @@ class PanopticEvaluator(DatasetEvaluator):
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Keep the predictions of one batch, the segment maps as compressed PNG.
 
-        Raises:
-            ValueError: an output without ``panoptic_seg``, an image that the ground truth does not have, a category
-                that the dataset does not have, an id that no PNG can hold; the message names image and segment.
+        Raises ValueError: an output without ``panoptic_seg``, an image that the ground truth does not have, a category
+        that the dataset does not have, an id that no PNG can hold; the message names image and segment.
         """
         for image, output in zip(inputs, outputs, strict=True):
             name = f"image {image['image_id']} of {self._dataset_name}"
@@ -105,9 +103,8 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict | None:
         """
-        Returns:
-            {"panoptic_seg": {PQ, SQ, RQ, the same with _th and _st, PQ-<class name>}}, in percent; NaN where no
-            category occurs. None on ranks other than the first.
+        Returns {"panoptic_seg": {PQ, SQ, RQ, the same with _th and _st, PQ-<class name>}}, in percent; NaN where no
+        category occurs. None on ranks other than the first.
         """
         predictions = gather_predictions(self._predictions) if self._distributed else self._predictions
         if predictions is None:

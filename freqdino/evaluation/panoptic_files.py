@@ -29,12 +29,10 @@ def panoptic_quality(ground_truth_json: str, ground_truth_folder: str, predictio
         without: ids of images that are left out.
         processes: processes that read and match images; None: as many as there are CPUs, fewer for few images. The
             result does not depend on it.
-    Returns:
-        As ``average_quality``; the rows of ``per_class`` are in the order of the ground truth's ``categories``.
-    Raises:
-        ValueError: a JSON without annotations or categories, an image without prediction or without ground truth, a
-            PNG that is missing, damaged, of the wrong kind or size, or does not fit its segments; the message names
-            file and segment.
+    Returns as ``average_quality``; the rows of ``per_class`` are in the order of the ground truth's ``categories``.
+    Raises ValueError: a JSON without annotations or categories, an image without prediction or without ground truth, a
+    PNG that is missing, damaged, of the wrong kind or size, or does not fit its segments; the message names file and
+    segment.
     """
     categories, truth_by_image = ground_truth_by_image(ground_truth_json)
     for image_id in without:

@@ -29,8 +29,7 @@ def write_results(results: Mapping, folder: str | Path) -> Path:
 def read_results(run: str | Path) -> dict[str, dict[str, dict[str, float | None]]]:
     """Data set → task → metric → number or None, of the folder of a run.
 
-    Raises:
-        ValueError: the run was not evaluated, or its file is damaged.
+    Raises ValueError: the run was not evaluated, or its file is damaged.
     """
     path = Path(run) / FOLDER / FILE_NAME
     try:

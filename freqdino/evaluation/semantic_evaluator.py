@@ -35,8 +35,7 @@ class SemanticEvaluator(SemSegEvaluator):
         Args:
             output_dir: where sem_seg_predictions.json and sem_seg_evaluation.pth go; None: nowhere.
             distributed: gather the counts of all ranks; ``evaluate`` must then be called on every rank.
-        Raises:
-            ValueError: the metadata lacks a key, or an image has no label map.
+        Raises ValueError: the metadata lacks a key, or an image has no label map.
         """
         metadata = MetadataCatalog.get(dataset_name)
         names = require_metadata(dataset_name, "stuff_classes")
@@ -65,10 +64,9 @@ class SemanticEvaluator(SemSegEvaluator):
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Count the pixels of one batch.
 
-        Raises:
-            ValueError: an output without ``sem_seg``, of another class count or another size than the ground truth or
-                with a score that is not finite, or a label in the ground truth that the dataset does not have; the
-                message names the file.
+        Raises ValueError: an output without ``sem_seg``, of another class count or another size than the ground truth
+        or with a score that is not finite, or a label in the ground truth that the dataset does not have; the message
+        names the file.
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "sem_seg" not in output:

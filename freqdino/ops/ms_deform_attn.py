@@ -46,11 +46,10 @@ def ms_deform_attn(
         sampling_locations: (B, Q, M, L, P, 2), (x, y) in units of the map, the corners of which are (0, 0) and (1, 1).
         attention_weights: (B, Q, M, L, P).
 
-    Returns:
-        (B, Q, M·D) of value's dtype.
+    Returns (B, Q, M·D) of value's dtype.
 
-    Raises:
-        ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point type.
+    Raises ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point
+    type.
     """
     if is_recorded():
         return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)

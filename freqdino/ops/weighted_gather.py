@@ -28,11 +28,9 @@ def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         index: (R, J) of int32 or int64, each in [0, T).
         weight: (R, J).
 
-    Returns:
-        (R, D) of the table's dtype.
+    Returns (R, D) of the table's dtype.
 
-    Raises:
-        ValueError: arguments whose ranks or sizes do not fit each other.
+    Raises ValueError: arguments whose ranks or sizes do not fit each other.
     """
     check_arguments(table, index, weight)
     if index.numel() == 0:

@@ -65,8 +65,7 @@ def plain_fusion(fusion: FreqFusion, hr: Tensor, lr: Tensor) -> tuple[Tensor, Te
         hr: (B, 256, 2·H, 2·W).
         lr: (B, 256, H, W).
 
-    Returns:
-        The low-pass filters (B, 25, 2·H, 2·W), hr sharpened and lr upsampled, both (B, 256, 2·H, 2·W).
+    Returns the low-pass filters (B, 25, 2·H, 2·W), hr sharpened and lr upsampled, both (B, 256, 2·H, 2·W).
     """
     hr_guide, lr_guide = fusion.hr_channel_compressor(hr), fusion.lr_channel_compressor(lr)
 
@@ -95,8 +94,7 @@ def plain_sampler(sampler: torch.nn.Module, hr_guide: Tensor, lr_guide: Tensor, 
         lr_guide: (B, D, H, W).
         features: (B, C, 2·H, 2·W).
 
-    Returns:
-        (B, C, 2·H, 2·W).
+    Returns (B, C, 2·H, 2·W).
     """
     height, width = lr_guide.shape[-2:]
     fine, coarse = plain_similarity(hr_guide), plain_similarity(lr_guide)

@@ -42,8 +42,7 @@ def find_checkpoint(run: Path, cfg: CfgNode) -> str:
 
     Where the run's last start was one of --eval-only, what that evaluated: MODEL.WEIGHTS, unless it had --resume.
 
-    Raises:
-        FileNotFoundError: there is none; the message says how to name one.
+    Raises FileNotFoundError: there is none; the message says how to name one.
     """
     arguments = command_line(run)
     if arguments.get("eval_only") and not arguments.get("resume") and cfg.MODEL.WEIGHTS:
@@ -133,8 +132,7 @@ def read_curves(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
     Of an iteration that was done again after --resume the later values count. Empty where nothing was trained.
 
-    Raises:
-        ValueError: metrics.json is damaged.
+    Raises ValueError: metrics.json is damaged.
     """
     path = run / "metrics.json"
     if not path.is_file():

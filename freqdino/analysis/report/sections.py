@@ -38,8 +38,7 @@ def write_report(run: Path, *, output: Path | None = None, weights: str | None =
         max_images: images of the test set to look at.
         shown: best and worst images to show of either.
         options: KEY VALUE ... that change the run's configuration.
-    Raises:
-        ValueError, OSError: the run was not evaluated, or its configuration, checkpoint or test set is not there.
+    Raises ValueError, OSError: the run was not evaluated, or its configuration, checkpoint or test set is not there.
     """
     if not run.is_dir():
         raise FileNotFoundError(f"{run}: there is no such folder")

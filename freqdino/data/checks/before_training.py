@@ -116,9 +116,8 @@ def check_datasets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> None
 
     Args:
         tasks, masks: what the model predicts, as `freqdino.registration.predictions` says.
-    Raises:
-        MissingDataError: files of a data set are missing.
-        DataError: with all faults that were found, where it is not one of a whole data set.
+    Raises MissingDataError: files of a data set are missing; DataError: with all faults that were found, where it is
+    not one of a whole data set.
     """
     check_same_classes(cfg.DATASETS.TRAIN, "training")
     loaded = {name: dataset_records(name) for name in cfg.DATASETS.TEST}

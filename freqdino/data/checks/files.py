@@ -23,8 +23,7 @@ def readable_records(names: Sequence[str], records: Sequence[dict], readers: Seq
     """The records, their files opened: for `SECONDS`, and with ``skip`` all of them, where what cannot be decoded is
     left out with a warning. To be called on every rank.
 
-    Raises:
-        DataError: with every fault that was found, or where no record is left.
+    Raises DataError: with every fault that was found, or where no record is left.
     """
     tally = open_files(names, records, readers, seconds=None if skip else SECONDS)
     left_out = tally.unreadable if skip else set()
@@ -65,9 +64,8 @@ def open_files(names: Sequence[str], records: Sequence[dict], readers: Sequence[
 def check_label_maps(names: Sequence[str], readers: Sequence[LabelReader], tally: Tally, pictures: int) -> None:
     """Warn of classes that no label map holds, where all were opened, and of a class that stands alone.
 
-    Raises:
-        DataError: of two classes and more they hold the first and the ignored value alone, as masks of 0 and 255 do;
-            a warning where not all were opened.
+    Raises DataError: of two classes and more they hold the first and the ignored value alone, as masks of 0 and 255 do;
+    a warning where not all were opened.
     """
     for number, reader in enumerate(readers):
         if not isinstance(reader, SemanticReader):

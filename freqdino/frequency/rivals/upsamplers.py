@@ -28,8 +28,7 @@ class UpsampleSum(nn.Module):
     def forward(self, hr: Tensor, lr: Tensor) -> Tensor:
         """(B, C, Y, X) and (B, C, H, W) → (B, C, Y, X), 2·H − 1 ≤ Y ≤ 2·H + 1 and 2·W − 1 ≤ X ≤ 2·W + 1.
 
-        Raises:
-            ValueError: maps whose ranks, batches, channels or sizes do not fit.
+        Raises ValueError: maps whose ranks, batches, channels or sizes do not fit.
         """
         check_maps(hr, lr)
         if hr.shape[0] == 0:     # torch's pixel shuffle has no gradient for an empty batch
@@ -138,8 +137,7 @@ class DySampleSum(UpsampleSum):
             groups: G, channel groups with positions of their own.
             shuffle_first: DySample-S+ rather than DySample+.
 
-        Raises:
-            ValueError: groups, or with ``shuffle_first`` the four pixels, that do not divide the channels.
+        Raises ValueError: groups, or with ``shuffle_first`` the four pixels, that do not divide the channels.
         """
         super().__init__()
         if groups < 1 or channels % groups:

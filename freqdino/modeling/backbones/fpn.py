@@ -28,9 +28,8 @@ class FusionFPN(FPN):
             top_block: makes levels above the coarsest, as Detectron2's LastLevelMaxPool.
             fuse_type: "sum", or "avg" for half of it.
 
-        Raises:
-            ValueError: an unknown map or ``fuse_type``, maps that are not a factor of two apart, or none that
-                ``top_block`` reads.
+        Raises ValueError: an unknown map or ``fuse_type``, maps that are not a factor of two apart, or none that
+        ``top_block`` reads.
         """
         shapes = bottom_up.output_shape()
         absent = [name for name in in_features if name not in shapes]
