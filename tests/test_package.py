@@ -2,6 +2,7 @@
 import ast
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -254,6 +255,8 @@ def test_house_rules(path):
     attributes = {node.func.attr for node in ast.walk(ast.parse(text))
                   if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
     assert "cuda" not in attributes and len(text.splitlines()) <= 330
+    # One dialect: an arrow is ->, and what is raised and returned stands in sentences.
+    assert not re.search(r"→|^ *(Raises|Returns|Yields):", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.relative_to(PACKAGE).parts[0] in (

@@ -61,7 +61,7 @@ class Run:
         return f"{self.name}: {time.monotonic() - start:.0f} s"
 
     def results(self) -> dict[str, dict[str, float | None]]:
-        """Task → metric → number of the one test set."""
+        """Task -> metric -> number of the one test set."""
         return next(iter(read_results(self.folder).values()))
 
 

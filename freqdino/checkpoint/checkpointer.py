@@ -41,10 +41,10 @@ class Fit:
     """How the names and shapes of a checkpoint fit a model; names are the model's, as far as it has them."""
 
     part: str                               # the part of the model that the checkpoint has to fill, "" for all of it
-    matching: dict = field(default_factory=dict)        # name → tensor, to be loaded
+    matching: dict = field(default_factory=dict)        # name -> tensor, to be loaded
     missing: list = field(default_factory=list)         # in that part, not in the checkpoint
     unexpected: list = field(default_factory=list)      # in the checkpoint, not in the model
-    mismatched: dict = field(default_factory=dict)      # name → its shapes or types, in words
+    mismatched: dict = field(default_factory=dict)      # name -> its shapes or types, in words
     left_out: list = field(default_factory=list)        # missing or unexpected as it should be, such as a classifier
     neutral: list = field(default_factory=list)         # of frequency modules, not in a plain network's checkpoint
     unconvertible: list = field(default_factory=list)   # why entries of a plain network cannot become a module's
@@ -124,7 +124,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with loading that says what does not fit.
 
     partial: load what fits and warn about the rest. whole_model: a backbone alone does not do; ``partial`` is ignored.
-    remarks: further entries of every file that is saved, name → what Python's own types can express.
+    remarks: further entries of every file that is saved, name -> what Python's own types can express.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, partial: bool = False, whole_model: bool = False,

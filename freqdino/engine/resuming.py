@@ -38,13 +38,13 @@ NO_MATTER = ("OUTPUT_DIR", "VERSION", "MODEL.WEIGHTS", "SEED")
 
 
 def changed_settings(saved: str, cfg: CfgNode) -> dict[str, str]:
-    """What ``cfg`` has otherwise than the dumped configuration ``saved``: key → "KEY old → new".
+    """What ``cfg`` has otherwise than the dumped configuration ``saved``: key -> "KEY old -> new".
 
     Raises CheckpointError, with the keys, for what another network or another optimiser would be.
     """
     old, new = (CfgNode(yaml.safe_load(text)) for text in (saved, cfg.dump()))      # dumped alike: tuples are lists
     common = {*flat_keys(old)} - {*NO_MATTER}
-    changed = {key: f"{key} {lookup(old, key)!r} → {lookup(new, key)!r}" for key in flat_keys(new)
+    changed = {key: f"{key} {lookup(old, key)!r} -> {lookup(new, key)!r}" for key in flat_keys(new)
                if key in common and lookup(old, key) != lookup(new, key)}
     refused = [text for key, text in changed.items()
                if key in SAME_STATE or key.startswith("MODEL.") and not SAME_NETWORK.search(key)]

@@ -13,7 +13,7 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x_label: 
     """Lines over common axes, which begin at 0 or below, with a legend.
 
     Args:
-        series: name → (x, y) points in the order of x, x not below 0; at least one point in all.
+        series: name -> (x, y) points in the order of x, x not below 0; at least one point in all.
     """
     figure, axes = curve_figure([""])
     axis, = axes.values()

@@ -118,7 +118,7 @@ def plain_sampler(sampler: torch.nn.Module, hr_guide: Tensor, lr_guide: Tensor, 
 def plain_similarity(guide: Tensor) -> Tensor:
     """The guide and, as eight more channels, its cosine similarities with the neighbours at distance 2, row by row.
 
-    Neighbours outside the map are zeros: (B, D, H, W) → (B, D + 8, H, W).
+    Neighbours outside the map are zeros: (B, D, H, W) -> (B, D + 8, H, W).
     """
     height, width = guide.shape[-2:]
     bordered = F.pad(guide, (2, 2, 2, 2))

@@ -1,6 +1,6 @@
 """Figures of the subjects' numbers, of one model or of several side by side: nothing is drawn that JSON does not hold.
 
-Every function takes runs, pairs of a label and a subject's numbers, and returns file name → figure.
+Every function takes runs, pairs of a label and a subject's numbers, and returns file name -> figure.
 """
 from collections.abc import Sequence
 

@@ -6,7 +6,7 @@ from freqdino.errors import CheckpointError
 
 
 def upgrade_keys(tensors: Mapping[str, Any], model_keys: Collection[str]) -> dict[str, Any]:
-    """``tensors`` (name → tensor) under the names of ``model_keys``: a new dictionary that shares the tensors.
+    """``tensors`` (name -> tensor) under the names of ``model_keys``: a new dictionary that shares the tensors.
 
     Drops the prefix ``module.`` of parallel wrappers. In a model with ``sem_seg_head.pixel_decoder``, Mask2Former's
     first key style ``sem_seg_head.X`` becomes ``sem_seg_head.pixel_decoder.X`` unless X starts with the name of a part

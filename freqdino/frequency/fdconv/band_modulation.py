@@ -66,7 +66,7 @@ def low_pass(spectrum: Tensor, width: int, box: Box) -> Tensor:
 
 
 class FrequencyBandModulation(nn.Module):
-    """(B, C, H, W) → the same shape: the sum of x's frequency bands, each times a map that is predicted from x.
+    """(B, C, H, W) -> the same shape: the sum of x's frequency bands, each times a map that is predicted from x.
 
     The low-pass copies L_i of x at the cut-offs 0.5/k of ``k_list`` (L_0 = x) give the bands L_i − L_{i+1} and the
     rest L_n. Band i is multiplied by gate(conv_i(x)), one map for each of G = ``spatial_group`` channel groups; the
@@ -113,7 +113,7 @@ class FrequencyBandModulation(nn.Module):
         """
         convs = self.freq_weight_conv_list
         size = convs[0].kernel_size[0]
-        # (bands·G, C/G, k, k) → (G, bands·k², C/G)
+        # (bands·G, C/G, k, k) -> (G, bands·k², C/G)
         taps = torch.stack([conv.weight for conv in convs], 1).flip(3, 4).permute(0, 1, 3, 4, 2).flatten(1, 3)
         responses = taps @ x.unflatten(1, (self.spatial_group, -1)).flatten(3)
         logits = F.fold(responses.flatten(1, 2), x.shape[-2:], size, padding=size // 2)

@@ -94,7 +94,7 @@ class DynamicWeight(DerivedBuffers):
         super().register_parameter(name, param)
 
     def to_coefficients(self, weight: Tensor) -> Tensor:
-        """A plain weight → (p, R, K//2 + 1, 2) of its type: p equal shares, since their sum is what counts."""
+        """A plain weight -> (p, R, K//2 + 1, 2) of its type: p equal shares, since their sum is what counts."""
         spectrum = weight_to_spectrum(weight.reshape(self.conv_shape)) / (self.scale * self.param_ratio)
         return spectrum.to(weight.dtype).expand(self.param_ratio, -1, -1, -1).clone()
 

@@ -269,7 +269,7 @@ class FreqFusionSum(FreqFusion):
     """
 
     def forward(self, hr_feat: Tensor, lr_feat: Tensor) -> Tensor:
-        """(B, C_h, Y, X) and (B, C_l, H, W) → (B, C_h, Y, X): the sharpened map plus the upsampled one.
+        """(B, C_h, Y, X) and (B, C_l, H, W) -> (B, C_h, Y, X): the sharpened map plus the upsampled one.
 
         Sizes and errors as in :meth:`FreqFusion.forward`.
         """

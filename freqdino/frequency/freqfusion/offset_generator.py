@@ -105,7 +105,7 @@ def subpixel_positions(groups: int) -> Tensor:
 
 
 def with_similarity(x: Tensor) -> Tensor:
-    """(B, D, H, W) → (B, D + 8, H, W): the map and :func:`local_similarity` of it."""
+    """(B, D, H, W) -> (B, D + 8, H, W): the map and :func:`local_similarity` of it."""
     return torch.cat([x, local_similarity(x).to(x.dtype)], dim=1)
 
 

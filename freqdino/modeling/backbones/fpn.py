@@ -49,7 +49,7 @@ class FusionFPN(FPN):
         self.fpn_fusions = nn.ModuleList(make_fusion() for _ in in_features[1:])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) → level name (p2, p3, ...) → (B, C, H_l, W_l), fine to coarse."""
+        """Images (B, 3, H, W) -> level name (p2, p3, ...) -> (B, C, H_l, W_l), fine to coarse."""
         maps = self.bottom_up(x)
         laterals = [lateral(maps[name]) for lateral, name in zip(self.lateral_convs, reversed(self.in_features))]
         level = laterals[0]

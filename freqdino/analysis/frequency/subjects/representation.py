@@ -18,7 +18,7 @@ SIMILARITY_TOKENS = 2048    # of a larger map, as many at equal distances: all p
 
 
 def layer_maps(source: Source, record: dict) -> dict[str, dict[str, Tensor]]:
-    """Group → layer → map (C, H, W): the transformer blocks' results and the maps of the backbone."""
+    """Group -> layer -> map (C, H, W): the transformer blocks' results and the maps of the backbone."""
     inside = belongs_to_blocks(source.model)
     with recorded_calls(source.model, lambda name, module: name == "backbone" or inside(name, module)) as calls:
         source.run(record)
