@@ -4,7 +4,8 @@
     python -m freqdino.commands.config_tables --check     # names what is not as it would be written; exit status 1
 
 A leaf's row has its name, what its line "# Published: RESULT; ..." says, and from configs/leaves.json, in the order of
-that file, what the name does not tell: its model's parameters, the footnote of the result, what a module costs.
+that file, what the name does not tell: its model's parameters, the footnote of the result, what a module costs. The
+published recipe that stands there is what the tests hold a leaf against.
 """
 import argparse
 import json

@@ -60,17 +60,6 @@ def test_finished_runs_are_not_repeated_unless_their_options_change(root, capsys
     assert ["plain", "21.0", "50.0"] in cells(out) and "SOLVER.MAX_ITER 9" in out and "done before" not in err
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--jobs", "0"], "--jobs must be at least 1, got 0"),
-    (["--sedes", "1"], "unrecognized arguments: --sedes"),
-    (["SOLVER.MAX_ITER"], "expected KEY VALUE pairs"),
-])
-def test_wrong_arguments(root, capsys, arguments, message):
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert message in capsys.readouterr().err
-
-
 def test_an_unknown_model(root, capsys):
     assert main(["maskdeeno"]) == 1
     assert "configs/quickstart/maskdeeno.yaml" in capsys.readouterr().err

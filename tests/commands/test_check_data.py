@@ -76,7 +76,3 @@ def test_names_that_are_none(squares, tmp_path, capsys):
     assert "4 pictures" in said.out and "data sets checked: 3; faults found: 2" in said.out
     assert main(["SEED", "1"]) == 1
     assert "SEED is an option of a configuration" in capsys.readouterr().err
-    for words in ([], ["--processes", "0", squares]):
-        with pytest.raises(SystemExit) as end:
-            main(words)
-        assert end.value.code == 2

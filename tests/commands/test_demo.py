@@ -266,18 +266,3 @@ def test_errors_that_end_the_run(project, capsys, arguments, message):
     status = run(project, *[argument.format(project) for argument in arguments])
     error = capsys.readouterr().err
     assert status == 1 and error.startswith("error: ") and message in error
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--confidence-threshold", "1.5", "--input", "x"], "--confidence-threshold must be in 0..1, got 1.5"),
-    (["--max-images", "0", "--input", "x"], "--max-images must be at least 1, got 0"),
-    (["--processes", "0", "--input", "x"], "--processes must be at least 1, got 0"),
-    (["--processes", "2", "--webcam"], "--processes shares images"),
-    (["--with-ground-truth", "--input", "x"], "--with-ground-truth needs --dataset"),
-    (["--input", "MODEL.DEVICE", "cpu"], "--input names no image"),
-    ([], "one of the arguments --input --dataset --video-input --webcam is required"),
-])
-def test_bad_arguments(project, capsys, arguments, message):
-    with pytest.raises(SystemExit, match="2"):
-        run(project, *arguments)
-    assert message in capsys.readouterr().err

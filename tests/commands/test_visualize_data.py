@@ -132,13 +132,6 @@ def test_errors_that_end_the_run(data, capsys, options, message):
     assert error.startswith("error: ") and message in error
 
 
-@pytest.mark.parametrize(("name", "value"), [("--max-images", "0"), ("--seed", "-1"), ("--scale", "0")])
-def test_bad_arguments(capsys, name, value):
-    with pytest.raises(SystemExit, match="2"):
-        visualize_data.main(["--config-file", "x", "--output", "y", name, value])
-    assert name in capsys.readouterr().err
-
-
 def test_blue_first_pictures_are_shown_in_their_colours(data):
     Image.new("RGB", (WIDTH, HEIGHT), (200, 0, 0)).save(data / "images" / "1.png")
     assert run(data, "coco_instance_detr", "INPUT.FORMAT", "BGR") == 0

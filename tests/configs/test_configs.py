@@ -6,10 +6,10 @@ import pytest
 from freqdino.config import load_config, read_yaml
 from helpers.config_leaves import (
     DETECTORS,
-    DIFFERENCES,
     LEAVES,
-    PUBLISHED,
+    RECIPES,
     SEMANTIC_SEGMENTORS,
+    changes,
     defaults,
     flatten,
     resolved,
@@ -77,16 +77,16 @@ def test_no_two_files_say_the_same():
         said[content] = path.name
 
 
-def test_table_of_published_entries_is_complete():
-    assert sorted([*PUBLISHED, *DETECTORS, *SEMANTIC_SEGMENTORS]) == LEAVES
+def test_every_leaf_has_its_recipe():
+    assert sorted([*RECIPES, *DETECTORS, *SEMANTIC_SEGMENTORS]) == LEAVES
 
 
-@pytest.mark.parametrize("leaf", PUBLISHED)
+@pytest.mark.parametrize("leaf", RECIPES)
 def test_leaf_equals_the_published_settings(leaf):
-    """No exception but the differences listed: keys that nothing reads and weights' names are as published too."""
-    family, entry = PUBLISHED[leaf]
+    """No exception but the changes listed: keys that nothing reads and weights' names are as published too."""
+    family, entry = RECIPES[leaf]
     published = json.loads((FACTS / "published_configs" / f"{family}.json").read_text())
-    expected = {**published[entry], **DIFFERENCES.get(leaf, {})}
+    expected = {**published[f"{entry}.yaml"], **changes(leaf)}
     values, default = resolved(leaf), flatten(defaults())
     assert {key: values[key] for key in expected} == expected
     changed = {key: value for key, value in values.items() if value != default[key]}

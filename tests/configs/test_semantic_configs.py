@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config_leaves import FDAM_IN_BLOCKS, MIT_B0, SEMANTIC_SEGMENTORS, TRANSFORMERS, defaults, flatten, resolved
+from helpers.config_leaves import SEMANTIC_SEGMENTORS, changes, defaults, flatten, resolved
 
 CITYSCAPES = "cityscapes/semantic/segformer_mit_b0.yaml"
 
 SHORT_EDGES = [int(scale / 10 * 512) for scale in range(5, 21)]
+# What the parts of a leaf's name do not say as elsewhere: FDConv by the name of a builder that Detectron2 knows.
 R50 = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/torchvision/R-50.pkl", "MODEL.RESNETS.NORM": "SyncBN"}
+OWN = {"upernet_r50": R50, "upernet_deit3_b_fdam": {"MODEL.VIT.NECK_NORM": "SyncBN"},
+       "upernet_r50_fdconv": {**R50, "MODEL.BACKBONE.FDCONV.ENABLED": False,
+                              "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"}}
 EVERY_LEAF = {
     "DATASETS.TRAIN": ["ade20k_sem_seg_train"], "DATASETS.TEST": ["ade20k_sem_seg_val"],
     "INPUT.FORMAT": "RGB", "INPUT.COLOR_AUG_SSD": True, "INPUT.CROP.ENABLED": True, "INPUT.CROP.TYPE": "absolute",
@@ -31,15 +35,6 @@ EVERY_LEAF = {
 }
 HEADS = {"upernet": {"MODEL.SEM_SEG_HEAD.NAME": "UPerNetHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 512},
          "segformer": {"MODEL.SEM_SEG_HEAD.NAME": "SegFormerHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256}}
-BACKBONES = {
-    "deit_s": TRANSFORMERS["deit_s"],
-    "deit_s_fdam": TRANSFORMERS["deit_s_fdam"],
-    "deit3_b_fdam": {**TRANSFORMERS["deit3_b_fdam"], "MODEL.VIT.NECK_NORM": "SyncBN"},
-    "r50": R50,
-    "r50_fdconv": {**R50, "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"},
-    "mit_b0": MIT_B0,
-    "mit_b0_fdam": {**MIT_B0, **FDAM_IN_BLOCKS},
-}
 ADAMW = {"SOLVER.WEIGHT_DECAY": 0.01, "SOLVER.POLY_LR_POWER": 1.0, "SOLVER.WARMUP_ITERS": 1500,
          "SOLVER.WARMUP_FACTOR": 1e-6}
 SCHEDULES = {
@@ -54,7 +49,8 @@ SCHEDULES = {
 def test_a_leaf_is_its_recipe_and_nothing_else(leaf):
     head, _, backbone = Path(leaf).stem.partition("_")
     schedule = next(settings for kind, settings in SCHEDULES.items() if backbone.startswith(kind))
-    expected = {**flatten(defaults()), **EVERY_LEAF, **HEADS[head], **schedule, **BACKBONES[backbone]}
+    expected = {**flatten(defaults()), **EVERY_LEAF, **HEADS[head], **schedule, **changes(leaf),
+                **OWN.get(f"{head}_{backbone}", {})}
     assert {key: value for key, value in resolved(leaf).items() if value != expected[key]} == {}
 
 
@@ -69,5 +65,6 @@ def test_cityscapes_is_evaluated_in_windows():
         "TEST.SLIDING_WINDOW.ENABLED": True, "TEST.SLIDING_WINDOW.SIZE": [1024, 1024],
         "TEST.SLIDING_WINDOW.STRIDE": [768, 768], "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 19,
         "MODEL.RESNETS.NORM": "SyncBN", "SOLVER.IMS_PER_BATCH": 8}
-    expected = {**flatten(defaults()), **EVERY_LEAF, **HEADS["segformer"], **SCHEDULES["mit"], **MIT_B0, **windows}
+    expected = {**flatten(defaults()), **EVERY_LEAF, **HEADS["segformer"], **SCHEDULES["mit"], **changes(CITYSCAPES),
+                **windows}
     assert {key: value for key, value in resolved(CITYSCAPES).items() if value != expected[key]} == {}
