@@ -132,7 +132,7 @@ def parameters(leaf, *options):
     ("coco/detection/faster_rcnn_r50", "_freqfusion", {"FreqFusion in the pyramid": 313_302},
      "FreqFusion in the pyramid +313,302 (published +0.3 M)"),
     ("coco/instance/mask2former_r50", "_fdconv", {"FDConv": 3_647_120}, "FDConv +3,647,120 (published +3.6 M)"),
-    ("coco/instance/maskdino_r50_12ep", "_fdam", {"FDAM in the encoder": 175_236}, "FDAM in the encoder +175,236"),
+    ("coco/instance/maskdino_r50_12ep", "_encfdam", {"FDAM in the encoder": 175_236}, "FDAM in the encoder +175,236"),
     ("coco/instance/maskdino_r50_12ep", "_freqfusion", {"FreqFusion": 313_302}, "FreqFusion +313,302"),
     ("ade20k/semantic/mask2former_deit_s", "_fdam", {"AttInv": 64_680, "FreqScale": 516_144},
      "AttInv +64,680 (published +0.1 M), FreqScale +516,144 (published +0.5 M)"),
