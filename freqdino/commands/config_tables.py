@@ -32,10 +32,6 @@ TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
-def link(leaf: str, text: str) -> str:
-    return f"[{text}]({leaf}.yaml)"
-
-
 def parts_of_name(leaf: str) -> tuple[str, str, list[str]]:
     """Model, backbone and the keys of ADDITIONS that a leaf's name has. ValueError for a name that says none."""
     found = NAME.fullmatch(Path(leaf).name)
@@ -45,90 +41,69 @@ def parts_of_name(leaf: str) -> tuple[str, str, list[str]]:
     return MODELS[found[1]], BACKBONES[found[2]], [key for key in ADDITION.findall(found[3] or "") if key in ADDITIONS]
 
 
-def leaf_rows(folder: Path, facts: dict[str, dict]) -> Iterator[list]:
-    """A row for each leaf of ``facts``."""
-    for leaf, fact in facts.items():
-        model, backbone, additions = parts_of_name(leaf)
-        published = PUBLISHED.search((folder / f"{leaf}.yaml").read_text())
-        yield [link(leaf, Path(leaf).name), leaf.split("/")[1], " + ".join([model, *map(ADDITIONS.get, additions)]),
-               backbone, fact["parameters"], f"{published[1]} {FOOTNOTES[fact['note']]}" if published else None]
+def leaf_row(folder: Path, leaf: str, fact: dict) -> list:
+    model, backbone, additions = parts_of_name(leaf)
+    published = PUBLISHED.search((folder / f"{leaf}.yaml").read_text())
+    _, task, name = leaf.split("/")
+    return [f"[{name}]({leaf}.yaml)", task, " + ".join([model, *map(ADDITIONS.get, additions)]), backbone,
+            fact["parameters"], f"{published[1]} {FOOTNOTES[fact['note']]}" if published else None]
 
 
-def cost_rows(parameters: dict[str, int], costs: dict[str, dict]) -> Iterator[list]:
-    """A row for each leaf of ``costs``, whose one module is held against the leaf without it."""
-    for leaf, cost in costs.items():
-        _, _, (addition,) = parts_of_name(leaf)
-        added = parameters[leaf] - parameters[leaf.replace(f"_{addition}", "")]
-        yield [ADDITIONS[addition], link(leaf, leaf), f"{added:+,d}", cost.get("published"), cost["gflops"]]
+def cost_row(parameters: dict[str, int], leaf: str, cost: dict) -> list:
+    """What its one module adds to the leaf without it."""
+    _, _, (addition,) = parts_of_name(leaf)
+    added = parameters[leaf] - parameters[leaf.replace(f"_{addition}", "")]
+    return [ADDITIONS[addition], f"[{leaf}]({leaf}.yaml)", f"{added:+,d}", cost.get("published"), cost["gflops"]]
 
 
-def key_rows() -> Iterator[list]:
-    """A row for each key of Detectron2 and the project."""
-    from detectron2.config import get_cfg
-
-    from freqdino.config import add_freqdino_config
-    from freqdino.config.effects import flat_keys, rules_of
-
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
-    for key in flat_keys(cfg):
-        for rule in rules_of(key):
-            yield [f"`{key}`", rule.status, rule.where]
-
-
-def readme_with_tables(text: str, folder: Path) -> str:
-    """The README with its tables of leaves and of costs written anew.
+def files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every file that is written, and what is to stand in it.
 
     Raises ValueError: configs/leaves.json has a leaf that is not there, or not one that is.
     """
+    from freqdino.config import default_config
+    from freqdino.config.effects import flat_keys, rules_of
     from freqdino.evaluation.tables import markdown_table
 
-    facts = json.loads((folder / "leaves.json").read_text())
+    facts, paths = json.loads((folder / "leaves.json").read_text()), sorted(folder.glob("*/*/*.yaml"))
     parameters = {leaf: fact["parameters"] for leaves in facts["leaves"].values() for leaf, fact in leaves.items()}
-    odd = parameters.keys() ^ {path.relative_to(folder).as_posix().removesuffix(".yaml")
-                               for path in folder.glob("*/*/*.yaml")}
+    odd = parameters.keys() ^ {path.relative_to(folder).as_posix().removesuffix(".yaml") for path in paths}
     if odd:
         raise ValueError(f"configs/leaves.json and the leaves differ: {', '.join(sorted(odd))}")
+    for path in paths:
+        command = f"# python train_net.py --config-file configs/{path.relative_to(folder).as_posix()} --num-gpus 8\n"
+        yield path, command + path.read_text().partition("\n")[2]
 
     def written(table: re.Match) -> str:
+        """The table anew, told by its first heading."""
         headings = [cell.strip() for cell in table[0].partition("\n")[0].strip("|").split("|")]
         if headings[0] == "leaf":
-            rows = leaf_rows(folder, facts["leaves"][HEADING.findall(text, 0, table.start())[-1]])
+            section = HEADING.findall(table.string, 0, table.start())[-1]
+            rows = [leaf_row(folder, *item) for item in facts["leaves"][section].items()]
         elif headings[0] == "module":
-            rows = cost_rows(parameters, facts["costs"])
+            rows = [cost_row(parameters, *item) for item in facts["costs"].items()]
+        elif headings[0] == "key":
+            rows = [[f"`{key}`", rule.status, rule.where] for key in flat_keys(default_config())
+                    for rule in rules_of(key)]
         else:
             return table[0]
         return f"{markdown_table(headings, rows, aligned=False)}\n"
 
-    return TABLE.sub(written, text)
-
-
-def files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every file that is written, and what is to stand in it."""
-    from freqdino.evaluation.tables import markdown_table
-
-    for path in sorted(folder.glob("*/*/*.yaml")):
-        command = f"# python train_net.py --config-file configs/{path.relative_to(folder).as_posix()} --num-gpus 8\n"
-        yield path, command + path.read_text().partition("\n")[2]
-    readme, keys = folder / "README.md", folder / "KEYS.md"
-    yield readme, readme_with_tables(readme.read_text(), folder)
-    yield keys, TABLE.sub(lambda _: f"{markdown_table(['key', '', 'where, or why'], key_rows(), aligned=False)}\n",
-                          keys.read_text())
+    for path in (folder / "README.md", folder / "KEYS.md"):
+        yield path, TABLE.sub(written, path.read_text())
 
 
 def work(args: argparse.Namespace) -> int:
     from freqdino.config.loading import configs_folder
 
-    status = 0
-    for path, text in files(configs_folder()):
-        if path.read_text() != text:
-            if args.check:
-                status = 1
-                print(f"{path} is out of date: python -m freqdino.commands.config_tables", file=sys.stderr)
-            else:
-                path.write_text(text)
-                print(path)
-    return status
+    changed = [(path, text) for path, text in files(configs_folder()) if path.read_text() != text]
+    for path, text in changed:
+        if args.check:
+            print(f"{path} is out of date: python -m freqdino.commands.config_tables", file=sys.stderr)
+        else:
+            path.write_text(text)
+            print(path)
+    return int(args.check and bool(changed))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

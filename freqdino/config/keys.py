@@ -6,7 +6,7 @@ so that their YAML files load unmodified. The two differ in two defaults only (`
 """
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 import freqdino
@@ -252,6 +252,13 @@ def add_freqdino_config(cfg: CfgNode) -> None:
     cfg.MODEL.MIT = CfgNode(mit_keys())
     cfg.MODEL.TIMM = CfgNode(timm_keys())
     cfg.Default_loading = True
+
+
+def default_config() -> CfgNode:
+    """Every key of Detectron2 and the project with its default."""
+    cfg = get_cfg()
+    add_freqdino_config(cfg)
+    return cfg
 
 
 def lookup(cfg: CfgNode, key: str) -> Any:

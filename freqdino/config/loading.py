@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from freqdino.config.checks import CHECKS
 from freqdino.config.effects import OTHER_BACKBONES, flat_keys, keys_without_effect
-from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config, lookup
+from freqdino.config.keys import IGNORED_KEYS, default_config, lookup
 from freqdino.config.values import converted
 from freqdino.errors import ConfigError, UnknownKeyError
 
@@ -204,8 +204,7 @@ def load_config(config_file: str | os.PathLike = "", opts: Sequence = ()) -> Cfg
     A relative ``config_file`` that is not there is looked for in `configs_folder`. Raises ConfigError or
     UnknownKeyError for what cannot be merged, and ConfigError where one of `freqdino.config.checks` does.
     """
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
+    cfg = default_config()
     defaults, origins = cfg.clone(), {}
     file = find_config_file(config_file) if config_file else ""
     if file:

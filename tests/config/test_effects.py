@@ -2,12 +2,12 @@
 import itertools
 
 import pytest
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, build_model
 
 from freqdino.config import load_config
 from freqdino.config.effects import OTHER_BACKBONES, RULES, flat_keys, keys_without_effect, rules_of
-from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config
+from freqdino.config.keys import IGNORED_KEYS, default_config
 from freqdino.data import register_custom_datasets
 from freqdino.data.mapper import MAPPERS
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
@@ -19,19 +19,13 @@ from helpers.small_semantic_heads import SMALL_MODEL
 from helpers.small_training import options
 
 
-def all_keys():
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
-    return cfg
-
-
 def warnings(caplog):
     return [record.getMessage() for record in caplog.records
             if record.getMessage().startswith("without effect in this configuration: ")]
 
 
 def test_every_key_of_detectron2_and_of_the_project_has_one_rule():
-    for key in flat_keys(all_keys()):
+    for key in flat_keys(default_config()):
         assert len(rules_of(key)) == 1, key
     assert {rule.status for rule in RULES} == {"read", "ignored", "refused"}
 

@@ -3,14 +3,13 @@ import json
 
 import pytest
 
-from freqdino.config import load_config, read_yaml
+from freqdino.config import default_config, load_config, read_yaml
 from helpers.config_leaves import (
     DETECTORS,
     LEAVES,
     RECIPES,
     SEMANTIC_SEGMENTORS,
     changes,
-    defaults,
     flatten,
     resolved,
 )
@@ -61,7 +60,7 @@ def test_no_base_is_merged_twice(leaf):
 
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_every_value_of_every_layer_changes_something(leaf):
-    values = flatten(defaults())
+    values = flatten(default_config())
     for file in merge_order((CONFIGS / leaf).resolve()):
         said = own_values(file)
         repeated = [key for key, value in said.items() if values[key] == value]
@@ -87,7 +86,7 @@ def test_leaf_equals_the_published_settings(leaf):
     family, entry = RECIPES[leaf]
     published = json.loads((FACTS / "published_configs" / f"{family}.json").read_text())
     expected = {**published[f"{entry}.yaml"], **changes(leaf)}
-    values, default = resolved(leaf), flatten(defaults())
+    values, default = resolved(leaf), flatten(default_config())
     assert {key: values[key] for key in expected} == expected
     changed = {key: value for key, value in values.items() if value != default[key]}
     assert {key: value for key, value in changed.items() if key not in expected} == {}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from detectron2 import model_zoo
 
-from helpers.config_leaves import DETECTORS, defaults, flatten, resolved
+from freqdino.config import default_config
+from helpers.config_leaves import DETECTORS, flatten, resolved
 
 # The model zoo's 1x recipes with R50; with R101 it has only longer ones.
 MODEL_ZOO = {"faster_rcnn": "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
@@ -33,7 +34,7 @@ def test_a_leaf_is_the_model_zoos_but_for_what_is_listed(leaf):
     kind = next(kind for kind in MODEL_ZOO if name.startswith(kind))
     depth, _, addition = name.removeprefix(f"{kind}_").partition("_")
     expected = {
-        **flatten(defaults()), **flatten(model_zoo.get_config(MODEL_ZOO[kind])), **RESNET, **OURS, **UNREAD[kind],
+        **flatten(default_config()), **flatten(model_zoo.get_config(MODEL_ZOO[kind])), **RESNET, **OURS, **UNREAD[kind],
         "MODEL.BACKBONE.NAME": "build_resnet_freqfusion_fpn_backbone",
         "MODEL.FPN.UPSAMPLER": {"": "nearest", "fdconv": "nearest"}.get(addition, addition),
         "MODEL.BACKBONE.FDCONV.ENABLED": addition == "fdconv",

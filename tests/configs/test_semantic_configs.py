@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.config_leaves import SEMANTIC_SEGMENTORS, changes, defaults, flatten, resolved
+from freqdino.config import default_config
+from helpers.config_leaves import SEMANTIC_SEGMENTORS, changes, flatten, resolved
 
 CITYSCAPES = "cityscapes/semantic/segformer_mit_b0.yaml"
 
@@ -49,7 +50,7 @@ SCHEDULES = {
 def test_a_leaf_is_its_recipe_and_nothing_else(leaf):
     head, _, backbone = Path(leaf).stem.partition("_")
     schedule = next(settings for kind, settings in SCHEDULES.items() if backbone.startswith(kind))
-    expected = {**flatten(defaults()), **EVERY_LEAF, **HEADS[head], **schedule, **changes(leaf),
+    expected = {**flatten(default_config()), **EVERY_LEAF, **HEADS[head], **schedule, **changes(leaf),
                 **OWN.get(f"{head}_{backbone}", {})}
     assert {key: value for key, value in resolved(leaf).items() if value != expected[key]} == {}
 
@@ -65,6 +66,6 @@ def test_cityscapes_is_evaluated_in_windows():
         "TEST.SLIDING_WINDOW.ENABLED": True, "TEST.SLIDING_WINDOW.SIZE": [1024, 1024],
         "TEST.SLIDING_WINDOW.STRIDE": [768, 768], "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 19,
         "MODEL.RESNETS.NORM": "SyncBN", "SOLVER.IMS_PER_BATCH": 8}
-    expected = {**flatten(defaults()), **EVERY_LEAF, **HEADS["segformer"], **SCHEDULES["mit"], **changes(CITYSCAPES),
-                **windows}
+    expected = {**flatten(default_config()), **EVERY_LEAF, **HEADS["segformer"], **SCHEDULES["mit"],
+                **changes(CITYSCAPES), **windows}
     assert {key: value for key, value in resolved(CITYSCAPES).items() if value != expected[key]} == {}

@@ -3,12 +3,11 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from PIL import Image
 
-from freqdino.config.keys import add_freqdino_config
+from freqdino.config.keys import default_config
 from freqdino.data import build_mapper, register_custom_datasets
 
 SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]  # x 2..6, y 1..5
@@ -18,8 +17,7 @@ SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]  # x 2..6, y 1..5
 def config():
     """Makes a configuration; ``crop`` is INPUT.CROP's (TYPE, SIZE), the other settings are keys of INPUT."""
     def make(train, mapper, *, crop=None, **settings):
-        cfg = get_cfg()
-        add_freqdino_config(cfg)
+        cfg = default_config()
         cfg.DATASETS.TRAIN = (train,)
         cfg.INPUT.DATASET_MAPPER_NAME = mapper
         cfg.INPUT.FORMAT = "RGB"

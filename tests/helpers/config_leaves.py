@@ -7,9 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from detectron2.config import get_cfg
-
-from freqdino.config import add_freqdino_config, merge_config_file
+from freqdino.config import default_config, merge_config_file
 from helpers.paths import CONFIGS
 
 LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*/*.yaml"))
@@ -67,14 +65,8 @@ def flatten(node, prefix=""):
     return flat
 
 
-def defaults():
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
-    return cfg
-
-
 def resolved(leaf):
     """The flat values of a leaf before the device is settled, which would switch mixed precision off on the CPU."""
-    cfg = defaults()
+    cfg = default_config()
     merge_config_file(cfg, str(CONFIGS / leaf))
     return flatten(cfg)

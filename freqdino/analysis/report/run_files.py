@@ -8,9 +8,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from freqdino.config import add_freqdino_config, merge_config_file, read_yaml
+from freqdino.config import default_config, lookup, merge_config_file, read_yaml
+from freqdino.config.effects import flat_keys
 from freqdino.config.loading import find_config_file
 from freqdino.evaluation.results import COLUMNS
 
@@ -81,7 +82,7 @@ def configuration_differences(run: Path) -> tuple[str, list[Difference]]:
     arguments = command_line(run)
     name = arguments.get("config_file", "")
     file = find_config_file(name)
-    base, file_values = defaults(), None
+    base, file_values = default_config(), None
     if not Path(file).is_file():
         description = (f"the defaults: the configuration file {name} is not there any more" if name else
                        "the defaults: log.txt does not name the configuration file")
@@ -90,11 +91,11 @@ def configuration_differences(run: Path) -> tuple[str, list[Difference]]:
         bases = [bases] if isinstance(bases, str) else bases
         for path in bases:
             merge_config_file(base, os.path.join(os.path.dirname(file), os.path.expanduser(path)))
-        of_file = defaults()
+        of_file = default_config()
         merge_config_file(of_file, file)
         file_values = flatten(of_file)
         description = f"{', '.join(bases) or 'the defaults'}, on which {name} is built"
-    of_run = defaults()
+    of_run = default_config()
     merge_config_file(of_run, str(find_config(run)))
     options, base_values = set(arguments.get("opts", [])[::2]), flatten(base)
     differences = []
@@ -106,21 +107,9 @@ def configuration_differences(run: Path) -> tuple[str, list[Difference]]:
     return description, differences
 
 
-def defaults() -> CfgNode:
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
-    return cfg
-
-
-def flatten(node: CfgNode, prefix: str = "") -> dict[str, object]:
+def flatten(cfg: CfgNode) -> dict[str, object]:
     """Dotted key -> value; tuples become lists, which YAML does not tell apart."""
-    values = {}
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            values.update(flatten(value, f"{prefix}{key}."))
-        else:
-            values[prefix + key] = as_lists(value)
-    return values
+    return {key: as_lists(lookup(cfg, key)) for key in flat_keys(cfg)}
 
 
 def as_lists(value: object) -> object:
