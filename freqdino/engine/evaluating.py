@@ -4,6 +4,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from torch import nn
 
 from freqdino.data.registering import check_dataset_files
 from freqdino.errors import ConfigError
@@ -57,7 +58,7 @@ def _check_expected_results(cfg, results):
                           f"this evaluation are {', '.join(sorted(results))}")
 
 
-def augmented_model(cfg, model):
+def augmented_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """The model with the test-time augmentation of TEST.AUG.*; Detectron2's own for its own detectors."""
     if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
         if not cfg.TEST.GROUP_BY_SIZE:

@@ -119,8 +119,9 @@ def _full_disk_named(folder: str) -> Iterator[None]:
         raise
 
 
-def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace, stop: StopRequests) -> dict:
-    """Train, or with ``args.eval_only`` evaluate, in this process; returns the results of the last evaluation.
+def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace, stop: StopRequests
+            ) -> dict | None:
+    """Train, or with ``args.eval_only`` evaluate, in this process; returns the last evaluation's results or None.
 
     Raises Stopped where ``stop`` is asked to.
     """

@@ -133,7 +133,7 @@ def forget_metrics(path: str, *, after: int) -> None:
 class PreciseBN(hooks.PreciseBN):
     """Detectron2's, with the same batches each time: a resumed run computes the statistics of a straight one."""
 
-    def update_stats(self):
+    def update_stats(self) -> None:
         super().update_stats()
         self._data_iter = None
 
@@ -144,7 +144,7 @@ class Checkpoints(hooks.HookBase):
     def __init__(self, period: int):
         self._period = period
 
-    def after_step(self):
+    def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self._period == 0:
             self.trainer.save_checkpoint()
