@@ -20,8 +20,8 @@ from freqdino.config.checks import check_names
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
 from freqdino.data.checks.before_training import check_datasets
+from freqdino.engine.early_remarks import remembered, repeat_in_file
 from freqdino.engine.evaluating import check_evaluation
-from freqdino.engine.remarks import remembered, repeat_in_file
 from freqdino.engine.resuming import METRICS
 from freqdino.engine.stopping import StopRequests
 from freqdino.engine.trainer import Trainer, evaluate

@@ -11,7 +11,7 @@ from torch import Tensor
 from freqdino.analysis.frequency import representation, responses
 from freqdino.analysis.frequency.attention_maps import attention_maps, belongs_to_blocks
 from freqdino.analysis.frequency.recording import recorded_calls
-from freqdino.analysis.frequency.summary import Source, mean_over_images, plain
+from freqdino.analysis.frequency.subjects.shared import Source, mean_over_images, plain
 from freqdino.errors import NotThere
 
 SIMILARITY_TOKENS = 2048    # of a larger map, as many at equal distances: all pairs of 100 000 are too many
