@@ -17,6 +17,34 @@ DETECTRON2_REMEDY = ("FreqDINO's models need detectron2, which has no release on
 USER_ERRORS = (ValueError, OSError, KeyError, ImportError, FloatingPointError)
 
 
+class ArgumentError(ValueError):
+    """An argument cannot be used. The message begins with its name, so that who took the value from elsewhere can put
+    in its place where that is.
+
+    ``problem``: the rest of the sentence. ``parts``: the modules, outer to inner, to one of which the argument went.
+    """
+
+    def __init__(self, argument: str, problem: str, parts: tuple[str, ...] = ()):
+        super().__init__(argument, problem, parts)
+        self.argument = argument
+        self.problem = problem
+        self.parts = parts
+
+    def __str__(self):
+        return ": ".join((*self.parts, f"{self.argument} {self.problem}"))
+
+
+@contextmanager
+def errors_in(part: str) -> Iterator[None]:
+    """A ValueError of the block says which part, a module's name, it is about."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise ArgumentError(error.argument, error.problem, (part, *error.parts)) from error
+    except ValueError as error:
+        raise ValueError(f"{part}: {error}") from error
+
+
 class ConfigError(ValueError):
     """A configuration file or option cannot be used; the message names the file and the key."""
 

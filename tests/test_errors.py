@@ -1,8 +1,42 @@
-"""How a message is made of an error, and where its traceback goes."""
+"""How a message is made of an error, whose argument becomes whose key, and where its traceback goes."""
 import logging
+import pickle
 import sys
 
-from freqdino.errors import first_few, keep_tracebacks_off_stdout, message_of
+import pytest
+
+from freqdino.errors import ArgumentError, ConfigError, errors_in, first_few, keep_tracebacks_off_stdout, message_of
+from freqdino.registration.binding import errors_about
+
+
+def test_an_argument_error_has_the_argument_and_says_in_which_part():
+    with pytest.raises(ArgumentError) as caught, errors_in("blocks.0"), errors_in("attn"):
+        raise ArgumentError("dim", "must be 1, got 2")
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert (error.argument, error.problem, error.parts) == ("dim", "must be 1, got 2", ("blocks.0", "attn"))
+        assert message_of(error) == "blocks.0: attn: dim must be 1, got 2"
+    with pytest.raises(ValueError, match="^attn: no argument's fault$"), errors_in("attn"):
+        raise ValueError("no argument's fault")
+
+
+@pytest.mark.parametrize(("error", "message"), [
+    (ArgumentError("order", "must be up, in this order"), "MODEL.X.FEATURE_ORDER must be up, in this order"),
+    (ArgumentError("order", "is lost", ("blocks.0", "attn")), "MODEL.X.FEATURE_ORDER is lost (in blocks.0.attn)"),
+    (ArgumentError("num_heads", "must be 1"), "MODEL.Y.NHEADS must be 1"),
+    (ArgumentError("dim", "must be in order"), "MODEL.X: dim must be in order"),
+    (ValueError("order, order!"), "MODEL.X: order, order!"), (ConfigError("MODEL.Z is known"), "MODEL.Z is known")])
+def test_where_registration_read_an_argument(error, message):
+    with pytest.raises(ConfigError) as caught:
+        with errors_about("MODEL.X", order="FEATURE_ORDER", num_heads="MODEL.Y.NHEADS"):
+            raise error
+    assert message_of(caught.value) == message
+
+
+def test_what_is_about_none_of_the_keys_passes_where_there_is_no_subject():
+    for error in (ValueError("a loss that is not finite"), ArgumentError("dim", "is odd")):
+        with pytest.raises(type(error)) as caught, errors_about(None, order="MODEL.ORDER"):
+            raise error
+        assert caught.value is error
 
 
 def test_messages():

@@ -262,4 +262,6 @@ def test_house_rules(path):
 @pytest.mark.parametrize("path", [path for path in FILES if path.relative_to(PACKAGE).parts[0] in (
     "ops", "layers", "frequency", "modeling")], ids=name_of)
 def test_models_never_read_the_configuration(path):
-    assert "cfg" not in {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    text = path.read_text()
+    assert "cfg" not in {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    assert not re.search(r"\b(DATALOADER|DATASETS|INPUT|MODEL|SOLVER|TEST)\.[A-Z]", text)     # nor name its keys

@@ -26,8 +26,8 @@ HEAD_SWITCHES = {
     "FREQFUSION": "MODEL.BACKBONE.NAME build_resnet_freqfusion_fpn_backbone has FreqFusion in a feature pyramid",
     "FDAM": "MODEL.BACKBONE.NAME build_fdam_resnet_backbone has FDAM in the backbone",
 }
-NORMALISATIONS = ("MODEL.SEM_SEG_HEAD.NORM", "MODEL.VIT.NECK_NORM", "MODEL.RESNETS.NORM", "MODEL.FPN.NORM",
-                  "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+NORMALISATIONS = ("MODEL.SEM_SEG_HEAD.NORM", "MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM",
+                  "MODEL.ROI_MASK_HEAD.NORM")
 TRIAL_CHANNELS = 32                         # group normalisation has 32 groups
 
 

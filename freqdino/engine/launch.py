@@ -25,6 +25,7 @@ from freqdino.engine.evaluating import check_evaluation
 from freqdino.engine.resuming import METRICS
 from freqdino.engine.stopping import StopRequests
 from freqdino.engine.trainer import Trainer, evaluate
+from freqdino.engine.weight_averaging import check_decay
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
 from freqdino.evaluation.tta import check_sizes
 from freqdino.registration.binding import errors_about
@@ -68,11 +69,11 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
         raise ConfigError("TEST.AUG.ENABLED: augmented predictions merge to instances and semantic maps, not to "
                           "panoptic ones; set PANOPTIC_ON of the model's TEST section to False")
     if cfg.TEST.AUG.ENABLED:
-        with errors_about("TEST.AUG", min_sizes="MIN_SIZES", max_size="MAX_SIZE"):
+        with errors_about("TEST.AUG", min_sizes="MIN_SIZES"):
             check_sizes(cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE)
     sliding_window(cfg)     # also where another project's model would not read it
-    if not 0 <= cfg.MODEL_EMA.DECAY < 1:
-        raise ConfigError(f"MODEL_EMA.DECAY must be at least 0 and below 1, got {cfg.MODEL_EMA.DECAY}")
+    with errors_about("MODEL_EMA", decay="DECAY"):
+        check_decay(cfg.MODEL_EMA.DECAY)
     cfg.freeze()
     return cfg, predictions
 

@@ -17,7 +17,6 @@ import freqdino
 from freqdino.checkpoint import StrictCheckpointer, local_path, read_checkpoint
 from freqdino.data import register_custom_datasets
 from freqdino.data.augmentation import inference_recipe
-from freqdino.data.image_reading import IMAGE_FORMATS
 from freqdino.errors import ConfigError
 from freqdino.modeling.meta_architecture import MaskClassificationModel
 
@@ -41,12 +40,10 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
 class Predictor:
     """The model of ``cfg`` with MODEL.WEIGHTS, which has to fit entirely; its panoptic segments have scores.
 
-    Raises ConfigError, CheckpointError: MODEL.WEIGHTS is empty or does not fit; ValueError: an unknown INPUT.FORMAT.
+    Raises ConfigError, CheckpointError: MODEL.WEIGHTS is empty or does not fit.
     """
 
     def __init__(self, cfg: CfgNode):
-        if cfg.INPUT.FORMAT not in IMAGE_FORMATS:
-            raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; known are {', '.join(IMAGE_FORMATS)}")
         self._channels_reversed = cfg.INPUT.FORMAT == "BGR"
         self._augmentations = T.AugmentationList(inference_recipe(cfg))
         self._model = load_trained_model(cfg)

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from freqdino.errors import ConfigError
+from freqdino.frequency import FrequencyScale
 
 NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm,
                nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, ChannelLayerNorm)
@@ -42,9 +43,15 @@ class ParameterRule:
     weight_decay: float | None = None
 
 
-def parameter_rules(cfg):
-    """The published rules, from the keys of ``cfg.SOLVER``; later rules win. Raises what layer_decay_rules raises."""
-    solver = cfg.SOLVER
+def parameter_rules(cfg, model):
+    """The published rules, from the keys of ``cfg.SOLVER``; later rules win. Raises what layer_decay_rules raises, and
+    ConfigError for a learning rate of frequency scaling in a model without it.
+    """
+    solver, scales = cfg.SOLVER, frequency_scales(model)
+    if solver.FREQ_SCALE_MULTIPLIER != 1 and not scales:
+        raise ConfigError(f"SOLVER.FREQ_SCALE_MULTIPLIER is {solver.FREQ_SCALE_MULTIPLIER}, but the model has no "
+                          "frequency scaling; set it to 1.0, or switch FDAM on: MODEL.BACKBONE.FDAM.ENABLED, "
+                          "MODEL.SEM_SEG_HEAD.FDAM.ENABLED")
     return [
         *layer_decay_rules(cfg),
         ParameterRule(matches=lambda module_name, name, module: "backbone" in module_name,
@@ -52,7 +59,7 @@ def parameter_rules(cfg):
         ParameterRule(matches=lambda module_name, name, module:
                       "relative_position_bias_table" in name or "pos_embed" in name, weight_decay=0.0),
         ParameterRule(matches=lambda module_name, name, module: name in BRANCH_SCALES, weight_decay=0.0),
-        ParameterRule(matches=lambda module_name, name, module: "freq_scale" in module_name,
+        ParameterRule(matches=lambda module_name, name, module: module in scales,
                       lr_factor=solver.FREQ_SCALE_MULTIPLIER),
         ParameterRule(matches=lambda module_name, name, module: isinstance(module, NORM_LAYERS),
                       weight_decay=solver.WEIGHT_DECAY_NORM),
@@ -61,6 +68,11 @@ def parameter_rules(cfg):
         ParameterRule(matches=lambda module_name, name, module: name == "bias",
                       lr_factor=solver.BIAS_LR_FACTOR, weight_decay=solver.WEIGHT_DECAY_BIAS),
     ]
+
+
+def frequency_scales(model: nn.Module) -> set[nn.Module]:
+    """FDAM's frequency scaling in ``model``, wherever it stands: each `FrequencyScale` and what it is made of."""
+    return {part for module in model.modules() if isinstance(module, FrequencyScale) for part in module.modules()}
 
 
 def layer_decay_rules(cfg):
@@ -113,12 +125,12 @@ def parameter_groups(model, *, lr, weight_decay, rules):
 def build_optimizer(cfg, model):
     """AdamW or SGD, as SOLVER.OPTIMIZER says, that clips gradients before each step if SOLVER.CLIP_GRADIENTS.ENABLED.
 
-    Raises ConfigError for an unknown optimiser or way of clipping and for a learning rate of frequency scaling in a
-    model without it, ValueError if no parameter is trainable.
+    Raises ConfigError for an unknown optimiser or way of clipping and what parameter_rules raises, ValueError if no
+    parameter is trainable.
     """
     solver = cfg.SOLVER
-    _check_frequency_scale(solver.FREQ_SCALE_MULTIPLIER, model)
-    groups = parameter_groups(model, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, rules=parameter_rules(cfg))
+    groups = parameter_groups(model, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY,
+                              rules=parameter_rules(cfg, model))
     # On CUDA torch's default updates many tensors a call; the fused step would see the gradients of float16 training
     # before their scale is divided out, and clipping with it. On the CPU fused is almost three times faster (R50).
     on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
@@ -133,12 +145,6 @@ def build_optimizer(cfg, model):
     if solver.CLIP_GRADIENTS.ENABLED:
         optimizer.register_step_pre_hook(_clip_hook(solver.CLIP_GRADIENTS))
     return optimizer
-
-
-def _check_frequency_scale(factor, model):
-    if factor != 1 and not any("freq_scale" in name for name, _ in model.named_modules()):
-        raise ConfigError(f"SOLVER.FREQ_SCALE_MULTIPLIER is {factor}, but the model has no frequency scaling; set it "
-                          "to 1.0, or switch FDAM on: MODEL.BACKBONE.FDAM.ENABLED, MODEL.SEM_SEG_HEAD.FDAM.ENABLED")
 
 
 def _clip_hook(clip):

@@ -43,6 +43,7 @@ from freqdino.engine.stopping import StopHook, StopRequests
 from freqdino.engine.weight_averaging import WeightAveraging, averaged_weights
 from freqdino.errors import ConfigError, Stopped
 from freqdino.evaluation.results import FOLDER, write_results
+from freqdino.registration.binding import errors_about
 from freqdino.registration.class_tables import check_detector_classes, training_class_tables
 from freqdino.registration.predictions import Predictions, predictions_of
 
@@ -135,8 +136,11 @@ class Trainer(DefaultTrainer):
             raise
 
     def train(self) -> OrderedDict | None:
-        """Detectron2's. Raises Stopped where a signal ends it, after a checkpoint."""
-        with nullcontext() if self.stop is None else self.stop.after_the_step():
+        """Detectron2's. Raises Stopped where a signal ends it, after a checkpoint; ConfigError where the model finds in
+        a batch what its configuration does not allow.
+        """
+        with (nullcontext() if self.stop is None else self.stop.after_the_step(),
+              errors_about(None, num_classes="MODEL.SEM_SEG_HEAD.NUM_CLASSES", norm="MODEL.SEM_SEG_HEAD.NORM")):
             return super().train()
 
     def after_train(self) -> None:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from freqdino.checkpoint.files import write_whole
+from freqdino.errors import ArgumentError
 
 FILE_NAME = "model_final_ema.pth"
 logger = logging.getLogger(__name__)
@@ -38,8 +39,7 @@ class WeightAveraging(HookBase):
     """
 
     def __init__(self, trained: nn.Module, *, decay: float, output_dir: str):
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
+        check_decay(decay)
         self._trained = trained.module if isinstance(trained, DistributedDataParallel) else trained
         average = get_ema_multi_avg_fn(decay)
 
@@ -78,6 +78,12 @@ class WeightAveraging(HookBase):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._average.load_state_dict(state_dict)
+
+
+def check_decay(decay: float) -> None:
+    """Raise ValueError for one that `WeightAveraging` cannot work with."""
+    if not 0 <= decay < 1:
+        raise ArgumentError("decay", f"must be at least 0 and below 1, got {decay}")
 
 
 def averaged_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:

@@ -13,6 +13,8 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from fvcore.transforms import HFlipTransform
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
+
 RESULTS = ("sem_seg", "instances")
 
 
@@ -65,7 +67,7 @@ class TestTimeAugmentation(nn.Module):
 def check_sizes(min_sizes: Sequence[int], max_size: int) -> None:
     """Raise ValueError for sizes that `TestTimeAugmentation` cannot make."""
     if not min_sizes or min(min_sizes) < 1 or max_size < max(min_sizes):
-        raise ValueError(f"min_sizes must be positive and at most max_size, got {list(min_sizes)} and {max_size}")
+        raise ArgumentError("min_sizes", f"must be positive and at most max_size {max_size}, got {list(min_sizes)}")
 
 
 def mirrored(result: Tensor | Instances) -> Tensor | Instances:

@@ -1,39 +1,52 @@
-"""Checks of arguments that several frequency modules share: ValueError with the argument's name and what was given."""
+"""Checks of arguments that several modules share: errors with the argument's name and what was given."""
 from collections.abc import Sequence
 from numbers import Integral
 
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.ops.autocast import autocast_type
 from freqdino.ops.modules import parameter_type
 
 
 def check_counts(least: int = 1, **arguments: int | Sequence[int]) -> None:
-    """ValueError unless every argument is an integer of at least ``least``, or a sequence of such integers.
+    """ArgumentError unless every argument is an integer of at least ``least``, or a sequence of such integers.
 
     >>> check_counts(dim=64, kernel_size=(3, 1))
     >>> check_counts(dim=0)
     Traceback (most recent call last):
-    ValueError: dim must be at least 1, got 0
+    freqdino.errors.ArgumentError: dim must be at least 1, got 0
     """
     for name, value in arguments.items():
         for number in value if isinstance(value, (tuple, list)) else (value,):
             if not isinstance(number, Integral):
-                raise ValueError(f"{name} must be an integer, got {value!r}")
+                raise ArgumentError(name, f"must be an integer, got {value!r}")
             if number < least:
-                raise ValueError(f"{name} must be at least {least}, got {value!r}")
+                raise ArgumentError(name, f"must be at least {least}, got {value!r}")
 
 
 def check_flags(**arguments: bool) -> None:
-    """ValueError unless every argument is True or False: a text such as "False" would count as True.
+    """ArgumentError unless every argument is True or False: a text such as "False" would count as True.
 
     >>> check_flags(bias="False")
     Traceback (most recent call last):
-    ValueError: bias must be True or False, got 'False'
+    freqdino.errors.ArgumentError: bias must be True or False, got 'False'
     """
     for name, value in arguments.items():
         if value not in (True, False):
-            raise ValueError(f"{name} must be True or False, got {value!r}")
+            raise ArgumentError(name, f"must be True or False, got {value!r}")
+
+
+def check_choice(choices: Sequence[object], **arguments: object) -> None:
+    """ArgumentError unless every argument is one of the choices.
+
+    >>> check_choice(("sum", "avg"), fuse_type="max")
+    Traceback (most recent call last):
+    freqdino.errors.ArgumentError: fuse_type must be one of sum, avg, got 'max'
+    """
+    for name, value in arguments.items():
+        if value not in choices:
+            raise ArgumentError(name, f"must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 
 def check_type(name: str, tensor: Tensor, module: nn.Module) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.layers.linear import Linear
 from freqdino.layers.transformer import feed_forward
 from freqdino.ops.ms_deform_attn import ms_deform_attn
@@ -29,7 +30,7 @@ class MSDeformAttn(nn.Module):
                  invert: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None):
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"num_heads must divide dim, got {num_heads} heads and dim {dim}")
+            raise ArgumentError("num_heads", f"must divide the {dim} channels, got {num_heads}")
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points

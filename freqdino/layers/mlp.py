@@ -3,6 +3,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.layers.linear import Linear, linear_relu
 
 
@@ -15,7 +16,7 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
         super().__init__()
         if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+            raise ArgumentError("num_layers", f"must be at least 1, got {num_layers}")
         dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(dims))
 

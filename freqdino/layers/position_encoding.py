@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from freqdino.errors import ArgumentError
+
 TEMPERATURE = 10000.0
 
 
@@ -24,7 +26,7 @@ def sine_position_map(height: int, width: int, channels: int, device=None) -> Te
     Positions run from 1 / H to 1, times 2 pi. Raises ValueError unless C is divisible by 4.
     """
     if channels % 4:
-        raise ValueError(f"channels must be divisible by 4, got {channels}")
+        raise ArgumentError("channels", f"must be divisible by 4, got {channels}")
 
     def axis(size):
         positions = torch.arange(1, size + 1, dtype=torch.float32, device=device)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from freqdino.errors import ArgumentError
 from freqdino.layers.linear import Linear, linear, linear_relu
 from freqdino.ops.modules import is_plain, overwrites
 from freqdino.ops.weighted_gather import chunk_elements
@@ -24,7 +25,7 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     def __init__(self, embed_dim: int, num_heads: int):
         if embed_dim % num_heads:
-            raise ValueError(f"num_heads must divide embed_dim, got {num_heads} heads and embed_dim {embed_dim}")
+            raise ArgumentError("num_heads", f"must divide the {embed_dim} channels, got {num_heads}")
         super().__init__(embed_dim, num_heads, batch_first=True)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None) -> Tensor:

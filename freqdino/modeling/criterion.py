@@ -10,14 +10,14 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.layers.boxes import cxcywh_to_xyxy, generalized_box_iou
 from freqdino.modeling.losses import cross_entropy_loss, focal_loss, mask_bce_loss, mask_dice_loss
 from freqdino.modeling.matcher import HungarianMatcher
 from freqdino.modeling.point_sampling import sample_each, uncertain_points
-from freqdino.modeling.prediction import Match, matched_masks
+from freqdino.modeling.prediction import Match, Outputs, Prediction, matched_masks
 from freqdino.modeling.targets import ImageTargets
-
-CLASS_LOSSES = ("cross_entropy", "focal")
 
 
 class SetCriterion(nn.Module):
@@ -36,11 +36,12 @@ class SetCriterion(nn.Module):
                  no_object_weight: float, num_points: int, oversample_ratio: float, importance_sample_ratio: float,
                  deep_supervision: bool):
         super().__init__()
-        if class_loss not in CLASS_LOSSES:
-            raise ValueError(f"class_loss must be one of {CLASS_LOSSES}, got {class_loss!r}")
-        if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
-            raise ValueError("num_points and oversample_ratio must be at least 1 and importance_sample_ratio in 0..1, "
-                             f"got {num_points}, {oversample_ratio} and {importance_sample_ratio}")
+        check_choice(("cross_entropy", "focal"), class_loss=class_loss)
+        check_counts(num_points=num_points)
+        if oversample_ratio < 1:
+            raise ArgumentError("oversample_ratio", f"must be at least 1, got {oversample_ratio}")
+        if not 0 <= importance_sample_ratio <= 1:
+            raise ArgumentError("importance_sample_ratio", f"must be in 0..1, got {importance_sample_ratio}")
         self.num_classes = num_classes
         self.matcher = matcher
         self.weights = dict(weights)
@@ -53,27 +54,22 @@ class SetCriterion(nn.Module):
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
 
-    def forward(self, outputs: Mapping, targets: Sequence[ImageTargets]) -> dict[str, Tensor]:
-        """Name -> scalar. Raises `matcher.NonFiniteCostError`.
+    def forward(self, outputs: Outputs, targets: Sequence[ImageTargets]) -> dict[str, Tensor]:
+        """Name -> scalar. Raises `matcher.NonFiniteCostError`."""
+        return self.matched_losses(outputs, targets, self.count_objects(targets, outputs.last.logits.device))
 
-        outputs: ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) logits, with box terms ``pred_boxes``
-        (B, Q, 4); ``aux_outputs``: the same of the earlier predictions.
-        """
-        return self.matched_losses(outputs, targets, self.count_objects(targets, outputs["pred_logits"].device))
-
-    def matched_losses(self, outputs: Mapping, targets, num_objects: Tensor) -> dict[str, Tensor]:
+    def matched_losses(self, outputs: Outputs, targets, num_objects: Tensor) -> dict[str, Tensor]:
         """The ``matching_terms`` of every supervised prediction, each matched anew."""
         matched = {suffix: (prediction, self.matcher(prediction, targets))
                    for suffix, prediction in self.supervised(outputs).items()}
         return self.losses_of(matched, targets, num_objects, self.matching_terms)
 
-    def supervised(self, outputs: Mapping) -> dict[str, Mapping]:
+    def supervised(self, outputs: Outputs) -> dict[str, Prediction]:
         """Suffix of the loss names -> prediction."""
-        if not self.deep_supervision:
-            return {"": outputs}
-        return {"": outputs, **{f"_{i}": auxiliary for i, auxiliary in enumerate(outputs["aux_outputs"])}}
+        earlier = outputs.auxiliary if self.deep_supervision else ()
+        return {"": outputs.last, **{f"_{i}": auxiliary for i, auxiliary in enumerate(earlier)}}
 
-    def losses_of(self, matched: Mapping[str, tuple[Mapping, Match]], targets, num_objects: Tensor,
+    def losses_of(self, matched: Mapping[str, tuple[Prediction, Match]], targets, num_objects: Tensor,
                   terms) -> dict[str, Tensor]:
         """The weighted losses of predictions under given matches, only those in ``terms``; ``matched``: suffix of their
         names -> (prediction, match).
@@ -84,11 +80,11 @@ class SetCriterion(nn.Module):
             learns_masks = "mask" in terms or "dice" in terms
             masks = matched_masks(list(matched.values())) if learns_masks else repeat(None)
             for (suffix, (prediction, match)), logits in zip(matched.items(), masks):
-                found = {"ce": self._class_loss(prediction["pred_logits"], targets, match, num_objects)}
+                found = {"ce": self._class_loss(prediction.logits, targets, match, num_objects)}
                 if learns_masks:
                     found |= self._mask_losses(logits.float(), targets, match, num_objects)
                 if "bbox" in terms or "giou" in terms:
-                    found |= self._box_losses(prediction["pred_boxes"], targets, match, num_objects)
+                    found |= self._box_losses(prediction.boxes, targets, match, num_objects)
                 losses |= {f"loss_{term}{suffix}": self.weights[term] * loss
                            for term, loss in found.items() if term in terms}
         return losses

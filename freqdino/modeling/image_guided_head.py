@@ -8,12 +8,15 @@ B: batch, Q: queries, M: width of the mask features, G: channels of the guide, (
 """
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
+from freqdino.modeling.prediction import Outputs
 from freqdino.ops.carafe import carafe
 
 IMAGE = "image"
@@ -29,7 +32,7 @@ class ImageGuidedModel(MaskClassificationModel):
 
 
 class ImageGuidedHead(SegmentationHead):
-    """A head whose last ``pred_masks`` have stride 1; those of the earlier predictions keep that of the mask features.
+    """A head whose last masks have stride 1; those of the earlier predictions keep that of the mask features.
 
     ``mask_dim``: M. ``stride``: that of the mask features, a power of two from 2 on, otherwise ValueError.
     Keys beside `SegmentationHead`'s, as published: ``comp_conv.0``, ``IGU.up.<stage>``.
@@ -38,16 +41,16 @@ class ImageGuidedHead(SegmentationHead):
     def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module, mask_dim: int, stride: int):
         super().__init__(pixel_decoder=pixel_decoder, predictor=predictor)
         if stride < 2 or stride & (stride - 1):
-            raise ValueError(f"stride must be a power of two and at least 2, got {stride}")
+            raise ArgumentError("stride", f"must be a power of two and at least 2, got {stride}")
         self.comp_conv = nn.Sequential(nn.Conv2d(mask_dim, GUIDE_CHANNELS, kernel_size=3, padding=1))
         self.IGU = ImageGuidedUpsampler(num_stages=int(math.log2(stride)))
 
-    def forward(self, features: Mapping[str, Tensor], targets=None) -> dict:
+    def forward(self, features: Mapping[str, Tensor], targets=None) -> Outputs:
         """As `SegmentationHead`, with the input (B, 3, H, W) itself as the map ``IMAGE`` among the features."""
         mask_features, _, levels = self.pixel_decoder.forward_features(features)
         outputs = self.predictor(levels, mask_features, targets)
-        masks = self.IGU(outputs["pred_masks"], self.comp_conv(mask_features), features[IMAGE])
-        return {**outputs, "pred_masks": masks}
+        masks = self.IGU(outputs.last.masks, self.comp_conv(mask_features), features[IMAGE])
+        return replace(outputs, last=replace(outputs.last, mask_embedding=None, mask_features=masks))
 
 
 class ImageGuidedUpsampler(nn.Module):

@@ -13,6 +13,8 @@ from itertools import product
 import torch.nn.functional as F
 from torch import Tensor
 
+from freqdino.errors import ArgumentError
+
 Predict = Callable[[Sequence[dict]], list[dict]]    # inputs of Detectron2's contract -> a dictionary of results each
 WINDOWS_AT_ONCE = 4     # windows of one picture that run as a batch: fewer pixels than a training step has
 
@@ -30,10 +32,10 @@ class SlidingWindow:
     def __post_init__(self):
         for name in ("size", "stride"):
             if min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1 in height and width, got {getattr(self, name)}")
+                raise ArgumentError(name, f"must be at least 1 in height and width, got {getattr(self, name)}")
         if self.stride[0] > self.size[0] or self.stride[1] > self.size[1]:
-            raise ValueError(f"stride {self.stride} exceeds size {self.size}: pixels between two windows would have no "
-                             "prediction; a stride is at most the window's side, commonly two thirds of it")
+            raise ArgumentError("stride", f"{self.stride} exceeds size {self.size}: pixels between two windows would "
+                                "have no prediction; a stride is at most the window's side, commonly two thirds of it")
 
     def places(self, height: int, width: int) -> list[tuple[slice, slice]]:
         """Rows and columns of each window of a picture. The last window of a row or column ends at the border; a

@@ -13,7 +13,7 @@ from freqdino.layers.linear import Linear
 from freqdino.layers.mlp import MLP
 from freqdino.layers.position_encoding import sine_position_map
 from freqdino.layers.transformer import CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
-from freqdino.modeling.prediction import DeferredMasksPrediction
+from freqdino.modeling.prediction import Outputs, Prediction
 
 NUM_LEVELS = 3
 
@@ -47,12 +47,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
-    def forward(self, levels: list[Tensor], mask_features: Tensor, targets=None) -> dict:
+    def forward(self, levels: list[Tensor], mask_features: Tensor, targets=None) -> Outputs:
         """levels: at least 3 maps (B, C, H_l, W_l), of which the first 3 are read; mask_features (B, M, H, W).
 
-        ``targets`` is taken for the call that this decoder shares with Mask DINO's and not read. Returns
-        ``pred_logits`` (B, Q, K + 1), ``pred_masks`` (B, Q, H, W) as logits, and ``aux_outputs``: the earlier
-        predictions in order, whose masks are computed when looked at. Raises ValueError for fewer than 3 levels.
+        ``targets`` is taken for the call that this decoder shares with Mask DINO's and not read. Returns predictions of
+        logits (B, Q, K + 1) and masks (B, Q, H, W). Raises ValueError for fewer than 3 levels.
         """
         self.check_levels(len(levels))
         batch = mask_features.shape[0]
@@ -71,8 +70,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         predictions = []
         for i in range(len(self.transformer_ffn_layers) + 1):
             logits, mask_embedding = self._heads(queries)
-            predictions.append(DeferredMasksPrediction({"pred_logits": logits}, mask_embedding=mask_embedding,
-                                                       mask_features=mask_features))
+            predictions.append(Prediction(logits=logits, mask_embedding=mask_embedding, mask_features=mask_features))
             if i == len(self.transformer_ffn_layers):
                 break
             level = i % NUM_LEVELS
@@ -82,8 +80,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             queries = self.transformer_self_attention_layers[i](queries, query_position)
             queries = self.transformer_ffn_layers[i](queries)
         *auxiliary, last = predictions
-        last.update(pred_masks=last["pred_masks"], aux_outputs=auxiliary)
-        return last
+        return Outputs(last=last, auxiliary=auxiliary)
 
     @staticmethod
     def check_levels(number: int) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.layers.boxes import inverse_sigmoid
 from freqdino.layers.deformable_attention import MSDeformAttn
 from freqdino.layers.linear import Linear
@@ -16,8 +18,8 @@ from freqdino.layers.mlp import MLP
 from freqdino.layers.position_encoding import sine_box_embedding
 from freqdino.layers.transformer import MultiheadAttention, feed_forward, xavier_uniform_matrices_
 from freqdino.modeling.denoising import NoisedQueries, noised_queries
-from freqdino.modeling.prediction import DeferredMasksPrediction, mask_logits
-from freqdino.modeling.query_selection import BOX_INITIALISATIONS, box_logits_from_masks, take_tokens, token_proposals
+from freqdino.modeling.prediction import Outputs, Prediction, mask_logits
+from freqdino.modeling.query_selection import box_logits_from_masks, take_tokens, token_proposals
 from freqdino.modeling.targets import ImageTargets
 
 NUM_HEADS = 8
@@ -66,16 +68,15 @@ class MaskDINODecoder(nn.Module):
                  learn_content: bool, box_initialisation: str, initial_prediction: bool, num_denoising: int,
                  noise_scale: float, enforce_input_proj: bool = False, num_heads: int = NUM_HEADS):
         super().__init__()
-        if box_initialisation not in BOX_INITIALISATIONS:
-            raise ValueError(f"box_initialisation must be one of {BOX_INITIALISATIONS}, got {box_initialisation!r}")
+        check_choice(("no", "bitmask", "mask2box"), box_initialisation=box_initialisation)
+        check_counts(num_layers=num_layers)
+        check_counts(least=0, num_denoising=num_denoising)
         if box_initialisation != "no" and not two_stage:
-            raise ValueError(f"box_initialisation {box_initialisation!r} needs two_stage: learned queries have no first"
-                             " masks")
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
-        if num_denoising < 0 or not 0 <= noise_scale <= 2:
-            raise ValueError("num_denoising must be at least 0 and noise_scale in 0..2, twice the share of labels "
-                             f"replaced; got {num_denoising} and {noise_scale}")
+            raise ArgumentError("box_initialisation", f"is {box_initialisation!r}, which needs two_stage: learned "
+                                "queries have no first masks")
+        if not 0 <= noise_scale <= 2:
+            raise ArgumentError("noise_scale",
+                                f"must be in 0..2, twice the share of labels replaced, got {noise_scale}")
         self.num_classes = num_classes
         self.num_queries = num_queries
         self.two_stage = two_stage
@@ -114,14 +115,12 @@ class MaskDINODecoder(nn.Module):
         self.decoder.bbox_embed = self.bbox_embed
 
     def forward(self, levels: list[Tensor], mask_features: Tensor,
-                targets: Sequence[ImageTargets] | None = None) -> dict:
+                targets: Sequence[ImageTargets] | None = None) -> Outputs:
         """levels: maps (B, C, H_l, W_l) in encoder order; mask_features (B, M, H, W); targets: for denoising.
 
-        Returns ``pred_logits`` (B, Q, K), ``pred_masks`` (B, Q, H, W) as logits, ``pred_boxes`` (B, Q, 4),
-        ``aux_outputs``: the earlier predictions in order, ``interm_outputs``: that of the encoder's tokens (None
-        without two_stage), and ``denoising``: (the same predictions of the denoising queries, `NoisedQueries`) or None.
-        Masks that not every caller needs are computed when looked at. Queries are as many as tokens where there are
-        fewer of these. Raises ValueError for another number of levels than the decoder was made for.
+        Returns predictions of logits (B, Q, K), masks (B, Q, H, W) and boxes (B, Q, 4); proposals with two_stage only.
+        Queries are as many as tokens where there are fewer of these. Raises ValueError for another number of levels
+        than the decoder was made for.
         """
         self.check_levels(len(levels))
         levels = [proj(level) for proj, level in zip(self.input_proj, levels[::-1])]
@@ -149,10 +148,9 @@ class MaskDINODecoder(nn.Module):
         *auxiliary, last = [matching for _, matching in predictions]
         if self.training and noised is None:
             # Without denoising queries the label embedding has no part in the result; distributed training wants one.
-            last["pred_logits"] = last["pred_logits"] + 0 * self.label_enc.weight.sum()
+            last.logits = last.logits + 0 * self.label_enc.weight.sum()
         denoising = None if noised is None else ([known for known, _ in predictions], noised)
-        last.update(pred_masks=last["pred_masks"], aux_outputs=auxiliary, interm_outputs=proposals, denoising=denoising)
-        return last
+        return Outputs(last=last, auxiliary=auxiliary, proposals=proposals, denoising=denoising)
 
     def check_levels(self, number: int) -> None:
         """Raise ValueError for a number of levels that cannot be read."""
@@ -173,8 +171,8 @@ class MaskDINODecoder(nn.Module):
         boxes = boxes.detach()
         if self.box_initialisation != "no":
             with torch.no_grad():
-                masks = mask_logits(prediction.mask_embedding, prediction.mask_features)
-            boxes = box_logits_from_masks(masks, self.box_initialisation)
+                boxes = box_logits_from_masks(mask_logits(prediction.mask_embedding, mask_features),
+                                              self.box_initialisation)
         return None if self.learn_content else encoded.detach(), boxes, prediction
 
     def _with_noised(self, noised: NoisedQueries, content, boxes):
@@ -206,5 +204,5 @@ class MaskDINODecoder(nn.Module):
     def _predict(self, queries, boxes, mask_features):
         """A prediction from queries (B, Q, C) and their boxes (B, Q, 4)."""
         normed = self.decoder_norm(queries)
-        return DeferredMasksPrediction({"pred_logits": self.class_embed(normed), "pred_boxes": boxes},
-                                       mask_embedding=self.mask_embed(normed), mask_features=mask_features)
+        return Prediction(logits=self.class_embed(normed), boxes=boxes, mask_embedding=self.mask_embed(normed),
+                          mask_features=mask_features)

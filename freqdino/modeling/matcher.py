@@ -9,9 +9,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from freqdino.errors import ArgumentError
 from freqdino.layers.boxes import cxcywh_to_xyxy, generalized_box_iou
 from freqdino.modeling.losses import mask_bce_cost, mask_dice_cost
-from freqdino.modeling.prediction import masks_at_points
+from freqdino.modeling.prediction import Prediction
 from freqdino.modeling.targets import ImageTargets
 
 
@@ -30,19 +31,14 @@ class HungarianMatcher:
     def __init__(self, *, weights: Mapping[str, float], class_cost: Callable[[Tensor, Tensor], Tensor],
                  num_points: int):
         if not any(weights.values()):
-            raise ValueError(f"at least one matching weight must differ from 0, got {dict(weights)}")
+            raise ArgumentError("weights", f"must not all be 0, got {dict(weights)}")
         self.weights = {term: weight for term, weight in weights.items() if weight}
         self.class_cost = class_cost
         self.num_points = num_points
 
     @torch.no_grad()
-    def __call__(self, prediction: Mapping[str, Tensor],
-                 targets: Sequence[ImageTargets]) -> list[tuple[Tensor, Tensor]]:
-        """For each image the matched query indices and object indices, the latter rising.
-
-        prediction: ``pred_logits`` (B, Q, K), and as the terms ask ``pred_masks`` (B, Q, H, W) logits and
-        ``pred_boxes`` (B, Q, 4) cxcywh. Raises NonFiniteCostError.
-        """
+    def __call__(self, prediction: Prediction, targets: Sequence[ImageTargets]) -> list[tuple[Tensor, Tensor]]:
+        """For each image the matched query indices and object indices, the latter rising. Raises NonFiniteCostError."""
         matches = []
         for index, target in enumerate(targets):
             if len(target.labels) == 0:
@@ -59,7 +55,7 @@ class HungarianMatcher:
 
     def _costs(self, prediction, index, target):
         """Term -> (Q, G) for one image, unweighted and in float32."""
-        logits = prediction["pred_logits"]
+        logits = prediction.logits
         costs = {}
         # Autocast would turn the products back to half precision, which cannot tell near queries apart.
         with torch.autocast(logits.device.type, enabled=False):
@@ -67,12 +63,12 @@ class HungarianMatcher:
                 costs["class"] = self.class_cost(logits[index], target.labels)
             if "mask" in self.weights or "dice" in self.weights:
                 points = torch.rand(self.num_points, 2, device=logits.device)
-                masks = masks_at_points(prediction, index, points)
+                masks = prediction.masks_at(index, points)
                 truth = target.sample_all(points)
                 costs["mask"] = mask_bce_cost(masks, truth)
                 costs["dice"] = mask_dice_cost(masks, truth)
             if "box" in self.weights or "giou" in self.weights:
-                boxes = prediction["pred_boxes"][index].float()
+                boxes = prediction.boxes[index].float()
                 costs["box"] = torch.cdist(boxes, target.boxes, p=1)
                 costs["giou"] = -generalized_box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target.boxes)[None])
         return {term: cost for term, cost in costs.items() if term in self.weights}

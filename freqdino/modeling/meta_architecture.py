@@ -8,8 +8,10 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.modeling.inference import Inference
 from freqdino.modeling.post_processing import Geometry, PostProcessing
+from freqdino.modeling.prediction import Outputs
 from freqdino.modeling.targets import image_name, prepare_targets
 from freqdino.ops.modules import DerivedBuffers, parameter_type
 
@@ -22,7 +24,7 @@ class SegmentationHead(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
 
-    def forward(self, features: Mapping[str, Tensor], targets=None) -> dict:
+    def forward(self, features: Mapping[str, Tensor], targets=None) -> Outputs:
         """features: name -> (B, C, H, W); targets: the batch's ground truth, for predictors that learn from it."""
         mask_features, _, levels = self.pixel_decoder.forward_features(features)
         return self.predictor(levels, mask_features, targets)
@@ -32,7 +34,8 @@ class MaskClassificationModel(DerivedBuffers):
     """Predicts a set of masks, each with a class, and turns it into semantic, instance and panoptic results.
 
     ``learns_masks`` and ``box_frame`` say what the criterion reads of the ground truth, see `targets.prepare_targets`;
-    ``inference`` which pictures run together in evaluation, by default those of one padded size.
+    ``inference`` which pictures run together in evaluation, by default those of one padded size. Raises ValueError for
+    an unknown ``box_frame``.
     Keys: ``backbone.*``, ``sem_seg_head.*``, ``criterion.*``; ``pixel_mean``, ``pixel_std`` are not in the state dict.
     """
 
@@ -41,6 +44,7 @@ class MaskClassificationModel(DerivedBuffers):
                  pixel_std: Sequence[float], learns_masks: bool = True, box_frame: str | None = None,
                  inference: Inference = Inference()):
         super().__init__()
+        check_choice(("image", "padded", None), box_frame=box_frame)
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
@@ -78,8 +82,8 @@ class MaskClassificationModel(DerivedBuffers):
 
     def _predict(self, batched_inputs):
         images = self._images(batched_inputs)
-        outputs = self.sem_seg_head(self.features(images.tensor))
-        return [self._result(outputs, index, example, images) for index, example in enumerate(batched_inputs)]
+        prediction = self.sem_seg_head(self.features(images.tensor)).last
+        return [self._result(prediction, index, example, images) for index, example in enumerate(batched_inputs)]
 
     def features(self, images: Tensor) -> Mapping[str, Tensor]:
         """Normalised and padded images (B, 3, H, W) -> the maps that the head reads, by name."""
@@ -101,10 +105,9 @@ class MaskClassificationModel(DerivedBuffers):
         images.tensor = images.tensor.to(parameter_type(self) or images.tensor.dtype)
         return images
 
-    def _result(self, outputs, index, example, images):
+    def _result(self, prediction, index, example, images):
         image_size = tuple(images.image_sizes[index])
         geometry = Geometry(padded=tuple(images.tensor.shape[-2:]), image=image_size,
                             output=(example.get("height", image_size[0]), example.get("width", image_size[1])))
-        boxes = outputs.get("pred_boxes")
-        return self.post_processing(outputs["pred_logits"][index], outputs["pred_masks"][index], geometry,
-                                    None if boxes is None else boxes[index])
+        boxes = None if prediction.boxes is None else prediction.boxes[index]
+        return self.post_processing(prediction.logits[index], prediction.masks[index], geometry, boxes)

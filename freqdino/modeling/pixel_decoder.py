@@ -14,6 +14,8 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.layers.deformable_attention import DeformableEncoder
 from freqdino.layers.position_encoding import sine_position_map
 
@@ -62,17 +64,17 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
                  make_fusion: Callable[[int, int], nn.Module] | None = None,
                  make_modulation: Callable[[], Mapping[str, nn.Module]] = dict):
         super().__init__()
-        if order not in ("high2low", "low2high"):
-            raise ValueError(f"order must be high2low or low2high, got {order!r}")
+        check_choice(("high2low", "low2high"), order=order)
         absent = [name for name in encoder_features if name not in input_shape]
         if absent or not encoder_features:
-            raise ValueError(f"encoder_features names {absent or 'nothing'}, but the maps are {list(input_shape)}")
+            raise ArgumentError("encoder_features",
+                                f"names {absent or 'nothing'}, but the maps are {list(input_shape)}")
         if num_levels < len(encoder_features):
-            raise ValueError(f"num_levels is {num_levels}, fewer than the {len(encoder_features)} maps "
-                             f"{list(encoder_features)}")
+            raise ArgumentError("num_levels", f"is {num_levels}, fewer than the {len(encoder_features)} maps "
+                                f"{list(encoder_features)}")
         if conv_dim % NORM_GROUPS:
-            raise ValueError(f"conv_dim must be a multiple of {NORM_GROUPS}, the groups of its normalisation, got "
-                             f"{conv_dim}")
+            raise ArgumentError(
+                "conv_dim", f"must be a multiple of {NORM_GROUPS}, the groups of its normalisation, got {conv_dim}")
         self.order = order
 
         fine_to_coarse = sorted(input_shape, key=lambda name: input_shape[name].stride)
@@ -97,8 +99,8 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
         self.fpn_features = fine_to_coarse[:num_fpn_levels]
         mask_stride = min(input_shape[name].stride for name in (*self.fpn_features, *encoded))
         if mask_stride != common_stride:
-            raise ValueError(f"common_stride is {common_stride}, but the finest of the maps {list(input_shape)} has "
-                             f"stride {mask_stride}")
+            raise ArgumentError("common_stride", f"is {common_stride}, but the finest of the maps "
+                                f"{list(input_shape)} has stride {mask_stride}")
         for i, name in enumerate(self.fpn_features, start=1):
             self.add_module(f"adapter_{i}", _conv(input_shape[name].channels, conv_dim, norm, kernel_size=1))
             self.add_module(f"layer_{i}", _conv(conv_dim, conv_dim, norm, kernel_size=3, padding=1, activation=F.relu))

@@ -10,7 +10,6 @@ from freqdino.layers.boxes import inverse_sigmoid, masks_to_boxes, xyxy_to_cxcyw
 from freqdino.layers.deformable_attention import pixel_centres
 
 FIRST_ANCHOR_SIDE = 0.05
-BOX_INITIALISATIONS = ("no", "bitmask", "mask2box")
 
 
 def token_proposals(spatial_shapes: list[tuple[int, int]], device=None) -> tuple[Tensor, Tensor]:

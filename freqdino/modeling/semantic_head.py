@@ -13,6 +13,9 @@ from detectron2.layers import ShapeSpec, get_norm
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_counts
+
 
 class SemanticHead(nn.Module, ABC):
     """Backbone maps -> losses or logits, as Detectron2's SemanticSegmentor calls its head. Key: ``conv_seg``.
@@ -39,13 +42,12 @@ class SemanticHead(nn.Module, ABC):
         super().__init__()
         strides = [shape.stride for shape in input_shape.values()]
         if not strides or any(fine > coarse for fine, coarse in pairwise(strides)):
-            raise ValueError(f"input_shape must name maps from fine to coarse, got {list(input_shape)} of strides "
-                             f"{strides}")
+            raise ArgumentError(
+                "input_shape", f"must name maps from fine to coarse, got {list(input_shape)} of strides {strides}")
         if common_stride != strides[0]:
-            raise ValueError(f"common_stride is {common_stride}, but the finest map, {next(iter(input_shape))}, has "
-                             f"stride {strides[0]}")
-        if num_classes < 1 or channels < 1:
-            raise ValueError(f"num_classes and channels must be at least 1, got {num_classes} and {channels}")
+            raise ArgumentError("common_stride", f"is {common_stride}, but the finest map, "
+                                f"{next(iter(input_shape))}, has stride {strides[0]}")
+        check_counts(num_classes=num_classes, channels=channels)
         self.in_features = list(input_shape)
         self.common_stride = common_stride
         self.ignore_value = ignore_value
@@ -69,7 +71,7 @@ class SemanticHead(nn.Module, ABC):
             return upsample(self.logits(maps), self.common_stride), {}
         if targets is None:
             raise ValueError("training needs 'sem_seg', a label map of each image; the mapper gave none "
-                             "(INPUT.DATASET_MAPPER_NAME mask_former_semantic does)")
+                             "(mask_former_semantic does)")
         self._check_labels(targets)
         return None, self.losses(maps, targets)
 
@@ -87,8 +89,8 @@ class SemanticHead(nn.Module, ABC):
         num_classes = self.conv_seg.out_channels
         foreign = (targets != self.ignore_value) & ((targets < 0) | (targets >= num_classes))
         if foreign.any():
-            raise ValueError(f"a label map has the value {targets[foreign][0].item()}, but "
-                             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes} and IGNORE_VALUE {self.ignore_value}")
+            raise ArgumentError("num_classes", f"is {num_classes} and ignore_value {self.ignore_value}, but a label "
+                                f"map has the value {targets[foreign][0].item()}")
 
 
 def upsample(logits: Tensor, stride: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
+from freqdino.errors import ArgumentError
 from freqdino.layers.boxes import masks_to_boxes, xyxy_to_cxcywh
 from freqdino.modeling.point_sampling import sample_all, sample_each
 
@@ -87,8 +88,7 @@ def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_
         labels = instances.gt_classes.long()
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             wrong = int(labels.max() if labels.min() >= 0 else labels.min())
-            raise ValueError(f"{name}: a class index of {wrong}, but "
-                             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}")
+            raise ArgumentError("num_classes", f"is {num_classes}, but {name} has a class index of {wrong}")
         masks = padded_masks(instances, padded_size, name) if with_masks else None
         boxes = None if box_frame is None else relative_boxes(
             instances, padded_size if box_frame == "padded" else instances.image_size, name)
@@ -100,8 +100,7 @@ def padded_masks(instances: Instances, padded_size: tuple[int, int], name: str) 
     """Bool (G, *padded_size)."""
     if not instances.has("gt_masks"):
         raise ValueError(f"{name}: the ground truth has no masks, which this model learns from; Mask DINO learns from "
-                         "boxes alone where MODEL.MaskDINO's MASK_WEIGHT, DICE_WEIGHT, COST_MASK_WEIGHT and "
-                         "COST_DICE_WEIGHT are 0")
+                         "boxes alone where the weights of mask and dice, in losses and matching, are 0")
     masks = mask_tensor(instances, name)
     if len(masks) == 0:
         return masks.new_zeros(0, *padded_size)

@@ -10,6 +10,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.modeling.semantic_head import SemanticHead, classifier, conv_norm_relu, pixel_cross_entropy, resize
 
 
@@ -39,7 +40,7 @@ class UPerNetHead(SemanticHead):
                          loss_weight=loss_weight)
         *finer, coarsest = [shape.channels for shape in input_shape.values()]
         if not finer:
-            raise ValueError(f"input_shape must name two maps or more, got {list(input_shape)}")
+            raise ArgumentError("input_shape", f"must name two maps or more, got {list(input_shape)}")
         self.psp_modules = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(scale), conv_norm_relu(coarsest, channels, kernel_size=1, norm=norm))
             for scale in pool_scales)
@@ -63,8 +64,8 @@ class UPerNetHead(SemanticHead):
         try:
             pooled = [resize(pool(coarsest), like=coarsest) for pool in self.psp_modules]
         except ValueError as error:         # torch's, about the map that is pooled to one pixel
-            raise ValueError(f"{error}: UPerNet's batch normalisation needs two images a process or more in training; "
-                             "raise SOLVER.IMS_PER_BATCH, or set MODEL.SEM_SEG_HEAD.NORM to GN") from error
+            raise ArgumentError("norm", "is a batch normalisation, which needs two images a process or more in "
+                                f"UPerNet's training: take more, or GN ({error})") from error
         level = self.bottleneck(torch.cat([coarsest, *pooled], dim=1))
         levels = [level]
         for fine, lateral, output in zip(reversed(finer), reversed(self.lateral_convs), reversed(self.fpn_convs)):

@@ -27,7 +27,7 @@ from freqdino.modeling.backbones.freezing import STAGE_NAMES
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
 from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
-from freqdino.registration.binding import errors_about, register
+from freqdino.registration.binding import build, errors_about, register, switched_on, upper
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +61,6 @@ def say_frozen(cfg, network) -> None:
                     freeze_at, ", ".join(STAGE_NAMES[:freeze_at]), cfg.MODEL.BACKBONE.NAME, f"{frozen:,}")
 
 
-def with_switch(cfg, switch: str):
-    """A copy of the configuration with the switch on: what an alias such as build_fdconv_resnet_backbone means."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE[switch].ENABLED = True
-    cfg.freeze()
-    return cfg
-
-
 def resnet_backbone(cfg, input_shape):
     """Detectron2's ResNet with what MODEL.BACKBONE.FDCONV.ENABLED and MODEL.BACKBONE.FDAM.ENABLED switch on."""
     options = cfg.MODEL.BACKBONE.FDCONV
@@ -80,7 +71,7 @@ def resnet_backbone(cfg, input_shape):
     say_frozen(cfg, network)
     # After the first stages were frozen: the frequency modules stay trainable there.
     if options.ENABLED:
-        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {options.KERNEL_NUM}"):
+        with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
             resnet.add_fdconv(network, kernel_num=options.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         resnet.add_frequency_scale(network)
@@ -90,13 +81,13 @@ def resnet_backbone(cfg, input_shape):
 @BACKBONE_REGISTRY.register()
 def build_fdconv_resnet_backbone(cfg, input_shape):
     """build_resnet_backbone with MODEL.BACKBONE.FDCONV.ENABLED, for any of Detectron2's models."""
-    return resnet_backbone(with_switch(cfg, "FDCONV"), input_shape)
+    return resnet_backbone(switched_on(cfg, "MODEL.BACKBONE.FDCONV"), input_shape)
 
 
 @BACKBONE_REGISTRY.register()
 def build_fdam_resnet_backbone(cfg, input_shape):
     """build_resnet_backbone with MODEL.BACKBONE.FDAM.ENABLED, for any of Detectron2's models."""
-    return resnet_backbone(with_switch(cfg, "FDAM"), input_shape)
+    return resnet_backbone(switched_on(cfg, "MODEL.BACKBONE.FDAM"), input_shape)
 
 
 def freqfusion(channels: int) -> FreqFusionSum:
@@ -135,16 +126,9 @@ def build_resnet_freqfusion_fpn_backbone(cfg, input_shape):
     if options.UPSAMPLER not in UPSAMPLERS:
         raise ConfigError(f"MODEL.FPN.UPSAMPLER is {options.UPSAMPLER!r}; known are {', '.join(UPSAMPLERS)}")
     bottom_up = resnet_backbone(cfg, input_shape)
-    with errors_about("MODEL.FPN"):
-        return FusionFPN(
-            bottom_up=bottom_up,
-            in_features=options.IN_FEATURES,
-            out_channels=options.OUT_CHANNELS,
-            norm=options.NORM,
-            top_block=LastLevelMaxPool(),
-            fuse_type=options.FUSE_TYPE,
-            make_fusion=partial(UPSAMPLERS[options.UPSAMPLER], options.OUT_CHANNELS),
-        )
+    keys = upper("in_features", "out_channels", "norm", "fuse_type")
+    return build(FusionFPN, cfg, "MODEL.FPN", keys, bottom_up=bottom_up, top_block=LastLevelMaxPool(),
+                 make_fusion=partial(UPSAMPLERS[options.UPSAMPLER], options.OUT_CHANNELS))
 
 
 def add_frequency_modules(cfg, network, section: str) -> None:
@@ -154,7 +138,7 @@ def add_frequency_modules(cfg, network, section: str) -> None:
     """
     fdconv = cfg.MODEL.BACKBONE.FDCONV
     if fdconv.ENABLED:
-        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}"):
+        with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
             token_block.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         with errors_about(f"{section}, with MODEL.BACKBONE.FDAM.ENABLED"):
@@ -168,27 +152,10 @@ def build_swin_backbone(cfg, input_shape):
     MODEL.BACKBONE.FDAM.ENABLED: attention inversion in each window and frequency scaling of both branches;
     MODEL.BACKBONE.FDCONV.ENABLED: FDLinear in attention and MLP.
     """
-    options = cfg.MODEL.SWIN
-    with errors_about("MODEL.SWIN"):
-        network = D2SwinTransformer(
-            in_chans=input_shape.channels,
-            out_features=options.OUT_FEATURES,
-            pretrain_img_size=options.PRETRAIN_IMG_SIZE,
-            patch_size=options.PATCH_SIZE,
-            embed_dim=options.EMBED_DIM,
-            depths=options.DEPTHS,
-            num_heads=options.NUM_HEADS,
-            window_size=options.WINDOW_SIZE,
-            mlp_ratio=options.MLP_RATIO,
-            qkv_bias=options.QKV_BIAS,
-            qk_scale=options.QK_SCALE,
-            drop_rate=options.DROP_RATE,
-            attn_drop_rate=options.ATTN_DROP_RATE,
-            drop_path_rate=options.DROP_PATH_RATE,
-            ape=options.APE,
-            patch_norm=options.PATCH_NORM,
-            use_checkpoint=options.USE_CHECKPOINT,
-        )
+    keys = upper("out_features", "pretrain_img_size", "patch_size", "embed_dim", "depths", "num_heads", "window_size",
+                 "mlp_ratio", "qkv_bias", "qk_scale", "drop_rate", "attn_drop_rate", "drop_path_rate", "ape",
+                 "patch_norm", "use_checkpoint")
+    network = build(D2SwinTransformer, cfg, "MODEL.SWIN", keys, in_chans=input_shape.channels)
     if cfg.MODEL.BACKBONE.FDCONV.ENABLED or cfg.MODEL.BACKBONE.FDAM.ENABLED:
         use_frequency_blocks(network)       # copies parameters, so before some of them are frozen
     freeze(cfg, network)
@@ -203,15 +170,9 @@ def build_mit_backbone(cfg, input_shape):
     MODEL.BACKBONE.FDAM.ENABLED: inverted attention and frequency scaling of both branches;
     MODEL.BACKBONE.FDCONV.ENABLED: FDLinear in attention and MLP, FDConv for the MLP's convolution.
     """
-    options = cfg.MODEL.MIT
-    with errors_about("MODEL.MIT"):
-        network = MixTransformer(
-            in_chans=input_shape.channels,
-            embed_dims=options.EMBED_DIMS,
-            depths=options.DEPTHS,
-            drop_path_rate=options.DROP_PATH_RATE,
-            activation_checkpointing=options.USE_CHECKPOINT,
-        )
+    keys = {**upper("embed_dims", "depths", "drop_path_rate"), "activation_checkpointing": "USE_CHECKPOINT"}
+    network = build(MixTransformer, cfg, "MODEL.MIT", keys, {"drop_path": "DROP_PATH_RATE"},
+                    in_chans=input_shape.channels)
     freeze(cfg, network)
     add_frequency_modules(cfg, network, "MODEL.MIT")
     return network
@@ -227,16 +188,12 @@ def build_timm_backbone(cfg, input_shape):
     from freqdino.modeling.backbones import timm_backbone  # here, because it takes seconds
 
     options, fdconv = cfg.MODEL.TIMM, cfg.MODEL.BACKBONE.FDCONV
-    with errors_about("MODEL.TIMM"):
-        network = timm_backbone.timm_backbone(
-            options.NAME,
-            in_chans=input_shape.channels,
-            drop_path_rate=options.DROP_PATH_RATE,
-            activation_checkpointing=options.USE_CHECKPOINT,
-        )
+    keys = {**upper("name", "drop_path_rate"), "activation_checkpointing": "USE_CHECKPOINT"}
+    network = build(timm_backbone.timm_backbone, cfg, "MODEL.TIMM", keys, in_chans=input_shape.channels)
     freeze(cfg, network)
     if fdconv.ENABLED:
-        with errors_about(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME} and KERNEL_NUM {fdconv.KERNEL_NUM}"):
+        with errors_about(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME}",
+                          kernel_num="MODEL.BACKBONE.FDCONV.KERNEL_NUM"):
             timm_backbone.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         with errors_about(f"MODEL.BACKBONE.FDAM with timm's {options.NAME}"):
@@ -250,25 +207,14 @@ def build_vit_backbone(cfg, input_shape):
 
     MODEL.BACKBONE.FDAM.ENABLED gives it FDAM's blocks, MODEL.BACKBONE.FDCONV.ENABLED FDLinear in its blocks.
     """
-    options, fdconv = cfg.MODEL.VIT, cfg.MODEL.BACKBONE.FDCONV
-    backbone = FDAMViTBackbone if cfg.MODEL.BACKBONE.FDAM.ENABLED else ViTBackbone
-    with errors_about("MODEL.VIT", dim="EMBED_DIM", num_heads="NUM_HEADS", out_indices="OUT_INDICES",
-                      neck_norm="NECK_NORM"):
-        transformer = backbone(
-            img_size=options.IMG_SIZE,
-            in_chans=input_shape.channels,
-            embed_dim=options.EMBED_DIM,
-            depth=options.DEPTH,
-            num_heads=options.NUM_HEADS,
-            init_values=options.INIT_VALUES,
-            drop_path_rate=options.DROP_PATH_RATE,
-            out_indices=options.OUT_INDICES,
-            neck_norm=options.NECK_NORM,
-            activation_checkpointing=options.USE_CHECKPOINT,
-        )
+    fdconv = cfg.MODEL.BACKBONE.FDCONV
+    keys = {**upper("img_size", "embed_dim", "depth", "num_heads", "init_values", "drop_path_rate", "out_indices",
+                    "neck_norm"), "activation_checkpointing": "USE_CHECKPOINT"}
+    transformer = build(FDAMViTBackbone if cfg.MODEL.BACKBONE.FDAM.ENABLED else ViTBackbone, cfg, "MODEL.VIT", keys,
+                        {"dim": "EMBED_DIM", "drop_path": "DROP_PATH_RATE"}, in_chans=input_shape.channels)
     freeze(cfg, transformer)
     if fdconv.ENABLED:
-        with errors_about(f"MODEL.BACKBONE.FDCONV.KERNEL_NUM is {fdconv.KERNEL_NUM}"):
+        with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
             add_fdlinear(transformer, kernel_num=fdconv.KERNEL_NUM)
     return transformer
 
@@ -276,4 +222,4 @@ def build_vit_backbone(cfg, input_shape):
 @BACKBONE_REGISTRY.register()
 def build_fdam_vit_backbone(cfg, input_shape):
     """build_vit_backbone with MODEL.BACKBONE.FDAM.ENABLED."""
-    return build_vit_backbone(with_switch(cfg, "FDAM"), input_shape)
+    return build_vit_backbone(switched_on(cfg, "MODEL.BACKBONE.FDAM"), input_shape)

@@ -1,13 +1,15 @@
 """What every factory here is bound with: its published name, the maps it reads, errors in the configuration's terms."""
 import functools
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from fvcore.common.registry import Registry
 
-from freqdino.errors import ConfigError
+from freqdino.config import lookup
+from freqdino.errors import ArgumentError, ConfigError
 
 
 def register(registry: Registry, name: str) -> Callable[[Callable], Callable]:
@@ -24,21 +26,57 @@ def register(registry: Registry, name: str) -> Callable[[Callable], Callable]:
 
 
 @contextmanager
-def errors_about(subject: str, **keys: str):
-    """Inside the block a ValueError becomes a ConfigError that opens with ``subject``, a key or section.
+def errors_about(subject: str | None, **keys: str) -> Iterator[None]:
+    """Inside the block a ValueError becomes a ConfigError that opens with ``subject``, a section or what is built.
 
-    ``keys``: argument -> the key that it comes from, which takes its place in the message. A ConfigError passes.
+    ``keys``: argument -> the key that its value comes from, in the section unless it has a dot. An ArgumentError about
+    one of them opens with the key. A ConfigError passes, and without a subject whatever is about none of the keys.
     """
     try:
         yield
     except ConfigError:
         raise
     except ValueError as error:
-        message = re.sub(r"\w+", lambda word: keys.get(word[0], word[0]), str(error))
-        raise ConfigError(f"{subject}: {message}") from error
+        key = keys.get(error.argument) if isinstance(error, ArgumentError) else None
+        if key is None and subject is None:
+            raise
+        if key is None:
+            raise ConfigError(f"{subject}: {error}") from error
+        where = f" (in {'.'.join(error.parts)})" if error.parts else ""
+        raise ConfigError(f"{whole_key(subject, key)} {error.problem}{where}") from error
 
 
-def head_inputs(cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+def whole_key(section: str | None, key: str) -> str:
+    """The key of the section; one that has a dot is whole already."""
+    return key if "." in key else f"{section}.{key}"
+
+
+def upper(*arguments: str) -> dict[str, str]:
+    """Argument -> key, for those whose key is their name in capitals."""
+    return {argument: argument.upper() for argument in arguments}
+
+
+def build(make: Callable, cfg: CfgNode, section: str, keys: Mapping[str, str], names: Mapping[str, str] = {},
+          **arguments) -> Any:
+    """``make`` called with the values of ``keys`` (argument -> key, see `errors_about`) and ``arguments``, which win.
+
+    ``names``: what errors are to call other arguments: of its parts, or made of several keys.
+    """
+    values = {argument: lookup(cfg, whole_key(section, key)) for argument, key in keys.items()}
+    with errors_about(section, **keys, **names):
+        return make(**{**values, **arguments})
+
+
+def switched_on(cfg: CfgNode, section: str) -> CfgNode:
+    """A copy of the configuration with ``section``.ENABLED True: what a name such as build_fdam_vit_backbone means."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    lookup(cfg, section).ENABLED = True
+    cfg.freeze()
+    return cfg
+
+
+def head_inputs(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
     """The maps of IN_FEATURES, in its order. Raises ConfigError for one that the backbone does not give."""
     names = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
     absent = [name for name in names if name not in input_shape]

@@ -43,7 +43,7 @@ def sliding_window(cfg) -> SlidingWindow | None:
                           "windows merge to semantic maps alone, since an object may lie in several; set "
                           f"{SECTION}.ENABLED to False, or {how_to_predict(cfg, ('semantic',))}")
     size, stride = (_height_and_width(f"{SECTION}.{key}", options[key]) for key in ("SIZE", "STRIDE"))
-    with errors_about(f"{SECTION}.SIZE {list(size)} with {SECTION}.STRIDE {list(stride)}"):
+    with errors_about(SECTION, size="SIZE", stride="STRIDE"):
         return SlidingWindow(size=size, stride=stride)
 
 

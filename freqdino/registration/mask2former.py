@@ -10,17 +10,22 @@ from freqdino.modeling.matcher import HungarianMatcher
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from freqdino.modeling.post_processing import SoftmaxScores
 from freqdino.registration.backbones import build_backbone
-from freqdino.registration.binding import register
+from freqdino.registration.binding import build, register, upper
 from freqdino.registration.class_tables import check_num_classes
 from freqdino.registration.inference import inference_of
 from freqdino.registration.model_parts import (
+    CRITERION_KEYS,
+    DECODER_KEYS,
+    MATCHER_KEYS,
+    MODEL_KEYS,
     build_post_processing,
     check_family,
     head_parts,
-    point_arguments,
     size_divisibility,
 )
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY
+
+SECTION = "MODEL.MASK_FORMER"
 
 
 @register(META_ARCH_REGISTRY, "MaskFormer")
@@ -38,17 +43,16 @@ def build_image_guided_mask2former(cfg):
 def _mask_former(cfg, model_class, head_name):
     family = cfg.MODEL.MASK_FORMER
     check_num_classes(cfg)
-    check_family(cfg, family, head_name)
+    check_family(cfg, head_name)
     backbone = build_backbone(cfg)
     divisibility = size_divisibility(family, backbone)
-    return model_class(
+    return build(
+        model_class, cfg, SECTION, MODEL_KEYS,
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
         criterion=_criterion(cfg),
         post_processing=build_post_processing(cfg, family, scores=SoftmaxScores(), rescore_by_mask=True),
         size_divisibility=divisibility,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
         inference=inference_of(cfg, divisibility),
     )
 
@@ -56,17 +60,11 @@ def _mask_former(cfg, model_class, head_name):
 def _criterion(cfg):
     family = cfg.MODEL.MASK_FORMER
     weights = {"mask": family.MASK_WEIGHT, "dice": family.DICE_WEIGHT}
-    matcher = HungarianMatcher(weights={"class": family.CLASS_WEIGHT, **weights}, class_cost=softmax_class_cost,
-                               num_points=family.TRAIN_NUM_POINTS)
-    return SetCriterion(
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        matcher=matcher,
-        weights={"ce": family.CLASS_WEIGHT, **weights},
-        class_loss="cross_entropy",
-        no_object_weight=family.NO_OBJECT_WEIGHT,
-        deep_supervision=family.DEEP_SUPERVISION,
-        **point_arguments(family),
-    )
+    names = {"weights": "*_WEIGHT"}
+    matcher = build(HungarianMatcher, cfg, SECTION, MATCHER_KEYS, names, class_cost=softmax_class_cost,
+                    weights={"class": family.CLASS_WEIGHT, **weights})
+    return build(SetCriterion, cfg, SECTION, CRITERION_KEYS, names, matcher=matcher, class_loss="cross_entropy",
+                 weights={"ce": family.CLASS_WEIGHT, **weights})
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHead")
@@ -78,8 +76,8 @@ def build_mask2former_head(cfg, input_shape):
 @register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHeadFreqAware")
 def build_image_guided_head(cfg, input_shape):
     """Mask2Former's head with the last masks brought to the input's size under the guidance of the image."""
-    head = cfg.MODEL.SEM_SEG_HEAD
-    return ImageGuidedHead(**_parts(cfg, input_shape), mask_dim=head.MASK_DIM, stride=head.COMMON_STRIDE)
+    return build(ImageGuidedHead, cfg, "MODEL.SEM_SEG_HEAD", upper("mask_dim") | {"stride": "COMMON_STRIDE"},
+                 **_parts(cfg, input_shape))
 
 
 def _parts(cfg, input_shape):
@@ -93,18 +91,6 @@ def _parts(cfg, input_shape):
 @register(TRANSFORMER_DECODER_REGISTRY, "MultiScaleMaskedTransformerDecoder")
 def build_mask2former_decoder(cfg, in_channels):
     """DEC_LAYERS counts predictions, the one from the raw queries included: one more than there are layers."""
-    family = cfg.MODEL.MASK_FORMER
-    if family.DEC_LAYERS < 1:
-        raise ConfigError(f"MODEL.MASK_FORMER.DEC_LAYERS must be at least 1, got {family.DEC_LAYERS}")
-    return MultiScaleMaskedTransformerDecoder(
-        in_channels=in_channels,
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        hidden_dim=family.HIDDEN_DIM,
-        num_queries=family.NUM_OBJECT_QUERIES,
-        num_heads=family.NHEADS,
-        dim_feedforward=family.DIM_FEEDFORWARD,
-        num_layers=family.DEC_LAYERS - 1,
-        mask_dim=cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-        pre_norm=family.PRE_NORM,
-        enforce_input_proj=family.ENFORCE_INPUT_PROJ,
-    )
+    return build(MultiScaleMaskedTransformerDecoder, cfg, SECTION,
+                 DECODER_KEYS | upper("pre_norm") | {"num_heads": "NHEADS"}, in_channels=in_channels,
+                 num_layers=cfg.MODEL.MASK_FORMER.DEC_LAYERS - 1)

@@ -2,10 +2,17 @@
 from freqdino.errors import ConfigError
 from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
 from freqdino.modeling.post_processing import PostProcessing
-from freqdino.registration.binding import errors_about
+from freqdino.registration.binding import errors_about, upper
 from freqdino.registration.class_tables import thing_classes
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
 
+# Arguments of the models and their parts -> keys of the family, or whole ones.
+MODEL_KEYS = {"pixel_mean": "MODEL.PIXEL_MEAN", "pixel_std": "MODEL.PIXEL_STD"}
+DECODER_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "mask_dim": "MODEL.SEM_SEG_HEAD.MASK_DIM",
+                "num_queries": "NUM_OBJECT_QUERIES", **upper("hidden_dim", "dim_feedforward", "enforce_input_proj")}
+MATCHER_KEYS = {"num_points": "TRAIN_NUM_POINTS"}
+CRITERION_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", **MATCHER_KEYS, **upper(
+    "no_object_weight", "deep_supervision", "oversample_ratio", "importance_sample_ratio")}
 HEADS = ("MaskFormerHead", "MaskFormerHeadFreqAware", "MaskDINOHead")
 
 
@@ -26,13 +33,11 @@ def head_parts(cfg, input_shape, family) -> dict:
     return {"pixel_decoder": pixel_decoder, "predictor": predictor}
 
 
-def check_family(cfg, family, head_name: str) -> None:
-    """Raise ConfigError where the head is the other family's, or there is nothing to predict with."""
+def check_family(cfg, head_name: str) -> None:
+    """Raise ConfigError where the head is the other family's."""
     if cfg.MODEL.SEM_SEG_HEAD.NAME in HEADS and cfg.MODEL.SEM_SEG_HEAD.NAME != head_name:
         raise ConfigError(f"MODEL.SEM_SEG_HEAD.NAME is {cfg.MODEL.SEM_SEG_HEAD.NAME}; MODEL.META_ARCHITECTURE "
                           f"{cfg.MODEL.META_ARCHITECTURE} goes with {head_name}")
-    if family.NUM_OBJECT_QUERIES < 1:
-        raise ConfigError(f"NUM_OBJECT_QUERIES must be at least 1, got {family.NUM_OBJECT_QUERIES}")
 
 
 def build_post_processing(cfg, family, *, scores, rescore_by_mask: bool) -> PostProcessing:
@@ -57,9 +62,3 @@ def build_post_processing(cfg, family, *, scores, rescore_by_mask: bool) -> Post
 def size_divisibility(family, backbone) -> int:
     """The multiple that images are padded to: the family's, or the backbone's where that is negative."""
     return backbone.size_divisibility if family.SIZE_DIVISIBILITY < 0 else family.SIZE_DIVISIBILITY
-
-
-def point_arguments(family) -> dict:
-    """How the criterion samples masks."""
-    return {"num_points": family.TRAIN_NUM_POINTS, "oversample_ratio": family.OVERSAMPLE_RATIO,
-            "importance_sample_ratio": family.IMPORTANCE_SAMPLE_RATIO}

@@ -15,9 +15,10 @@ from freqdino.errors import ConfigError
 from freqdino.frequency import InversionGates, ResidualFrequencyScale
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder, UpsampleAndAdd
-from freqdino.registration.binding import errors_about, head_inputs, register
+from freqdino.registration.binding import build, head_inputs, register, switched_on, upper
 
 FREQFUSION = "MODEL.SEM_SEG_HEAD.FREQFUSION"
+FREQFUSION_KEYS = upper("lowpass_kernel", "highpass_kernel", "compressed_channels", "feature_resample", "checkpoint")
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
 Transformer decoders by the name under MODEL.<family>.TRANSFORMER_DECODER_NAME. The object is called with
@@ -73,32 +74,17 @@ def build_freq_aware_pixel_decoder(cfg, input_shape):
 
     The one without the 2 is that of the published ADE20K R50 configuration; the published code has none of that name.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED = True
-    return build_ms_deform_attn_pixel_decoder(cfg, input_shape)
+    return build_ms_deform_attn_pixel_decoder(switched_on(cfg, FREQFUSION), input_shape)
 
 
 def _multi_scale_deformable(cfg, input_shape, section: str, **family_arguments) -> MultiScaleDeformablePixelDecoder:
-    head, family = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL[section]
-    keys = {"encoder_features": "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "num_levels": "TOTAL_NUM_FEATURE_LEVELS",
-            "order": "FEATURE_ORDER", "conv_dim": "CONVS_DIM", "dim": "CONVS_DIM", "common_stride": "COMMON_STRIDE",
-            "num_heads": f"MODEL.{section}.NHEADS"}
-    with errors_about("MODEL.SEM_SEG_HEAD", **keys):
-        decoder = MultiScaleDeformablePixelDecoder(
-            input_shape=input_shape,
-            encoder_features=head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
-            conv_dim=head.CONVS_DIM,
-            mask_dim=head.MASK_DIM,
-            norm=head.NORM,
-            num_layers=head.TRANSFORMER_ENC_LAYERS,
-            num_heads=family.NHEADS,
-            dropout=family.DROPOUT,
-            common_stride=head.COMMON_STRIDE,
-            make_fusion=freqfusion_maker(cfg),
-            make_modulation=encoder_modulation_maker(cfg, num_heads=family.NHEADS),
-            **family_arguments,
-        )
+    keys = upper("mask_dim", "norm", "common_stride") | {
+        "encoder_features": "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "num_layers": "TRANSFORMER_ENC_LAYERS",
+        "conv_dim": "CONVS_DIM", "num_heads": f"MODEL.{section}.NHEADS", "dropout": f"MODEL.{section}.DROPOUT"}
+    names = {"num_levels": "TOTAL_NUM_FEATURE_LEVELS", "order": "FEATURE_ORDER"}
+    decoder = build(MultiScaleDeformablePixelDecoder, cfg, "MODEL.SEM_SEG_HEAD", keys, names, input_shape=input_shape,
+                    make_fusion=freqfusion_maker(cfg), make_modulation=encoder_modulation_maker(
+                        cfg, num_heads=cfg.MODEL[section].NHEADS), **family_arguments)
     check_freqfusion(cfg, decoder)
     return decoder
 
@@ -120,19 +106,9 @@ def freqfusion_maker(cfg) -> Callable[[int, int], nn.Module] | None:
             raise ConfigError(f"{FREQFUSION}.ENABLED fuses levels of which one has twice the stride of the other, but "
                               f"strides {coarse_stride} and {fine_stride} are neighbours here; leave no map out "
                               "between those of IN_FEATURES and DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES")
-        compressed = channels // 4 if options.COMPRESSED_CHANNELS is None else options.COMPRESSED_CHANNELS
-        with errors_about(FREQFUSION):
-            return FreqFusionSum(
-                channels,
-                channels,
-                lowpass_kernel=options.LOWPASS_KERNEL,
-                highpass_kernel=options.HIGHPASS_KERNEL,
-                compressed_channels=compressed,
-                feature_resample=options.FEATURE_RESAMPLE,
-                hamming_window=False,
-                feature_resample_norm=False,
-                checkpoint=options.CHECKPOINT,
-            )
+        narrow = {"compressed_channels": channels // 4} if options.COMPRESSED_CHANNELS is None else {}
+        return build(FreqFusionSum, cfg, FREQFUSION, FREQFUSION_KEYS, hr_channels=channels, lr_channels=channels,
+                     hamming_window=False, feature_resample_norm=False, **narrow)
 
     return make
 

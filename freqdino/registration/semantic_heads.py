@@ -4,7 +4,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from freqdino.errors import ConfigError
 from freqdino.modeling.segformer_head import SegFormerHead
 from freqdino.modeling.upernet_head import UPerNetHead
-from freqdino.registration.binding import errors_about, head_inputs, register
+from freqdino.registration.binding import build, head_inputs, register, upper
 from freqdino.registration.class_tables import check_num_classes, training_metadata
 
 
@@ -22,23 +22,12 @@ def build_segformer_head(cfg, input_shape):
 
 
 def _build(head, cfg, input_shape, **sizes):
-    options = cfg.MODEL.SEM_SEG_HEAD
     if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":      # other models count and number their classes otherwise
         check_num_classes(cfg)
         _check_ignore_value(cfg)
-    inputs = head_inputs(cfg, input_shape)
-    with errors_about("MODEL.SEM_SEG_HEAD"):
-        return head(
-            input_shape=inputs,
-            num_classes=options.NUM_CLASSES,
-            channels=options.CONVS_DIM,
-            common_stride=options.COMMON_STRIDE,
-            norm=options.NORM,
-            dropout=0.1,
-            ignore_value=options.IGNORE_VALUE,
-            loss_weight=options.LOSS_WEIGHT,
-            **sizes,
-        )
+    keys = upper("num_classes", "common_stride", "norm", "ignore_value", "loss_weight") | {"channels": "CONVS_DIM"}
+    return build(head, cfg, "MODEL.SEM_SEG_HEAD", keys, {"input_shape": "IN_FEATURES"}, dropout=0.1,
+                 input_shape=head_inputs(cfg, input_shape), **sizes)
 
 
 def _check_ignore_value(cfg):

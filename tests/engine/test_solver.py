@@ -219,6 +219,17 @@ def test_factor_of_frequency_scaling():
     assert {lr for name, (lr, _) in found.items() if name not in faster} == {1.0}
 
 
+def test_frequency_scaling_is_known_by_its_type():
+    cfg = load_config(opts=["SOLVER.FREQ_SCALE_MULTIPLIER", "2.0", "SOLVER.BASE_LR", "1.0"])
+    model = nn.ModuleDict({"branch": nn.Sequential(ResidualFrequencyScale(32)), "freq_scale": nn.Linear(3, 3)})
+    slow, fast = sorted(build_optimizer(cfg, model).param_groups, key=lambda group: group["lr"])
+    assert (slow["lr"], fast["lr"]) == (1.0, 2.0)
+    assert set(slow["params"]) == set(model["freq_scale"].parameters())
+    assert set(fast["params"]) == set(model["branch"].parameters())
+    with pytest.raises(ConfigError, match="the model has no frequency scaling"):
+        build_optimizer(cfg, model["freq_scale"])
+
+
 def test_factor_of_frequency_scaling_that_nothing_reads():
     with pytest.raises(ConfigError, match="FREQ_SCALE_MULTIPLIER is 2.0, but the model has no frequency scaling"):
         build_optimizer(load_config(opts=["SOLVER.FREQ_SCALE_MULTIPLIER", "2.0"]), Model())

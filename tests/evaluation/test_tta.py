@@ -123,9 +123,9 @@ def test_mirror_image_of_instances_leaves_the_original_alone():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"min_sizes": []}, r"min_sizes must be positive and at most max_size, got \[\] and 100"),
-    ({"min_sizes": [0, 8]}, r"got \[0, 8\] and 100"),
-    ({"max_size": 10}, r"got \[8, 16\] and 10"),
+    ({"min_sizes": []}, r"min_sizes must be positive and at most max_size 100, got \[\]"),
+    ({"min_sizes": [0, 8]}, r"max_size 100, got \[0, 8\]"),
+    ({"max_size": 10}, r"max_size 10, got \[8, 16\]"),
 ])
 def test_sizes_that_make_no_sense(options, message):
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,7 @@
 """Ground truth and predictions that the tests of matcher and criterion share."""
 import torch
 
+from freqdino.modeling.prediction import Prediction
 from freqdino.modeling.targets import ImageTargets
 
 
@@ -9,6 +10,12 @@ def image_targets(labels, masks=None, size=(8, 8), boxes=None, name="a.jpg"):
     masks = torch.zeros(len(labels), *size, dtype=torch.bool) if masks is None else masks
     boxes = None if boxes is None else torch.tensor(boxes).view(-1, 4)
     return ImageTargets(labels=torch.tensor(labels, dtype=torch.int64), masks=masks, boxes=boxes, name=name)
+
+
+def predicted(logits, masks=None, boxes=None):
+    """A prediction with these masks (B, Q, H, W), by default undecided ones."""
+    masks = torch.zeros(*logits.shape[:2], 8, 8) if masks is None else masks
+    return Prediction(logits=logits, mask_features=masks, boxes=boxes)
 
 
 def quadrants(size=16):

@@ -89,7 +89,7 @@ def test_diagonal_heads_reach_the_corner_of_the_square():
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match="num_heads must divide dim, got 3 heads and dim 8"):
+    with pytest.raises(ValueError, match="num_heads must divide the 8 channels, got 3"):
         MSDeformAttn(dim=8, num_heads=3, num_levels=1)
 
 

@@ -7,7 +7,8 @@ import torch
 from freqdino.modeling.criterion import SetCriterion
 from freqdino.modeling.losses import softmax_class_cost
 from freqdino.modeling.matcher import HungarianMatcher
-from helpers.targets import image_targets, logits_of, quadrants
+from freqdino.modeling.prediction import Outputs
+from helpers.targets import image_targets, logits_of, predicted, quadrants
 
 POINTS = 100
 WEIGHTS = {"ce": 2.0, "mask": 5.0, "dice": 3.0}
@@ -21,14 +22,14 @@ def criterion(num_classes=2, num_points=POINTS, **options):
     return SetCriterion(num_classes=num_classes, matcher=cost, num_points=num_points, oversample_ratio=3.0, **options)
 
 
-def predictions(logits, masks, auxiliary=0):
-    one = {"pred_logits": logits, "pred_masks": masks}
-    return {**one, "aux_outputs": [dict(one) for _ in range(auxiliary)]}
+def predictions(logits, masks=None, boxes=None, auxiliary=0):
+    one = predicted(logits, masks, boxes)
+    return Outputs(last=one, auxiliary=[one] * auxiliary)
 
 
 def test_class_loss_by_hand():
     probability = torch.tensor([[[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.2, 0.6]]])
-    losses = criterion()(predictions(probability.log(), torch.zeros(1, 3, 8, 8)), [image_targets([0])])
+    losses = criterion()(predictions(probability.log()), [image_targets([0])])
     # Query 0 is matched; the two others are "no object" and weigh 0.1 each.
     expected = -(math.log(0.7) + 0.1 * math.log(0.6) + 0.1 * math.log(0.6)) / 1.2
     assert losses["loss_ce"].item() == pytest.approx(2.0 * expected, rel=1e-5)
@@ -37,7 +38,7 @@ def test_class_loss_by_hand():
 def test_class_loss_is_one_mean_over_the_batch():
     probability = torch.tensor([[[0.7, 0.2, 0.1]], [[0.1, 0.3, 0.6]]])
     targets = [image_targets([1]), image_targets([])]
-    losses = criterion()(predictions(probability.log(), torch.zeros(2, 1, 8, 8)), targets)
+    losses = criterion()(predictions(probability.log()), targets)
     expected = -(math.log(0.2) + 0.1 * math.log(0.6)) / 1.1
     assert losses["loss_ce"].item() == pytest.approx(2.0 * expected, rel=1e-5)
 
@@ -45,7 +46,7 @@ def test_class_loss_is_one_mean_over_the_batch():
 @pytest.mark.parametrize(("queries", "labels"), [(2, [[0]]), (1, [[0], [1], []]), (2, [[0, 1, 1, 0, 0], [1]])])
 def test_mask_losses_of_undecided_masks_against_empty_objects(queries, labels):
     # Logit 0 costs log 2 at every point, and its dice with nothing is 1 - 1 / (P / 2 + 1).
-    outputs = predictions(torch.zeros(len(labels), queries, 3), torch.zeros(len(labels), queries, 8, 8))
+    outputs = predictions(torch.zeros(len(labels), queries, 3))
     losses = criterion()(outputs, [image_targets(own) for own in labels])
     matched = sum(min(queries, len(own)) for own in labels) / sum(map(len, labels))
     assert losses["loss_mask"].item() == pytest.approx(5.0 * matched * math.log(2), rel=1e-5)
@@ -78,7 +79,7 @@ def test_a_batch_without_objects():
 
 
 def test_deep_supervision_names():
-    outputs, targets = predictions(torch.zeros(1, 2, 3), torch.zeros(1, 2, 8, 8), auxiliary=2), [image_targets([0])]
+    outputs, targets = predictions(torch.zeros(1, 2, 3), auxiliary=2), [image_targets([0])]
     terms = ("loss_ce", "loss_mask", "loss_dice")
     assert list(criterion()(outputs, targets)) == [f"{term}{suffix}" for suffix in ("", "_0", "_1") for term in terms]
     assert list(criterion(deep_supervision=False)(outputs, targets)) == list(terms)
@@ -87,8 +88,8 @@ def test_deep_supervision_names():
 def test_every_prediction_is_matched_anew():
     truth = quadrants()[:1]
     off, on = logits_of(torch.zeros_like(truth)), logits_of(truth)
-    outputs = {"pred_logits": torch.zeros(1, 2, 3), "pred_masks": torch.cat((on, off))[None],
-               "aux_outputs": [{"pred_logits": torch.zeros(1, 2, 3), "pred_masks": torch.cat((off, on))[None]}]}
+    right, wrong = (predicted(torch.zeros(1, 2, 3), torch.cat(masks)[None]) for masks in ((on, off), (off, on)))
+    outputs = Outputs(last=right, auxiliary=[wrong])
     losses = criterion()(outputs, [image_targets([0], truth)])
     assert losses["loss_dice"] < 0.9 and losses["loss_dice_0"] < 0.9       # of 3, were the empty mask matched
 
@@ -96,7 +97,7 @@ def test_every_prediction_is_matched_anew():
 def test_focal_class_loss_by_hand():
     probability = torch.tensor([[[0.9, 0.4], [0.1, 0.2]]])
     losses = criterion(class_loss="focal", weights={"ce": 2.0})(
-        predictions(probability.logit(), torch.zeros(1, 2, 8, 8)), [image_targets([0])])
+        predictions(probability.logit()), [image_targets([0])])
 
     def positive(p):
         return -0.25 * (1 - p) ** 2 * math.log(p)
@@ -111,8 +112,8 @@ def test_focal_class_loss_by_hand():
 
 def test_box_losses_by_hand():
     # The matched box is the ground truth moved by a half of its side: intersection 1/2, union 3/2, hull 3/2.
-    outputs = {**predictions(torch.tensor([[[9.0, 0, 0], [0, 0, 9.0]]]), torch.zeros(1, 2, 8, 8)),
-               "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]])}
+    outputs = predictions(torch.tensor([[[9.0, 0, 0], [0, 0, 9.0]]]),
+                          boxes=torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]]))
     losses = criterion(weights={"bbox": 5.0, "giou": 2.0})(outputs, [image_targets([0], boxes=[0.4, 0.5, 0.2, 0.2])])
     assert losses["loss_bbox"].item() == pytest.approx(5.0 * 0.1, rel=1e-4)
     assert losses["loss_giou"].item() == pytest.approx(2.0 * (1 - 1 / 3), rel=1e-3)
@@ -121,7 +122,7 @@ def test_box_losses_by_hand():
 
 def test_box_losses_without_objects():
     boxes = torch.rand(1, 2, 4, requires_grad=True)
-    outputs = {**predictions(torch.zeros(1, 2, 3), torch.zeros(1, 2, 8, 8)), "pred_boxes": boxes}
+    outputs = predictions(torch.zeros(1, 2, 3), boxes=boxes)
     losses = criterion(weights={"bbox": 5.0, "giou": 2.0})(outputs, [image_targets([], boxes=[])])
     assert losses["loss_bbox"] == losses["loss_giou"] == 0
     sum(losses.values()).backward()

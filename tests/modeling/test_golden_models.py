@@ -37,7 +37,7 @@ def test_levels_and_predictions(case):
     stored = subset(tensors, "head.")
     predictions = {"": outputs}
     predictions |= {f"aux.{index}.": auxiliary for index, auxiliary in enumerate(outputs["aux_outputs"])}
-    if outputs.get("interm_outputs"):
+    if "interm_outputs" in outputs:
         predictions["two_stage."] = outputs["interm_outputs"]
     ours = {prefix + key: prediction[key] for prefix, prediction in predictions.items() for key in KEYS
             if prefix + key in stored}

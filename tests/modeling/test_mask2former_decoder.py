@@ -1,9 +1,8 @@
-"""Masked-attention decoder: where queries may look, deferred masks, projections, options."""
+"""Masked-attention decoder: where queries may look, projections, options."""
 import pytest
 import torch
 
 from freqdino.modeling.mask2former_decoder import MultiScaleMaskedTransformerDecoder, blocked_places
-from freqdino.modeling.prediction import DeferredMasksPrediction
 
 
 def decoder(**options):
@@ -29,7 +28,7 @@ def test_no_layers_predict_from_the_raw_queries():
     module, (levels, mask_features) = decoder(num_layers=0), inputs()
     outputs = module(levels, mask_features)
     queries = module.decoder_norm(module.query_feat.weight)
-    assert outputs["aux_outputs"] == []
+    assert not outputs["aux_outputs"]
     assert torch.allclose(outputs["pred_logits"], module.class_embed(queries).expand(2, -1, -1), atol=1e-6)
     expected = (module.mask_embed(queries)[None, :, :, None, None] * mask_features[:, None]).sum(dim=2)
     assert torch.allclose(outputs["pred_masks"], expected, atol=1e-5)
@@ -47,20 +46,6 @@ def test_a_shorter_decoder_makes_the_first_predictions_of_a_longer_one():
     auxiliary, last = long(*arguments)["aux_outputs"], short(*arguments)
     for key in ("pred_logits", "pred_masks"):
         assert torch.allclose(auxiliary[2][key], last[key], atol=1e-5)
-
-
-def test_deferred_masks_equal_the_eager_ones_and_are_computed_once():
-    embedding, features = torch.randn(2, 5, 8, requires_grad=True), torch.randn(2, 8, 4, 3)
-    prediction = DeferredMasksPrediction({"pred_logits": torch.zeros(2, 5, 4)}, mask_embedding=embedding,
-                                         mask_features=features)
-    assert set(prediction) == {"pred_logits"}
-    expected = (embedding[:, :, :, None, None] * features[:, None]).sum(dim=2)
-    assert torch.allclose(prediction["pred_masks"], expected, atol=1e-5)
-    assert prediction["pred_masks"] is prediction["pred_masks"]
-    prediction["pred_masks"].sum().backward()
-    assert embedding.grad.any()
-    with pytest.raises(KeyError, match="pred_boxes"):
-        prediction["pred_boxes"]
 
 
 def test_blocked_places():

@@ -235,7 +235,7 @@ def test_neither_boxes_nor_masks():
 
 
 def test_messages_name_the_image(model):
-    with pytest.raises(ValueError, match="street.jpg: a class index of 3, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 3"):
+    with pytest.raises(ValueError, match="num_classes is 3, but street.jpg has a class index of 3"):
         model.train()([example(64, 64, [3], file_name="street.jpg")])
 
 

@@ -8,7 +8,8 @@ from freqdino.modeling.denoising import NoisedQueries
 from freqdino.modeling.losses import focal_class_cost
 from freqdino.modeling.mask_dino_criterion import MaskDINOCriterion
 from freqdino.modeling.matcher import HungarianMatcher
-from helpers.targets import image_targets
+from freqdino.modeling.prediction import Outputs
+from helpers.targets import image_targets, predicted
 
 WEIGHTS = {"ce": 4.0, "mask": 5.0, "dice": 5.0, "bbox": 5.0, "giou": 2.0}
 COSTS = {"class": 4.0, "mask": 5.0, "dice": 5.0, "box": 5.0, "giou": 2.0}
@@ -27,13 +28,12 @@ def criterion(*, costs=COSTS, **options):
 
 def prediction(num_queries=3, batch=1, boxes=None):
     boxes = torch.tensor(BOX).expand(batch, num_queries, 4) if boxes is None else torch.tensor(boxes).view(batch, -1, 4)
-    return {"pred_logits": torch.zeros(batch, num_queries, 2), "pred_masks": torch.zeros(batch, num_queries, 8, 8),
-            "pred_boxes": boxes}
+    return predicted(torch.zeros(batch, num_queries, 2), boxes=boxes)
 
 
 def outputs_of(matching, layers=0, proposals=True, denoising=None):
-    return {**matching, "aux_outputs": [dict(matching) for _ in range(layers)],
-            "interm_outputs": dict(matching) if proposals else None, "denoising": denoising}
+    return Outputs(last=matching, auxiliary=[matching] * layers, proposals=matching if proposals else None,
+                   denoising=denoising)
 
 
 def noised_of(counts, groups):
@@ -103,7 +103,7 @@ def focal(p, positive):
 
 def test_class_loss_is_a_sum_over_queries_divided_by_the_objects():
     matching = prediction(num_queries=4, batch=2)
-    matching["pred_logits"] = torch.tensor([0.3, 0.6]).logit().expand(2, 4, 2)
+    matching.logits = torch.tensor([0.3, 0.6]).logit().expand(2, 4, 2)
     targets = [image_targets([0, 0], boxes=[BOX, BOX]), image_targets([1], boxes=[BOX])]
     losses = criterion(denoising="no")(outputs_of(matching), targets)
     said, unsaid = focal(0.3, True) + focal(0.6, False), focal(0.3, False) + focal(0.6, True)
@@ -116,7 +116,7 @@ def test_denoising_by_hand():
     groups, counts = 2, [3, 1]
     targets = [image_targets([0, 1, 0], boxes=[BOX] * 3), image_targets([1], boxes=[BOX])]
     known = prediction(num_queries=6, batch=2, boxes=[[0.6, 0.5, 0.2, 0.2]] * 12)       # each moved by half its width
-    known["pred_logits"] = torch.tensor([0.3, 0.6]).logit().expand(2, 6, 2)
+    known.logits = torch.tensor([0.3, 0.6]).logit().expand(2, 6, 2)
     losses = criterion()(outputs_of(prediction(batch=2), denoising=([known], noised_of(counts, groups))), targets)
     norm = sum(counts) * groups
     zero, one = focal(0.3, True) + focal(0.6, False), focal(0.3, False) + focal(0.6, True)
@@ -164,7 +164,7 @@ def test_boxes_of_some_classes_only(box_classes, share):
 
 def test_gradient_of_boxes_that_are_not_supervised_is_zero():
     boxes = torch.tensor([[BOX, BOX]], requires_grad=True)
-    matching = {**prediction(2), "pred_boxes": boxes}
+    matching = predicted(torch.zeros(1, 2, 2), boxes=boxes)
     losses = criterion(box_classes={1}, denoising="no")(outputs_of(matching), [image_targets([0], boxes=[[0.1] * 4])])
     sum(losses[name] for name in ("loss_bbox", "loss_giou")).backward()
     assert torch.equal(boxes.grad, torch.zeros_like(boxes))
@@ -191,7 +191,7 @@ def test_matching_uses_the_boxes():
 def test_softmax_classes_with_the_focal_cost():
     # The semantic models: three logits for two classes, cross-entropy in the loss, sigmoids in the cost.
     matching = prediction(2)
-    matching["pred_logits"] = torch.tensor([[[2.0, 0.0, 0.0], [0.0, 0.0, 2.0]]])
+    matching.logits = torch.tensor([[[2.0, 0.0, 0.0], [0.0, 0.0, 2.0]]])
     losses = criterion(class_loss="cross_entropy", denoising="no")(
         outputs_of(matching, proposals=False), [image_targets([0], boxes=[BOX])])
     each = math.log(math.exp(2) + 2) - 2
@@ -200,7 +200,7 @@ def test_softmax_classes_with_the_focal_cost():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_losses_are_float32_under_autocast(dtype):
-    matching = {key: value.to(dtype) if key != "pred_boxes" else value for key, value in prediction(2).items()}
+    matching = predicted(torch.zeros(1, 2, 2, dtype=dtype), torch.zeros(1, 2, 8, 8, dtype=dtype), prediction(2).boxes)
     with torch.autocast("cpu", dtype):
         losses = criterion()(outputs_of(matching, denoising=([matching], noised_of([1], 2))),
                              [image_targets([0], boxes=[BOX])])
@@ -209,11 +209,11 @@ def test_losses_are_float32_under_autocast(dtype):
 
 
 def test_unknown_denoising():
-    with pytest.raises(ValueError, match=r"denoising must be one of \('no', 'standard', 'seg'\), got 'masks'"):
+    with pytest.raises(ValueError, match="denoising must be one of no, standard, seg, got 'masks'"):
         criterion(denoising="masks")
 
 
 @pytest.mark.parametrize("options", [{"weights": {}}, {"weights": {"bbox": 5.0}, "box_loss": False}])
 def test_nothing_to_learn(options):
-    with pytest.raises(ValueError, match="no loss of the matched queries is left: weights {.*}, box_loss"):
+    with pytest.raises(ValueError, match="weights leave no loss of the matched queries: {.*}, box_loss"):
         criterion(**options)

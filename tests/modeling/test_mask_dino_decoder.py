@@ -14,15 +14,15 @@ def test_shapes_and_number_of_predictions(options, with_targets):
     outputs = decoder(**options)(*inputs(), targets([0, 2], [1]) if with_targets else None)
     predictions = [outputs, *outputs["aux_outputs"]]
     assert len(predictions) == 4
-    assert (outputs["interm_outputs"] is None) == (options.get("two_stage") is False)
-    if outputs["interm_outputs"]:
+    assert ("interm_outputs" in outputs) == (options.get("two_stage") is not False)
+    if "interm_outputs" in outputs:
         predictions.append(outputs["interm_outputs"])
     for prediction in predictions:
         assert [tuple(prediction[key].shape) for key in KEYS] == [(2, 5, 3), (2, 5, 16, 24), (2, 5, 4)]
         assert all(prediction[key].dtype == torch.float32 and prediction[key].isfinite().all() for key in KEYS)
         assert prediction["pred_boxes"].min() >= 0 and prediction["pred_boxes"].max() <= 1
     if not with_targets:
-        assert outputs["denoising"] is None
+        assert "denoising" not in outputs
         return
     known, noised = outputs["denoising"]
     assert noised.groups == 3 and len(known) == 4
@@ -188,10 +188,8 @@ def test_keys_that_the_options_decide(options, learned):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_masks_are_computed_when_looked_at(options):
     outputs = decoder(**options).eval()(*inputs())
-    assert "pred_masks" in outputs
-    assert not any("pred_masks" in prediction for prediction in outputs["aux_outputs"])
-    if options in ({}, {"learn_content": True}):
-        assert "pred_masks" not in outputs["interm_outputs"]
+    predictions = [outputs.last, *outputs.auxiliary, *([outputs.proposals] if outputs.proposals else [])]
+    assert all("pred_masks" in prediction and "masks" not in vars(prediction) for prediction in predictions)
 
 
 def test_masks_are_dot_products():
@@ -254,7 +252,7 @@ def test_autocast(options, dtype):
     with torch.autocast("cpu", dtype):
         outputs = module(*arguments, truth)
         predictions = [outputs, *outputs["aux_outputs"], *outputs["denoising"][0]]
-        predictions += [outputs["interm_outputs"]] if outputs["interm_outputs"] else []
+        predictions += [outputs["interm_outputs"]] if "interm_outputs" in outputs else []
         for prediction in predictions:
             assert [prediction[key].dtype for key in KEYS] == [dtype, dtype, torch.float32]
             assert all(prediction[key].isfinite().all() for key in KEYS)
@@ -272,12 +270,12 @@ def test_autocast_is_near_float32(dtype):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"box_initialisation": "boxes"}, "box_initialisation must be one of .*'no', 'bitmask', 'mask2box'.*, got 'boxes'"),
-    ({"box_initialisation": "bitmask", "two_stage": False}, "box_initialisation 'bitmask' needs two_stage"),
+    ({"box_initialisation": "boxes"}, "box_initialisation must be one of no, bitmask, mask2box, got 'boxes'"),
+    ({"box_initialisation": "bitmask", "two_stage": False}, "box_initialisation is 'bitmask', which needs two_stage"),
     ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
-    ({"num_denoising": -1}, "num_denoising must be at least 0 and noise_scale in 0..2.*got -1 and 0.4"),
-    ({"noise_scale": 2.5}, "noise_scale in 0..2.*got 6 and 2.5"),
-    ({"hidden_dim": 36}, "num_heads must divide dim, got 8 heads and dim 36"),
+    ({"num_denoising": -1}, "num_denoising must be at least 0, got -1"),
+    ({"noise_scale": 2.5}, "noise_scale must be in 0..2, .* got 2.5"),
+    ({"hidden_dim": 36}, "num_heads must divide the 36 channels, got 8"),
 ])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -6,9 +6,10 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import nn
 
+from freqdino.modeling.prediction import Outputs
 from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
 from helpers.small_models import example
-from helpers.targets import image_targets
+from helpers.targets import image_targets, predicted
 
 PREFIX = "MODEL.MaskDINO."
 
@@ -25,10 +26,9 @@ class FixedPrediction(nn.Module):
     def __init__(self, probabilities, masks=None, boxes=None):
         super().__init__()
         logits = torch.tensor(probabilities).logit()
-        self.outputs = {
-            "pred_logits": logits[None],
-            "pred_masks": torch.ones(1, len(logits), 16, 24) if masks is None else masks[None],
-            "pred_boxes": torch.full((1, len(logits), 4), 0.5) if boxes is None else torch.tensor(boxes)[None]}
+        self.outputs = Outputs(last=predicted(
+            logits[None], torch.ones(1, len(logits), 16, 24) if masks is None else masks[None],
+            torch.full((1, len(logits), 4), 0.5) if boxes is None else torch.tensor(boxes)[None]))
 
     def forward(self, features, targets=None):
         return self.outputs
@@ -126,7 +126,7 @@ def test_semantic_model():
 def test_semantic_model_matches_by_sigmoids():
     # A softmax favours the first query for class 0, the sigmoid the second.
     match = mask_dino_model({**SEMANTIC, **BOXES_ONLY}).criterion.matcher
-    prediction = {"pred_logits": torch.tensor([[[1.0, -9.0, -9.0, -9.0], [2.0, 2.0, 2.0, 2.0]]]),
-                  "pred_boxes": torch.full((1, 2, 4), 0.5)}
+    prediction = predicted(torch.tensor([[[1.0, -9.0, -9.0, -9.0], [2.0, 2.0, 2.0, 2.0]]]),
+                           boxes=torch.full((1, 2, 4), 0.5))
     queries, objects = match(prediction, [image_targets([0], boxes=[[0.5, 0.5, 0.5, 0.5]])])[0]
     assert queries.tolist() == [1] and objects.tolist() == [0]

@@ -4,7 +4,7 @@ import torch
 
 from freqdino.modeling.losses import softmax_class_cost
 from freqdino.modeling.matcher import HungarianMatcher, NonFiniteCostError
-from helpers.targets import image_targets, logits_of, quadrants
+from helpers.targets import image_targets, logits_of, predicted, quadrants
 
 WEIGHTS = {"class": 2.0, "mask": 5.0, "dice": 5.0}
 
@@ -21,7 +21,7 @@ def pairs(match):
 def test_optimum_that_a_greedy_choice_misses():
     # Greedy: query 0 to class 0 (0.5) leaves 0.05 for class 1; the optimum is 0.4 + 0.45.
     probability = torch.tensor([[[0.5, 0.4, 0.1], [0.45, 0.05, 0.5]]])
-    prediction = {"pred_logits": probability.log(), "pred_masks": torch.zeros(1, 2, 8, 8)}
+    prediction = predicted(probability.log())
     match, = matcher(**{"class": 1.0, "mask": 0.0, "dice": 0.0})(prediction, [image_targets([0, 1])])
     assert pairs(match) == [(1, 0), (0, 1)]
 
@@ -30,15 +30,15 @@ def test_optimum_that_a_greedy_choice_misses():
 def test_masks_find_their_object(weights):
     truth = quadrants()
     order = torch.tensor([2, 0, 3, 1])
-    prediction = {"pred_logits": torch.zeros(1, 4, 4), "pred_masks": logits_of(truth[order])[None]}
+    prediction = predicted(torch.zeros(1, 4, 4), logits_of(truth[order])[None])
     match, = matcher(**weights)(prediction, [image_targets([0, 0, 0, 0], truth)])
     assert pairs(match) == [(order.tolist().index(g), g) for g in range(4)]
 
 
 def test_class_decides_between_equal_masks():
     truth = quadrants()[:1].expand(2, -1, -1)
-    prediction = {"pred_logits": torch.tensor([[[0.0, 0, 0, 0], [0, 5, 0, 0], [5, 0, 0, 0]]]),
-                  "pred_masks": logits_of(truth[:1].expand(3, -1, -1))[None]}
+    prediction = predicted(torch.tensor([[[0.0, 0, 0, 0], [0, 5, 0, 0], [5, 0, 0, 0]]]),
+                           logits_of(truth[:1].expand(3, -1, -1))[None])
     match, = matcher()(prediction, [image_targets([0, 1], truth)])
     assert pairs(match) == [(2, 0), (1, 1)]
 
@@ -46,15 +46,15 @@ def test_class_decides_between_equal_masks():
 @pytest.mark.parametrize("term", ["box", "giou"])
 def test_boxes_find_their_object(term):
     boxes = [[0.2, 0.2, 0.1, 0.1], [0.8, 0.2, 0.2, 0.1], [0.5, 0.5, 0.9, 0.9]]
-    predicted = torch.tensor([[boxes[2], boxes[0], boxes[1]]]) + 0.02
-    prediction = {"pred_logits": torch.zeros(1, 3, 4), "pred_boxes": predicted}
+    moved = torch.tensor([[boxes[2], boxes[0], boxes[1]]]) + 0.02
+    prediction = predicted(torch.zeros(1, 3, 4), boxes=moved)
     match, = matcher(**{term: 1.0})(prediction, [image_targets([0, 0, 0], boxes=boxes)])
     assert pairs(match) == [(1, 0), (2, 1), (0, 2)]
 
 
 def test_more_objects_than_queries():
     truth = quadrants()
-    prediction = {"pred_logits": torch.zeros(1, 2, 4), "pred_masks": logits_of(truth[[3, 1]])[None]}
+    prediction = predicted(torch.zeros(1, 2, 4), logits_of(truth[[3, 1]])[None])
     match, = matcher()(prediction, [image_targets([0] * 4, truth)])
     assert pairs(match) == [(1, 1), (0, 3)]
 
@@ -62,7 +62,7 @@ def test_more_objects_than_queries():
 def test_images_are_matched_on_their_own():
     truth = quadrants()
     masks = logits_of(torch.stack((truth, truth, truth.flip(0))))
-    prediction = {"pred_logits": torch.zeros(3, 4, 4), "pred_masks": masks}
+    prediction = predicted(torch.zeros(3, 4, 4), masks)
     matches = matcher()(prediction, [image_targets([0], truth[1:2]), image_targets([], size=(16, 16)),
                                      image_targets([0, 1], truth[:2])])
     assert [pairs(match) for match in matches] == [[(1, 0)], [], [(3, 0), (2, 1)]]
@@ -71,17 +71,17 @@ def test_images_are_matched_on_their_own():
 
 
 def test_ground_truth_of_another_size_than_the_prediction():
-    prediction = {"pred_logits": torch.zeros(1, 4, 4), "pred_masks": logits_of(quadrants(8).flip(0))[None]}
+    prediction = predicted(torch.zeros(1, 4, 4), logits_of(quadrants(8).flip(0))[None])
     match, = matcher()(prediction, [image_targets([0] * 4, quadrants(32))])
     assert pairs(match) == [(3, 0), (2, 1), (1, 2), (0, 3)]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize(("key", "term"), [("pred_logits", "class"), ("pred_masks", "mask")])
-def test_cost_that_is_not_finite_names_image_and_term(bad, key, term):
+@pytest.mark.parametrize(("part", "term"), [("logits", "class"), ("mask_features", "mask")])
+def test_cost_that_is_not_finite_names_image_and_term(bad, part, term):
     truth = quadrants()
-    prediction = {"pred_logits": torch.zeros(2, 4, 4), "pred_masks": logits_of(torch.stack((truth, truth)))}
-    prediction[key][1, 2] = bad
+    prediction = predicted(torch.zeros(2, 4, 4), logits_of(torch.stack((truth, truth))))
+    getattr(prediction, part)[1, 2] = bad
     targets = [image_targets([0] * 4, truth, name="good.jpg"), image_targets([0] * 4, truth, name="street/bad.jpg")]
     message = f"street/bad.jpg: the matching cost '{term}' is not finite for 4 of 16 pairs"
     with pytest.raises(NonFiniteCostError, match=message):
@@ -93,12 +93,12 @@ def test_the_error_can_be_caught_as_either_kind():
 
 
 def test_images_without_objects_are_not_asked_for_a_finite_cost():
-    prediction = {"pred_logits": torch.full((1, 4, 4), float("nan")), "pred_masks": torch.zeros(1, 4, 8, 8)}
+    prediction = predicted(torch.full((1, 4, 4), float("nan")))
     assert pairs(matcher()(prediction, [image_targets([])])[0]) == []
 
 
 def test_weights_that_are_all_zero():
-    with pytest.raises(ValueError, match="at least one matching weight must differ from 0"):
+    with pytest.raises(ValueError, match="weights must not all be 0, got {"):
         matcher(**{"class": 0.0, "mask": 0.0, "dice": 0.0})
 
 
@@ -106,7 +106,7 @@ def test_weights_that_are_all_zero():
 def test_half_precision_predictions_under_autocast(dtype):
     truth = quadrants()
     masks = logits_of(truth.flip(0))[None].to(dtype)
-    prediction = {"pred_logits": torch.zeros(1, 4, 4, dtype=dtype), "pred_masks": masks}
+    prediction = predicted(torch.zeros(1, 4, 4, dtype=dtype), masks)
     with torch.autocast("cpu", dtype):
         match, = matcher()(prediction, [image_targets([0] * 4, truth)])
     assert pairs(match) == [(3, 0), (2, 1), (1, 2), (0, 3)]

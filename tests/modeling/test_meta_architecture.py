@@ -200,7 +200,7 @@ def test_one_class():
 
 def test_messages_name_the_image(model):
     model.train()
-    with pytest.raises(ValueError, match="street.jpg: a class index of 3, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 3"):
+    with pytest.raises(ValueError, match="num_classes is 3, but street.jpg has a class index of 3"):
         model([example(64, 64, [3], file_name="street.jpg")])
     with pytest.raises(ValueError, match="image 17: training needs 'instances'"):
         model([example(64, 64, image_id=17)])

@@ -142,10 +142,10 @@ def test_autocast_is_near_float32(dtype):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"order": "coarse2fine"}, "order must be high2low or low2high, got 'coarse2fine'"),
+    ({"order": "coarse2fine"}, "order must be one of high2low, low2high, got 'coarse2fine'"),
     ({"encoder_features": ["res3", "p4"]}, r"encoder_features names \['p4'\], but the maps are \['res2', .*'res5'\]"),
     ({"num_levels": 2}, "num_levels is 2, fewer than the 3 maps"),
-    ({"num_heads": 5}, "num_heads must divide dim, got 5 heads and dim 64"),
+    ({"num_heads": 5}, "num_heads must divide the 64 channels, got 5"),
 ])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

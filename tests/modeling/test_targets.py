@@ -44,7 +44,7 @@ MASKS = torch.ones(2, 4, 4, dtype=torch.bool)
     ({}, "image 1 of the batch")])
 @pytest.mark.parametrize(("classes", "shown"), [([0, 3], 3), ([0, 254], 254), ([-1, 0], -1)])
 def test_class_index_out_of_range(entries, name, classes, shown):
-    with pytest.raises(ValueError, match=f"^{name}: a class index of {shown}, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 3"):
+    with pytest.raises(ValueError, match=f"^num_classes is 3, but {name} has a class index of {shown}$"):
         prepare(example(MASKS), example(MASKS, classes, **entries))
 
 

@@ -143,10 +143,10 @@ def test_predictions_of_every_detector(detector):
 @pytest.mark.parametrize(("options", "message"), [
     (upsampler("fade"), "MODEL.FPN.UPSAMPLER is 'fade'; known are freqfusion, nearest, bilinear, deconv, pixelshuffle, "
                         "carafe, dysample, dysample_s"),
-    ({"MODEL.FPN.FUSE_TYPE": "max"}, "MODEL.FPN: fuse_type must be sum or avg, got 'max'"),
-    ({"MODEL.FPN.IN_FEATURES": ["res2", "res4"]}, "MODEL.FPN: in_features must name maps of which each has twice"),
-    ({**upsampler("dysample"), "MODEL.FPN.OUT_CHANNELS": 30}, "MODEL.FPN: groups must divide channels: groups 4, .*30"),
-    ({**FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0}, "^MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0"),
+    ({"MODEL.FPN.FUSE_TYPE": "max"}, "MODEL.FPN.FUSE_TYPE must be one of sum, avg, got 'max'"),
+    ({"MODEL.FPN.IN_FEATURES": ["res2", "res4"]}, "MODEL.FPN.IN_FEATURES must name maps of which each has twice"),
+    ({**upsampler("dysample"), "MODEL.FPN.OUT_CHANNELS": 30}, "MODEL.FPN: groups must divide the 30 channels, got 4"),
+    ({**FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0}, "^MODEL.BACKBONE.FDCONV.KERNEL_NUM must be at least 1, got 0"),
 ])
 def test_what_makes_no_sense(options, message):
     with pytest.raises(ConfigError, match=message):

@@ -127,8 +127,8 @@ def test_options_reach_the_units():
      r"FREQFUSION.ENABLED needs two neighbouring levels, but the encoder reads \['res2'\] alone .*; name more maps in"),
     ({**MASK_DINO, ENCODER_MAPS: ["res2"], f"{HEAD}TOTAL_NUM_FEATURE_LEVELS": 1},
      r"FREQFUSION.ENABLED needs two neighbouring levels, but the encoder reads \['res2'\]"),
-    ({f"{HEAD}FREQFUSION.LOWPASS_KERNEL": 4}, "FREQFUSION: lowpass_kernel must be odd and positive, got 4"),
-    ({f"{HEAD}FREQFUSION.COMPRESSED_CHANNELS": 0}, "FREQFUSION: compressed_channels must be at least 1, got 0"),
+    ({f"{HEAD}FREQFUSION.LOWPASS_KERNEL": 4}, "FREQFUSION.LOWPASS_KERNEL must be odd and positive, got 4"),
+    ({f"{HEAD}FREQFUSION.COMPRESSED_CHANNELS": 0}, "FREQFUSION.COMPRESSED_CHANNELS must be at least 1, got 0"),
 ])
 def test_what_cannot_be_built(options, message):
     with pytest.raises(ConfigError, match=f"MODEL.SEM_SEG_HEAD.{message}"):

@@ -128,7 +128,7 @@ def test_the_encoder_attends_as_before_at_the_start():
     ({"MODEL.BACKBONE.NAME": "PatchBackbone", **FDAM},
      "MODEL.BACKBONE.FDAM.ENABLED is True, but the backbone PatchBackbone does not read it; .*build_vit_backbone"),
     ({**RESNET18, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
-     "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: .*kernel_num must be at least 1, got 0"),
+     "MODEL.BACKBONE.FDCONV.KERNEL_NUM must be at least 1, got 0 .in res2"),
     ({"MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone",
       "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, False, False, True]},
      r"FDCONV.ENABLED\) cannot replace deformable convolutions; set MODEL.RESNETS.DEFORM_ON_PER_STAGE"),

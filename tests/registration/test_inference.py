@@ -149,9 +149,9 @@ def test_windows_need_a_semantic_model():
     ({"STRIDE": [1, 2, 3]}, r"TEST.SLIDING_WINDOW.STRIDE is \[1, 2, 3\]"),
     ({"STRIDE": [32.5, 32]}, r"TEST.SLIDING_WINDOW.STRIDE is \[32.5, 32\]"),
     ({"STRIDE": True}, "TEST.SLIDING_WINDOW.STRIDE is True"),
-    ({"STRIDE": 0}, r"TEST.SLIDING_WINDOW.STRIDE \[0, 0\]: stride must be at least 1 in height and width"),
-    ({"SIZE": [64, -64]}, r"TEST.SLIDING_WINDOW.SIZE \[64, -64\] .*: size must be at least 1 in height"),
-    ({"STRIDE": [32, 65]}, r"TEST.SLIDING_WINDOW.STRIDE \[32, 65\]: stride \(32, 65\) exceeds size \(64, 64\)"),
+    ({"STRIDE": 0}, r"TEST.SLIDING_WINDOW.STRIDE must be at least 1 in height and width, got \(0, 0\)"),
+    ({"SIZE": [64, -64]}, r"TEST.SLIDING_WINDOW.SIZE must be at least 1 in height and width, got \(64, -64\)"),
+    ({"STRIDE": [32, 65]}, r"TEST.SLIDING_WINDOW.STRIDE \(32, 65\) exceeds size \(64, 64\)"),
 ])
 def test_sizes_that_cannot_be_meant(options, message):
     sizes = {f"TEST.SLIDING_WINDOW.{key}": value for key, value in options.items()}

@@ -142,16 +142,16 @@ def test_a_published_family_default_of_four_levels():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({f"{PREFIX}DN": "yes"}, "MODEL.MaskDINO.DN is 'yes'; no, standard, seg are possible"),
-    ({f"{PREFIX}BOX_FRAME": "batch"}, "MODEL.MaskDINO.BOX_FRAME is 'batch'; image, padded are possible"),
+    ({f"{PREFIX}DN": "yes"}, "MODEL.MaskDINO.DN must be one of no, standard, seg, got 'yes'"),
+    ({f"{PREFIX}BOX_FRAME": "batch"}, "MODEL.MaskDINO.BOX_FRAME must be one of image, padded, None, got 'batch'"),
     ({f"{PREFIX}INITIALIZE_BOX_TYPE": "mask"},
-     "MODEL.MaskDINO.INITIALIZE_BOX_TYPE is 'mask'; no, bitmask, mask2box are possible"),
+     "MODEL.MaskDINO.INITIALIZE_BOX_TYPE must be one of no, bitmask, mask2box, got 'mask'"),
     ({**SEMANTIC, f"{PREFIX}TEST.PANOPTIC_ON": True}, "SEMANTIC_CE_LOSS trains a semantic model: .*PANOPTIC_ON False"),
     ({**SEMANTIC, f"{PREFIX}TEST.INSTANCE_ON": True}, "SEMANTIC_CE_LOSS trains a semantic model: .*INSTANCE_ON False"),
     ({**SEMANTIC, f"{PREFIX}TEST.SEMANTIC_ON": False}, "SEMANTIC_CE_LOSS trains a semantic model: .*SEMANTIC_ON True"),
     ({"MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead"},
      "MODEL.SEM_SEG_HEAD.NAME is MaskFormerHead; MODEL.META_ARCHITECTURE MaskDINO goes with MaskDINOHead"),
-    ({f"{PREFIX}NUM_OBJECT_QUERIES": 0}, "NUM_OBJECT_QUERIES must be at least 1, got 0"),
+    ({f"{PREFIX}NUM_OBJECT_QUERIES": 0}, "MODEL.MaskDINO.NUM_OBJECT_QUERIES is 0; it must be at least 1"),
     ({f"{PREFIX}TRANSFORMER_DECODER_NAME": "DINO"},
      r"TRANSFORMER_DECODER_NAME is 'DINO'; registered are \[.*'MaskDINODecoder'"),
     ({f"{PREFIX}TEST.SEMANTIC_ON": False, f"{PREFIX}TEST.INSTANCE_ON": False, f"{PREFIX}TEST.PANOPTIC_ON": False},
@@ -164,23 +164,27 @@ def test_what_cannot_be_built(options, message):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"MODEL.SEM_SEG_HEAD.FEATURE_ORDER": "coarse2fine"},
-     "MODEL.SEM_SEG_HEAD: FEATURE_ORDER must be high2low or low2high, got 'coarse2fine'"),
-    ({"MODEL.SEM_SEG_HEAD.CONVS_DIM": 48}, "MODEL.SEM_SEG_HEAD: CONVS_DIM must be a multiple of 32, .* got 48"),
-    ({"MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 8}, "MODEL.SEM_SEG_HEAD: COMMON_STRIDE is 8, but .* has stride 4"),
-    ({f"{PREFIX}NHEADS": 7}, "MODEL.MaskDINO.NHEADS must divide CONVS_DIM"),
+     "MODEL.SEM_SEG_HEAD.FEATURE_ORDER must be one of high2low, low2high, got 'coarse2fine'"),
+    ({"MODEL.SEM_SEG_HEAD.CONVS_DIM": 48}, "MODEL.SEM_SEG_HEAD.CONVS_DIM must be a multiple of 32, .* got 48"),
+    ({"MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 8}, "MODEL.SEM_SEG_HEAD.COMMON_STRIDE is 8, but .* has stride 4"),
+    ({f"{PREFIX}NHEADS": 7}, "^MODEL.MaskDINO.NHEADS must divide the 64 channels, got 7"),
     ({"MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": 2},
-     "MODEL.SEM_SEG_HEAD: TOTAL_NUM_FEATURE_LEVELS is 2, fewer than the 3 maps .*'res3', 'res4', 'res5'"),
-    ({f"{PREFIX}TWO_STAGE": False, f"{PREFIX}INITIALIZE_BOX_TYPE": "bitmask"}, "'bitmask' needs two_stage"),
-    ({f"{PREFIX}DEC_LAYERS": 0}, "num_layers must be at least 1, got 0"),
-    ({f"{PREFIX}DN_NUM": -1}, "num_denoising must be at least 0"),
-    ({f"{PREFIX}HIDDEN_DIM": 20}, "num_heads must divide dim, got 8 heads and dim 20"),
-    ({f"{PREFIX}{key}_WEIGHT": 0.0 for key in ("CLASS", "MASK", "DICE", "BOX", "GIOU")}, "no loss .* is left"),
+     "MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS is 2, fewer than the 3 maps .*'res3', 'res4', 'res5'"),
+    ({f"{PREFIX}TWO_STAGE": False, f"{PREFIX}INITIALIZE_BOX_TYPE": "bitmask"},
+     "INITIALIZE_BOX_TYPE is 'bitmask', which needs two_stage"),
+    ({f"{PREFIX}DEC_LAYERS": 0}, "MODEL.MaskDINO.DEC_LAYERS must be at least 1, got 0"),
+    ({f"{PREFIX}DN_NUM": -1}, "MODEL.MaskDINO.DN_NUM must be at least 0"),
+    ({f"{PREFIX}DN_NOISE_SCALE": 3.0}, "MODEL.MaskDINO.DN_NOISE_SCALE must be in 0..2, .* got 3.0"),
+    ({f"{PREFIX}IMPORTANCE_SAMPLE_RATIO": 1.5}, "MODEL.MaskDINO.IMPORTANCE_SAMPLE_RATIO must be in 0..1, got 1.5"),
+    ({f"{PREFIX}HIDDEN_DIM": 20}, "num_heads must divide the 20 channels, got 8"),
+    ({f"{PREFIX}{key}_WEIGHT": 0.0 for key in ("CLASS", "MASK", "DICE", "BOX", "GIOU")},
+     r"MODEL.MaskDINO.\*_WEIGHT leave no loss of the matched queries"),
     ({f"{PREFIX}COST_{key}_WEIGHT": 0.0 for key in ("CLASS", "MASK", "DICE", "BOX", "GIOU")},
-     "at least one matching weight must differ from 0"),
-    ({f"{PREFIX}TRAIN_NUM_POINTS": 0}, "num_points and oversample_ratio must be at least 1"),
+     r"MODEL.MaskDINO.COST_\*_WEIGHT must not all be 0"),
+    ({f"{PREFIX}TRAIN_NUM_POINTS": 0}, "MODEL.MaskDINO.TRAIN_NUM_POINTS must be at least 1, got 0"),
 ])
 def test_numbers_out_of_range(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         mask_dino_model(options)
 
 

@@ -121,10 +121,10 @@ def test_ignore_label_of_the_data_set(head, three_classes):
     ({"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p2", "res5"]},
      r"MODEL.SEM_SEG_HEAD.IN_FEATURES names \['p2'\], but PatchBackbone gives \['res2', .*'res5'\]"),
     ({"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res5", "res2"], "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 32},
-     r"MODEL.SEM_SEG_HEAD: input_shape must name maps from fine to coarse, got \['res5', 'res2'\]"),
+     r"MODEL.SEM_SEG_HEAD.IN_FEATURES must name maps from fine to coarse, got \['res5', 'res2'\]"),
     ({"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res3", "res5"]},
-     "MODEL.SEM_SEG_HEAD: common_stride is 4, but the finest map, res3, has stride 8"),
-    ({"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 0}, "MODEL.SEM_SEG_HEAD: num_classes and channels must be at least 1, got 0"),
+     "MODEL.SEM_SEG_HEAD.COMMON_STRIDE is 4, but the finest map, res3, has stride 8"),
+    ({"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 0}, "MODEL.SEM_SEG_HEAD.NUM_CLASSES must be at least 1, got 0"),
 ])
 def test_what_cannot_be_built(head, options, message):
     with pytest.raises(ConfigError, match=message):

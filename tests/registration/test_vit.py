@@ -129,12 +129,14 @@ def test_a_checkpoint_of_another_width(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"MODEL.VIT.DEPTH": 5}, r"MODEL.VIT: OUT_INDICES must name four blocks.* 4 \(depth 5\)"),
-    ({"MODEL.VIT.NUM_HEADS": 5}, "MODEL.VIT: NUM_HEADS must divide EMBED_DIM, got NUM_HEADS 5 and EMBED_DIM 384"),
+    ({"MODEL.VIT.DEPTH": 5}, r"MODEL.VIT.OUT_INDICES must name four blocks.* 4 \(depth 5\)"),
+    ({"MODEL.VIT.NUM_HEADS": 5}, "MODEL.VIT.NUM_HEADS must divide the 384 channels, got 5"),
     ({"MODEL.VIT.EMBED_DIM": 40, "MODEL.VIT.NUM_HEADS": 4, **SWITCHES["FDAM"]},
-     "MODEL.VIT: group must divide EMBED_DIM, got group 16 and EMBED_DIM 40"),
+     "MODEL.VIT.EMBED_DIM must be a multiple of group, got group 16 and dim 40"),
     ({**SWITCHES["FDLinear"], "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
-     "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: .*kernel_num must be at least 1, got 0"),
+     r"MODEL.BACKBONE.FDCONV.KERNEL_NUM must be at least 1, got 0 \(in .*qkv\)"),
+    ({"MODEL.VIT.DROP_PATH_RATE": 1.0}, "MODEL.VIT.DROP_PATH_RATE must be at least 0 and below 1, got 1.0"),
+    ({"MODEL.VIT.NECK_NORM": "InstanceNorm"}, "MODEL.VIT.NECK_NORM must be one of .*, got 'InstanceNorm'"),
 ])
 def test_bad_settings(options, message):
     with pytest.raises(ConfigError, match=message):

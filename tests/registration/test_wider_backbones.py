@@ -189,20 +189,23 @@ def test_layer_decay_is_for_other_networks(options):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({**SWIN, "MODEL.SWIN.OUT_FEATURES": ["p2"]}, r"MODEL.SWIN: out_features names \['p2'\]"),
+    ({**SWIN, "MODEL.SWIN.OUT_FEATURES": ["p2"]}, r"MODEL.SWIN.OUT_FEATURES names \['p2'\]"),
+    ({**SWIN, "MODEL.SWIN.DEPTHS": [2, 2, 2]}, "MODEL.SWIN.DEPTHS must be four positive numbers"),
+    ({**MIT, "MODEL.MIT.DROP_PATH_RATE": 1.0}, "MODEL.MIT.DROP_PATH_RATE must be at least 0 and below 1, got 1.0"),
     ({**SWIN, "MODEL.SWIN.EMBED_DIM": 24, "MODEL.SWIN.NUM_HEADS": [1, 2, 3, 6], **FDAM},
-     "MODEL.SWIN, with MODEL.BACKBONE.FDAM.ENABLED: layers.0.blocks.0: group must divide dim, got group 16 and dim 24"),
+     "MODEL.SWIN, with MODEL.BACKBONE.FDAM.ENABLED: layers.0.blocks.0: dim must be a multiple of group, got group "
+     "16 and dim 24"),
     ({**SWIN, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
-     "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 0: layers.0.blocks.0: attn.qkv: kernel_num must be at least 1, got 0"),
-    ({**MIT, "MODEL.MIT.DEPTHS": [1, 1]}, r"MODEL.MIT: depths must be four positive numbers.* got \(1, 1\)"),
+     r"MODEL.BACKBONE.FDCONV.KERNEL_NUM must be at least 1, got 0 \(in layers.0.blocks.0.attn.qkv\)"),
+    ({**MIT, "MODEL.MIT.DEPTHS": [1, 1]}, r"MODEL.MIT.DEPTHS must be four positive numbers.* got \(1, 1\)"),
     ({**MIT, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 10**6},
-     "MODEL.BACKBONE.FDCONV.KERNEL_NUM is 1000000: block1.0: attn.q: kernel_num must lie between 1 and"),
+     "MODEL.BACKBONE.FDCONV.KERNEL_NUM must lie between 1 and .* got 1000000 .in block1.0.attn.q"),
     ({**CONVNEXT, "MODEL.TIMM.NAME": "convnext_tinny"},
-     "MODEL.TIMM: timm .* has no network 'convnext_tinny'; the nearest are convnext_tiny"),
+     "MODEL.TIMM.NAME is unknown: timm .* has no network 'convnext_tinny'; the nearest are convnext_tiny"),
     ({**CONVNEXT, "MODEL.TIMM.NAME": "deit_tiny_patch16_224"},
      "MODEL.TIMM: timm's deit_tiny_patch16_224 gives no feature pyramid: .* build_vit_backbone"),
     ({**CONVNEXT, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
-     "MODEL.BACKBONE.FDCONV with timm's test_convnext2 and KERNEL_NUM 0: .*kernel_num must be at least 1, got 0"),
+     "MODEL.BACKBONE.FDCONV.KERNEL_NUM must be at least 1, got 0 .in stages"),
     ({**CONVNEXT, "MODEL.TIMM.NAME": "test_efficientnet", **FDAM},
      "MODEL.BACKBONE.FDAM with timm's test_efficientnet: frequency scaling has a place in ResNets and ConvNeXts"),
 ])

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.plain_state import keep_additions
 from freqdino.frequency.star_relu import StarReLU
@@ -75,7 +76,7 @@ class InversionGates(nn.Module):
         super().__init__()
         check_counts(dim=dim)
         if not isinstance(num_heads, int) or num_heads < 1 or dim % num_heads:
-            raise ValueError(f"num_heads must divide dim, got num_heads {num_heads} and dim {dim}")
+            raise ArgumentError("num_heads", f"must divide the {dim} channels, got {num_heads}")
         self.dim = dim
         self.num_heads = num_heads
         self.lf_dy_weight = lf_dy_weight

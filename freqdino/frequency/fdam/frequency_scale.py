@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.fdam.scale_spectrum import scale_spectrum
 from freqdino.frequency.plain_state import keep_additions
@@ -75,12 +76,12 @@ class FrequencyScale(nn.Module):
     def __init__(self, dim: int, group: int = 32, num_filters: int = 4, size: int = 14,
                  reweight_expansion_ratio: float = 1 / 8):
         super().__init__()
-        check_counts(dim=dim, num_filters=num_filters, size=size)
-        if not isinstance(group, int) or group < 1 or dim % group:
-            raise ValueError(f"group must divide dim, got group {group} and dim {dim}")
+        check_counts(dim=dim, group=group, num_filters=num_filters, size=size)
+        if dim % group:
+            raise ArgumentError("dim", f"must be a multiple of group, got group {group} and dim {dim}")
         hidden = int(reweight_expansion_ratio * dim)
         if hidden < 1:
-            raise ValueError(f"reweight_expansion_ratio {reweight_expansion_ratio} times dim {dim} is below 1")
+            raise ArgumentError("reweight_expansion_ratio", f"{reweight_expansion_ratio} times dim {dim} is below 1")
         self.dim = dim
         self.group = group
         self.num_filters = num_filters

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.fdam.attention_inversion import AttentionInversion
 from freqdino.frequency.fdam.frequency_scale import BLOCK_OPTIONS, FrequencyScale
@@ -34,7 +35,7 @@ class DropPath(nn.Module):
     def __init__(self, probability: float):
         super().__init__()
         if not 0 <= probability < 1:
-            raise ValueError(f"drop_path must be at least 0 and below 1, got {probability}")
+            raise ArgumentError("drop_path", f"must be at least 0 and below 1, got {probability}")
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         check_counts(dim=dim, num_heads=num_heads)
         if dim * mlp_ratio < 1:
-            raise ValueError(f"mlp_ratio must give the MLP a width of at least 1, got {mlp_ratio} for dim {dim}")
+            raise ArgumentError("mlp_ratio", f"must give the MLP a width of at least 1, got {mlp_ratio} for dim {dim}")
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.attn = self.make_attention(dim, num_heads, qkv_bias)
         self.gamma_1 = nn.Parameter(torch.empty(dim))

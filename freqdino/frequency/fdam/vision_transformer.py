@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.fdam.transformer_block import FDAMBlock, TransformerBlock
 
@@ -96,8 +97,8 @@ class VisionTransformer(nn.Module):
         super().__init__()
         check_counts(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, depth=depth)
         if not out_indices or not all(0 <= index < depth for index in out_indices):
-            raise ValueError(f"out_indices must name blocks from 0 to {depth - 1} (depth {depth}), got "
-                             f"{tuple(out_indices)}")
+            raise ArgumentError("out_indices", f"must name blocks from 0 to {depth - 1} (depth {depth}), got "
+                                f"{tuple(out_indices)}")
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.out_indices = tuple(out_indices)
         self.activation_checkpointing = activation_checkpointing

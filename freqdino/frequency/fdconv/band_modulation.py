@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqdino.frequency.argument_checks import check_counts
+from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
-from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, check_choice, gate
+from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, gate
 from freqdino.ops.modules import is_recorded, overwrites
 
 GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
@@ -76,14 +77,15 @@ class FrequencyBandModulation(nn.Module):
     def __init__(self, in_channels: int, *, k_list: Sequence[int] = (2, 4, 8), lowfreq_att: bool = False,
                  act: str = "sigmoid", spatial_group: int = 1, spatial_kernel: int = 3):
         super().__init__()
-        check_choice("fbm_cfg's act", act, ("sigmoid", "tanh"))
+        check_choice(("sigmoid", "tanh"), **{"fbm_cfg's act": act})
         if not isinstance(k_list, Sequence) or not k_list or min(k_list) < 1:
-            raise ValueError(f"fbm_cfg's k_list must hold numbers of at least 1, got {k_list!r}")
+            raise ArgumentError("fbm_cfg's k_list", f"must hold numbers of at least 1, got {k_list!r}")
         check_counts(**{"fbm_cfg's spatial_group": spatial_group, "fbm_cfg's spatial_kernel": spatial_kernel})
         if in_channels % spatial_group:
-            raise ValueError(f"fbm_cfg's spatial_group must divide the {in_channels} channels, got {spatial_group}")
+            raise ArgumentError("fbm_cfg's spatial_group",
+                                f"must divide the {in_channels} channels, got {spatial_group}")
         if spatial_kernel % 2 == 0:
-            raise ValueError(f"fbm_cfg's spatial_kernel must be odd and positive, got {spatial_kernel}")
+            raise ArgumentError("fbm_cfg's spatial_kernel", f"must be odd and positive, got {spatial_kernel}")
         self.k_list, self.act, self.spatial_group = tuple(k_list), act, spatial_group
         self.freq_weight_conv_list = nn.ModuleList(
             NeutralHead(in_channels, spatial_group, spatial_kernel, spatial_kernel, groups=spatial_group)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_flags, check_type
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
@@ -88,7 +89,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
                      dilation=dilation, kernel_num=kernel_num, param_ratio=param_ratio)
         for name, sizes in (("use_fdconv_if_k_in", use_fdconv_if_k_in), ("use_fbm_if_k_in", use_fbm_if_k_in)):
             if not isinstance(sizes, (Sequence, Set)) or isinstance(sizes, str):
-                raise ValueError(f"{name} must hold kernel sizes, as [1, 3] does, got {sizes!r}")
+                raise ArgumentError(name, f"must hold kernel sizes, as [1, 3] does, got {sizes!r}")
         check_flags(use_ksm_local=use_ksm_local, convert_param=convert_param)
         check_fixed("FDConv's", FIXED_OPTIONS, param_reduction=param_reduction, ksm_only_kernel_att=ksm_only_kernel_att,
                     att_grid=att_grid, spatial_freq_decompose=spatial_freq_decompose, linear_mode=linear_mode)
@@ -96,7 +97,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
             check_counts(least=0, padding=padding)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if not isinstance(groups, int) or groups < 1 or channels % groups:
-                raise ValueError(f"groups must divide {name}, got {groups} groups and {channels} channels")
+                raise ArgumentError("groups", f"must divide {name}, got {groups} groups and {channels} channels")
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
                          device, dtype)
         self.norm, self.activation = norm, activation
@@ -177,12 +178,13 @@ class FDConv(DynamicWeight, nn.Conv2d):
 def band_arguments(fbm_cfg: Mapping[str, object]) -> dict[str, object]:
     """fbm_cfg as FrequencyBandModulation's arguments; ValueError for a key or a value that is not served."""
     if not isinstance(fbm_cfg, Mapping):
-        raise ValueError(f"fbm_cfg must be a dictionary of arguments, got {fbm_cfg!r}")
+        raise ArgumentError("fbm_cfg", f"must be a dictionary of arguments, got {fbm_cfg!r}")
     for key, value in fbm_cfg.items():
         if key in FIXED_BAND_OPTIONS:
             check_fixed("fbm_cfg's", FIXED_BAND_OPTIONS, **{key: value})
         elif key not in BAND_OPTIONS:
-            raise ValueError(f"fbm_cfg has no key {key!r}; known are {', '.join((*BAND_OPTIONS, *FIXED_BAND_OPTIONS))}")
+            raise ArgumentError(
+                "fbm_cfg", f"has no key {key!r}; known are {', '.join((*BAND_OPTIONS, *FIXED_BAND_OPTIONS))}")
     return {key: value for key, value in fbm_cfg.items() if key in BAND_OPTIONS}
 
 
@@ -190,4 +192,4 @@ def check_fixed(owner: str, served: Mapping[str, object], **arguments: object) -
     """ValueError for a published argument of another value than the one that is served."""
     for name, value in arguments.items():
         if value != served[name]:
-            raise ValueError(f"{owner} {name} can only be {served[name]!r}, got {value!r}")
+            raise ArgumentError(f"{owner} {name}", f"can only be {served[name]!r}, got {value!r}")

@@ -11,6 +11,7 @@ from inspect import Parameter, signature
 from torch import nn
 from torch.nn.utils import parametrize
 
+from freqdino.errors import ArgumentError, errors_in
 from freqdino.frequency.fdconv.conv import FDConv
 from freqdino.frequency.fdconv.linear import FDLinear
 
@@ -44,7 +45,8 @@ def convert_to_fdconv(module: nn.Module, kernel_num: int = 64, where: Predicate 
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     check_options(fdconv_arguments)
     if isinstance(module, nn.Conv2d):
-        raise ValueError("module is a convolution itself, which cannot be replaced in place: use fdconv_from_conv2d")
+        raise ArgumentError("module", "is a convolution itself, which cannot be replaced in place: use "
+                            "fdconv_from_conv2d")
     convolutions = [(name, child) for name, child in module.named_modules(remove_duplicate=False)
                     if isinstance(child, nn.Conv2d)]
     inside = {part for _, conv in convolutions if isinstance(conv, FDConv) for part in conv.modules()} - {
@@ -56,10 +58,8 @@ def convert_to_fdconv(module: nn.Module, kernel_num: int = 64, where: Predicate 
         if isinstance(conv, FDConv):
             continue
         if conv not in replacements:
-            try:
+            with errors_in(name):
                 replacements[conv] = fdconv_from_conv2d(conv, kernel_num=kernel_num, **fdconv_arguments)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
         if replacements[conv].active:
             converted[name] = replacements[conv]
     for name, fdconv in converted.items():
@@ -79,7 +79,8 @@ def chosen(convolutions: list[tuple[str, nn.Conv2d]],
         raise TypeError(f"where must be name patterns, a predicate or None, got {where!r}")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name, _ in convolutions):
-            raise ValueError(f"where: the pattern {pattern!r} matches none of the {len(convolutions)} convolutions")
+            raise ArgumentError("where", f"has the pattern {pattern!r}, which matches none of the {len(convolutions)} "
+                                "convolutions")
     return [(name, conv) for name, conv in convolutions if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 

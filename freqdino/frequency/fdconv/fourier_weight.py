@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from freqdino.errors import ArgumentError
 from freqdino.ops.modules import is_recorded
 
 
@@ -25,8 +26,8 @@ def frequency_groups(rows: int, columns: int, kernel_num: int) -> Tensor:
     half = columns // 2 + 1
     count = rows * half
     if not 1 <= kernel_num <= count:
-        raise ValueError(f"kernel_num must lie between 1 and the {count} Fourier coefficients of a {rows} × {columns} "
-                         f"weight matrix, got {kernel_num}")
+        raise ArgumentError("kernel_num", f"must lie between 1 and the {count} Fourier coefficients of a {rows} × "
+                            f"{columns} weight matrix, got {kernel_num}")
     fy = torch.arange(rows)
     fy = torch.where(fy < (rows + 1) // 2, fy, fy - rows)
     fx = torch.arange(half)

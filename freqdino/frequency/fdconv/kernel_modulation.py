@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.star_relu import StarReLU
 
@@ -30,11 +32,6 @@ def gate(logits: Tensor, act: str, temp: float = 1.0, multiple: float = 2.0) -> 
     if temp != 1:
         logits = logits / temp
     return multiple * torch.sigmoid(logits) if act == "sigmoid" else 1 + torch.tanh(logits)
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 class KernelFactors(NamedTuple):
@@ -107,12 +104,12 @@ class KSMGlobal(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, positions: int, kernel_num: int, depthwise: bool,
                  reduction: float, temp: float, kernel_temp: float, att_multi: float, act: str, kernel_act: str):
         super().__init__()
-        check_choice("ksm_global_act", act, ("sigmoid", "tanh"))
-        check_choice("ksm_kernel_act", kernel_act, ("sigmoid", "tanh", "softmax"))
+        check_choice(("sigmoid", "tanh"), ksm_global_act=act)
+        check_choice(("sigmoid", "tanh", "softmax"), ksm_kernel_act=kernel_act)
         for name, value, least in (("reduction", reduction, 0), ("kernel_temp", kernel_temp, 0), ("temp", temp, 0),
                                    ("att_multi", att_multi, 1)):
             if not isinstance(value, Real) or not value > least:
-                raise ValueError(f"{name} must be greater than {least}, got {value!r}")
+                raise ArgumentError(name, f"must be greater than {least}, got {value!r}")
         self.act, self.kernel_act = act, kernel_act
         self.temp, self.kernel_temp, self.att_multi = temp, kernel_temp, att_multi
 
@@ -158,7 +155,7 @@ class KSMLocal(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: tuple[int, int], groups: int, act: str):
         super().__init__()
-        check_choice("ksm_local_act", act, ("sigmoid", "tanh"))
+        check_choice(("sigmoid", "tanh"), ksm_local_act=act)
         self.act, self.groups, self.kernel_size = act, groups, kernel_size
         width = round(math.log2(in_channels) / 2 + 0.5) // 2 * 2 + 1
         self.norm = nn.LayerNorm(in_channels)

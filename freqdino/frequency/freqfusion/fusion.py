@@ -15,7 +15,8 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice, check_counts, check_type
 from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler, joint_conv
 from freqdino.ops.carafe import carafe
 from freqdino.ops.modules import is_recorded, kept_whole, with_zero_gradients
@@ -82,21 +83,20 @@ class FreqFusion(nn.Module):
         for name, value in (("lowpass_kernel", lowpass_kernel), ("highpass_kernel", highpass_kernel),
                             ("encoder_kernel", encoder_kernel)):
             if not isinstance(value, int) or value < 1 or value % 2 == 0:
-                raise ValueError(f"{name} must be odd and positive, got {value}")
+                raise ArgumentError(name, f"must be odd and positive, got {value}")
         for name, value in (("hr_channels", hr_channels), ("lr_channels", lr_channels),
                             ("compressed_channels", compressed_channels)):
             if value % up_group:
-                raise ValueError(f"up_group must divide {name}: up_group {up_group}, {name} {value}")
+                raise ArgumentError(name, f"must be a multiple of up_group, got up_group {up_group}, {name} {value}")
         if feature_resample and lr_channels % feature_resample_group:
-            raise ValueError(f"feature_resample_group must divide lr_channels: feature_resample_group "
-                             f"{feature_resample_group}, lr_channels {lr_channels}")
+            raise ArgumentError("feature_resample_group", "must divide lr_channels, got feature_resample_group "
+                                f"{feature_resample_group}, lr_channels {lr_channels}")
         if scale_factor != 1:
-            raise ValueError(f"scale_factor must be 1, got {scale_factor}")
-        if upsample_mode not in UPSAMPLE_MODES:
-            raise ValueError(f"upsample_mode must be one of {', '.join(UPSAMPLE_MODES)}, got {upsample_mode!r}")
+            raise ArgumentError("scale_factor", f"must be 1, got {scale_factor}")
+        check_choice(UPSAMPLE_MODES, upsample_mode=upsample_mode)
         if not use_high_pass and semi_conv and comp_feat_upsample:
-            raise ValueError("use_high_pass=False with semi_conv=True and comp_feat_upsample=True is undefined: "
-                             "switch one of the latter off, or use_high_pass on")
+            raise ArgumentError("use_high_pass", "is False, which with semi_conv=True and comp_feat_upsample=True is "
+                                "undefined: switch one of the latter off, or use_high_pass on")
         without_effect = {
             "use_low_pass": not use_low_pass,
             "upsample_mode": upsample_mode != "nearest" and semi_conv,

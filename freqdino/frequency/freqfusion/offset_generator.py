@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts
 from freqdino.ops.autocast import without_autocast
 from freqdino.ops.modules import is_plain, is_recorded
@@ -46,8 +47,8 @@ class SimilarityGuidedSampler(nn.Module):
         super().__init__()
         check_counts(channels=channels, groups=groups)
         if norm and (channels < 8 or channels % (channels // 8)):
-            raise ValueError(f"norm needs channels that channels // 8 groups divide, got {channels} channels "
-                             f"and {channels // 8} groups")
+            raise ArgumentError("norm", f"needs channels that channels // 8 groups divide, got {channels} channels "
+                                f"and {channels // 8} groups")
         self.groups = groups
         seen = channels + 2 * len(HALF_NEIGHBOURS)
         self.offset = nn.Conv2d(seen, 2 * groups * 4, kernel_size=3, padding=1)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.frequency.freqfusion.fusion import extend, make_filters, tap_window
 from freqdino.frequency.freqfusion.offset_generator import sample_bilinear
 from freqdino.ops.autocast import without_autocast
@@ -50,8 +52,7 @@ class InterpolationSum(UpsampleSum):
     def __init__(self, mode: str):
         """``mode``: "nearest" or "bilinear" (align_corners False). Raises ValueError for another one."""
         super().__init__()
-        if mode not in ("nearest", "bilinear"):
-            raise ValueError(f"mode must be nearest or bilinear, got {mode!r}")
+        check_choice(("nearest", "bilinear"), mode=mode)
         self.mode = mode
 
     def upsample(self, lr: Tensor) -> Tensor:
@@ -141,9 +142,9 @@ class DySampleSum(UpsampleSum):
         """
         super().__init__()
         if groups < 1 or channels % groups:
-            raise ValueError(f"groups must divide channels: groups {groups}, channels {channels}")
+            raise ArgumentError("groups", f"must divide the {channels} channels, got {groups}")
         if shuffle_first and channels % 4:
-            raise ValueError(f"shuffle_first needs channels that 4 divides, got {channels}")
+            raise ArgumentError("shuffle_first", f"needs channels that 4 divides, got {channels}")
         self.shuffle_first = shuffle_first
         seen, predicted = (channels // 4, 2 * groups) if shuffle_first else (channels, 8 * groups)
         self.offset = nn.Conv2d(seen, predicted, kernel_size=1)

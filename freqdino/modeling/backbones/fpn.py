@@ -9,6 +9,9 @@ from itertools import pairwise
 from detectron2.modeling import FPN, Backbone
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
+from freqdino.frequency.argument_checks import check_choice
+
 
 class FusionFPN(FPN):
     """Detectron2's FPN with a module ``fuse(hr, lr)`` for each step of the top-down path.
@@ -34,18 +37,17 @@ class FusionFPN(FPN):
         shapes = bottom_up.output_shape()
         absent = [name for name in in_features if name not in shapes]
         if absent or not in_features:
-            raise ValueError(f"in_features names {absent or 'nothing'}, but the maps are {list(shapes)}")
+            raise ArgumentError("in_features", f"names {absent or 'nothing'}, but the maps are {list(shapes)}")
         strides = [shapes[name].stride for name in in_features]
         if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-            raise ValueError(f"in_features must name maps of which each has twice the stride of the one before, got "
-                             f"{list(in_features)} of strides {strides}")
-        if fuse_type not in ("sum", "avg"):
-            raise ValueError(f"fuse_type must be sum or avg, got {fuse_type!r}")
+            raise ArgumentError("in_features", "must name maps of which each has twice the stride of the one before, "
+                                f"got {list(in_features)} of strides {strides}")
+        check_choice(("sum", "avg"), fuse_type=fuse_type)
         super().__init__(bottom_up, in_features, out_channels, norm, top_block, fuse_type)
         readable = [*shapes, *self._out_features[:len(in_features)]]
         if top_block.in_feature not in readable:
-            raise ValueError(f"in_features {list(in_features)} give top_block nothing to read: it wants "
-                             f"{top_block.in_feature}, there are {readable}")
+            raise ArgumentError("in_features", f"{list(in_features)} give top_block nothing to read: it wants "
+                                f"{top_block.in_feature}, there are {readable}")
         self.fpn_fusions = nn.ModuleList(make_fusion() for _ in in_features[1:])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

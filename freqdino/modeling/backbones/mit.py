@@ -14,6 +14,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from freqdino.errors import ArgumentError
 from freqdino.frequency import FDLinear, fdconv_from_conv2d
 from freqdino.frequency.fdam.transformer_block import LAYER_NORM_EPSILON, DropPath
 from freqdino.frequency.fdam.vision_transformer import initialize_linear
@@ -52,7 +53,7 @@ class ReducedAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, reduction: int):
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide {dim} channels")
+            raise ArgumentError("num_heads", f"must divide the {dim} channels, got {num_heads}")
         self.num_heads = num_heads
         self.reduction = reduction
         self.q = nn.Linear(dim, dim)
@@ -163,7 +164,7 @@ class MixTransformer(FreezableBackbone):
         super().__init__()
         for name, values in (("embed_dims", embed_dims), ("depths", depths)):
             if len(values) != len(STAGE_NAMES) or min(values) < 1:
-                raise ValueError(f"{name} must be four positive numbers, one a stage, got {tuple(values)}")
+                raise ArgumentError(name, f"must be four positive numbers, one a stage, got {tuple(values)}")
         self.embed_dims = tuple(embed_dims)
         self.activation_checkpointing = activation_checkpointing
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())

@@ -10,6 +10,7 @@ import torch
 from detectron2.modeling.backbone.swin import BasicLayer, SwinTransformer
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.swin_block import FrequencySwinBlock
 
@@ -29,14 +30,14 @@ class D2SwinTransformer(FreezableBackbone, SwinTransformer):
                  patch_norm: bool, use_checkpoint: bool, in_chans: int = 3):
         unknown = [name for name in out_features if name not in STAGE_NAMES]
         if unknown:
-            raise ValueError(f"out_features names {unknown}; a Swin Transformer has {list(STAGE_NAMES)}")
+            raise ArgumentError("out_features", f"names {unknown}; a Swin Transformer has {list(STAGE_NAMES)}")
         for name, values in (("depths", depths), ("num_heads", num_heads)):
             if len(values) != len(STAGE_NAMES) or min(values) < 1:
-                raise ValueError(f"{name} must be four positive numbers, one a stage, got {list(values)}")
+                raise ArgumentError(name, f"must be four positive numbers, one a stage, got {list(values)}")
         for channels, heads in zip((embed_dim * 2 ** stage for stage in range(len(STAGE_NAMES))), num_heads):
             if channels % heads:
-                raise ValueError(f"num_heads {list(num_heads)} with embed_dim {embed_dim}: {heads} heads do not divide "
-                                 f"{channels} channels")
+                raise ArgumentError("num_heads", f"{list(num_heads)} with embed_dim {embed_dim}: {heads} heads do not "
+                                    f"divide {channels} channels")
         # Detectron2 reads tensors while it builds, which the meta device does not serve.
         on_meta = torch.get_default_device().type == "meta"
         with torch.device("cpu") if on_meta else nullcontext():

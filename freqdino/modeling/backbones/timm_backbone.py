@@ -20,6 +20,7 @@ from timm.models.convnext import ConvNeXtBlock
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError, errors_in
 from freqdino.frequency import ResidualFrequencyScale, convert_to_fdconv
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import to_fdlinear
@@ -33,7 +34,7 @@ REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError,
 # squeeze-and-excitation, which sees means.
 STEMS = {"stem", "conv_stem", "conv1"}
 PLAIN_PARTS = {"downsample", "shortcut", "se"}
-OTHER_TRANSFORMERS = ("transformers with places for it are those of MODEL.BACKBONE.NAME D2SwinTransformer, "
+OTHER_TRANSFORMERS = ("transformers with places for it are the backbones D2SwinTransformer, "
                       "build_mit_backbone and build_vit_backbone")
 
 
@@ -115,7 +116,8 @@ def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation
         try:
             network.set_grad_checkpointing(True)
         except (AssertionError, AttributeError) as error:
-            raise ValueError(f"timm's {name} has no activation checkpointing") from error
+            raise ArgumentError("activation_checkpointing",
+                                f"is True, but timm's {name} has no activation checkpointing") from error
     # The network itself becomes the backbone, not a part of one: so its keys are those of timm's checkpoints.
     network.__class__ = backbone_class(type(network))
     network.image_channels, network.level_indices = in_chans, indices
@@ -134,7 +136,7 @@ def create_network(name: str, *, in_chans: int, drop_path_rate: float) -> nn.Mod
     if not timm.is_model(name):
         names = nearest_names(name)
         hint = f"the nearest are {', '.join(names)}" if names else "timm.list_models() lists its networks"
-        raise ValueError(f"timm {timm.__version__} has no network {name!r}; {hint}")
+        raise ArgumentError("name", f"is unknown: timm {timm.__version__} has no network {name!r}; {hint}")
     options = {"in_chans": in_chans, **({"drop_path_rate": drop_path_rate} if drop_path_rate else {})}
     try:
         try:
@@ -168,7 +170,7 @@ def choose_levels(name: str, network: nn.Module) -> dict[int, dict]:
         raise ValueError(f"timm's {name} gives no feature pyramid: a backbone needs maps of strides "
                          f"{', '.join(map(str, LEVEL_STRIDES.values()))}, this network has "
                          f"{', '.join(map(str, last)) or 'none'}. Take one that has them, such as convnext_tiny or "
-                         "resnet50; for a plain vision transformer there is MODEL.BACKBONE.NAME build_vit_backbone")
+                         "resnet50; for a plain vision transformer there is the backbone build_vit_backbone")
     return {last[stride]: info[last[stride]] for stride in LEVEL_STRIDES.values()}
 
 
@@ -230,10 +232,8 @@ def add_frequency_scale(backbone: TimmBackbone) -> None:
         raise ValueError("frequency scaling has a place in ResNets and ConvNeXts; this network has blocks of neither; "
                          f"{OTHER_TRANSFORMERS}")
     for name, block in blocks:
-        try:
+        with errors_in(name):
             scale = ResidualFrequencyScale(branch_channels(block))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
         drop_path = nn.Identity() if block.drop_path is None else block.drop_path
         block.drop_path = nn.Sequential(OrderedDict(freq_scale=scale, drop_path=drop_path))
 

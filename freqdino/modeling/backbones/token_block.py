@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from freqdino.errors import errors_in
 from freqdino.frequency import FrequencyScale, InversionGates
 from freqdino.frequency.fdam.frequency_scale import BLOCK_OPTIONS
 from freqdino.frequency.fdam.transformer_block import scaled_tokens
@@ -64,10 +65,8 @@ def add_fdconv(network: nn.Module, *, kernel_num: int) -> None:
 def to_every_block(network: nn.Module, change: Callable[[TokenBlock], None]) -> None:
     for name, block in list(network.named_modules()):
         if isinstance(block, TokenBlock):
-            try:
+            with errors_in(name):
                 change(block)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
 
 
 def to_fdlinear(module: nn.Module, *names: str, kernel_num: int) -> None:
@@ -77,8 +76,6 @@ def to_fdlinear(module: nn.Module, *names: str, kernel_num: int) -> None:
     """
     for name in names:
         owner, _, child = name.rpartition(".")
-        try:
+        with errors_in(name):
             fdlinear = fdlinear_from_linear(module.get_submodule(name), kernel_num=kernel_num)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
         setattr(module.get_submodule(owner), child, fdlinear)

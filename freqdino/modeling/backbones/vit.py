@@ -10,7 +10,9 @@ from itertools import pairwise
 from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 
+from freqdino.errors import ArgumentError
 from freqdino.frequency import FDAMVisionTransformer
+from freqdino.frequency.argument_checks import check_choice
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import to_fdlinear
@@ -37,11 +39,10 @@ class ViTBackbone(VisionTransformer, FreezableBackbone):
 
     def __init__(self, *, img_size: int, in_chans: int, embed_dim: int, depth: int, num_heads: int, init_values: float,
                  drop_path_rate: float, out_indices: Sequence[int], neck_norm: str, activation_checkpointing: bool):
-        if neck_norm not in NECK_NORMS:
-            raise ValueError(f"neck_norm must be one of {', '.join(NECK_NORMS)}, got {neck_norm!r}")
+        check_choice(NECK_NORMS, neck_norm=neck_norm)
         if list(out_indices) != sorted(set(out_indices)) or len(out_indices) != 4 or out_indices[-1] != depth - 1:
-            raise ValueError(f"out_indices must name four blocks in ascending order, the last of them {depth - 1} "
-                             f"(depth {depth}), got {tuple(out_indices)}")
+            raise ArgumentError("out_indices", "must name four blocks in ascending order, the last of them "
+                                f"{depth - 1} (depth {depth}), got {tuple(out_indices)}")
         super().__init__(
             img_size=img_size, patch_size=PATCH_SIZE, in_chans=in_chans, embed_dim=embed_dim, depth=depth,
             num_heads=num_heads, init_values=init_values, drop_path_rate=drop_path_rate, out_indices=out_indices,

@@ -174,9 +174,9 @@ def test_empty_input(shape, gradient):
 
 
 @pytest.mark.parametrize("run, message", [
-    (lambda: AttentionInversion(48, 5), "num_heads 5 and dim 48"),
-    (lambda: InversionGates(48, 0), "num_heads 0 and dim 48"),
-    (lambda: InversionGates(48, 8.0), "num_heads 8.0 and dim 48"),
+    (lambda: AttentionInversion(48, 5), "num_heads must divide the 48 channels, got 5"),
+    (lambda: InversionGates(48, 0), "divide the 48 channels, got 0"),
+    (lambda: InversionGates(48, 8.0), "divide the 48 channels, got 8.0"),
     (lambda: InversionGates(0, 8), "dim must be at least 1, got 0"),
     (lambda: AttentionInversion(12, 3)(torch.zeros(1, 4, 12).double()), "x must .*float32, got torch.float64"),
     (lambda: AttentionInversion(12, 3)(torch.zeros(1, 4, 10)), "x has 10 channels, the layer's dim is 12"),

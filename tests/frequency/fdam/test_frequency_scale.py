@@ -182,8 +182,8 @@ def test_no_images():
 
 @pytest.mark.parametrize("run, message", [
     (lambda: FrequencyScale(64, group=24), "group 24 and dim 64"),
-    (lambda: FrequencyScale(64, group=0), "group 0 and dim 64"),
-    (lambda: FrequencyScale(64, group=2.0), "group 2.0 and dim 64"),
+    (lambda: FrequencyScale(64, group=0), "group must be at least 1, got 0"),
+    (lambda: FrequencyScale(64, group=2.0), "group must be an integer, got 2.0"),
     (lambda: FrequencyScale(-64), "dim must be at least 1, got -64"),
     (lambda: FrequencyScale(64, size=7.5), "size must be an integer, got 7.5"),
     (lambda: FrequencyScale(64)(torch.zeros(1, 64, 4, 4, dtype=torch.int64)), "x must .*float32, got torch.int64"),

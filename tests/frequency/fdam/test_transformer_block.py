@@ -37,7 +37,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 
 
 @pytest.mark.parametrize("run, message", [
-    (lambda: TransformerBlock(dim=40, num_heads=3), "num_heads 3 and dim 40"),
+    (lambda: TransformerBlock(dim=40, num_heads=3), "divide the 40 channels, got 3"),
     (lambda: TransformerBlock(dim=-16, num_heads=2), "dim must be at least 1, got -16"),
     (lambda: TransformerBlock(dim=16, num_heads=2, mlp_ratio=0), "mlp_ratio must .* got 0 for dim 16"),
     (lambda: TransformerBlock(dim=16, num_heads=2, drop_path=1.0), "below 1, got 1.0"),

@@ -99,7 +99,7 @@ def test_one_drop_rate_for_all_blocks(small_backbone):
 @pytest.mark.parametrize("run, message", [
     (lambda build: build(out_indices=(0, 2)), r"from 0 to 1 \(depth 2\), got \(0, 2\)"),
     (lambda build: build(out_indices=()), r"got \(\)"),
-    (lambda build: build(num_heads=5), "num_heads 5 and dim 32"),
+    (lambda build: build(num_heads=5), "divide the 32 channels, got 5"),
     (lambda build: build(drop_path_rate=1.0), "below 1, got 1.0"),
     (lambda build: build(patch_size=0), "patch_size must be at least 1, got 0"),
     (lambda build: build(img_size=32.5), "img_size must be an integer, got 32.5"),

@@ -83,7 +83,7 @@ def test_where_chooses():
     assert convert_to_fdconv(copy.deepcopy(model), where="*conv2") == ["b.conv2"]
     assert convert_to_fdconv(copy.deepcopy(model), where=lambda name, conv: name == "a") == ["a"]
     assert convert_to_fdconv(copy.deepcopy(model), use_fdconv_if_c_gt=20) == []
-    with pytest.raises(ValueError, match="the pattern 'c.*' matches none of the 3 convolutions"):
+    with pytest.raises(ValueError, match="where has the pattern 'c.*', which matches none of the 3 convolutions"):
         convert_to_fdconv(model, where=["a", "c.*"])
 
 

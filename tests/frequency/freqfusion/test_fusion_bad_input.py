@@ -22,7 +22,8 @@ from freqdino.frequency import FreqFusion
     (dict(feature_resample=True, feature_resample_group=3), "feature_resample_group 3, lr_channels 8"),
     (dict(feature_resample=True, compressed_channels=4), "got 4 channels and 0 groups"),
     (dict(upsample_mode="area"), "one of nearest, bilinear, bicubic, got 'area'"),
-    (dict(use_high_pass=False), "use_high_pass=False with semi_conv=True and comp_feat_upsample=True is undefined"),
+    (dict(use_high_pass=False),
+     "use_high_pass is False, which with semi_conv=True and comp_feat_upsample=True is undefined"),
 ])
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -188,9 +188,9 @@ def test_maps_that_do_not_fit(hr, lr, message):
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: InterpolationSum("bicubic"), "mode must be nearest or bilinear, got 'bicubic'"),
-    (lambda: DySampleSum(6, groups=4, shuffle_first=False), "groups must divide channels: groups 4, channels 6"),
-    (lambda: DySampleSum(8, groups=0, shuffle_first=False), "groups must divide channels: groups 0, channels 8"),
+    (lambda: InterpolationSum("bicubic"), "mode must be one of nearest, bilinear, got 'bicubic'"),
+    (lambda: DySampleSum(6, groups=4, shuffle_first=False), "groups must divide the 6 channels, got 4"),
+    (lambda: DySampleSum(8, groups=0, shuffle_first=False), "groups must divide the 8 channels, got 0"),
     (lambda: DySampleSum(6, groups=2, shuffle_first=True), "shuffle_first needs channels that 4 divides, got 6"),
 ])
 def test_arguments_out_of_range(make, message):

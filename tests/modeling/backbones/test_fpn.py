@@ -76,7 +76,7 @@ def test_each_step_has_a_fusion_of_its_own_from_coarse_to_fine():
     ({"in_features": []}, "in_features names nothing"),
     ({"in_features": ["res3", "res5"]}, r"twice the stride of .* got \['res3', 'res5'\] of strides \[8, 32\]"),
     ({"in_features": ["res5", "res4"]}, r"strides \[32, 16\]"),
-    ({"fuse_type": "max"}, "fuse_type must be sum or avg, got 'max'"),
+    ({"fuse_type": "max"}, "fuse_type must be one of sum, avg, got 'max'"),
     ({"in_features": ["res3", "res4"]}, r"\['res3', 'res4'\] give top_block nothing to read: it wants p5, .*'p4'\]"),
 ])
 def test_arguments_out_of_range(changes, message):

@@ -243,7 +243,7 @@ def test_no_images():
 @pytest.mark.parametrize(("options", "message"), [
     ({"embed_dims": (32, 64, 160)}, r"embed_dims must be four positive numbers, one a stage, got \(32, 64, 160\)"),
     ({"depths": (2, 0, 2, 2)}, r"depths must be four positive numbers, one a stage, got \(2, 0, 2, 2\)"),
-    ({"embed_dims": (32, 64, 162, 256)}, "5 heads do not divide 162 channels"),
+    ({"embed_dims": (32, 64, 162, 256)}, "num_heads must divide the 162 channels, got 5"),
     ({"drop_path_rate": 1.0}, "drop_path must be at least 0 and below 1"),
 ])
 def test_bad_arguments(options, message):
@@ -252,7 +252,7 @@ def test_bad_arguments(options, message):
 
 
 def test_channels_that_frequency_scaling_does_not_fit():
-    with pytest.raises(ValueError, match="block3.0: group must divide dim, got group 16 and dim 40"):
+    with pytest.raises(ValueError, match="block3.0: dim must be a multiple of group, got group 16 and dim 40"):
         add_fdam(mit(embed_dims=(32, 32, 40, 64)))
     with pytest.raises(ValueError, match="block1.0: attn.q: kernel_num must lie between"):
         add_fdconv(mit(), kernel_num=10**6)

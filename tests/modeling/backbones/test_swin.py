@@ -241,7 +241,7 @@ def test_frequency_modules_under_autocast(dtype):
 
 
 def test_what_frequency_modules_do_not_fit():
-    with pytest.raises(ValueError, match="layers.0.blocks.0: group must divide dim, got group 16 and dim 6"):
+    with pytest.raises(ValueError, match="layers.0.blocks.0: dim must be a multiple of group, got group 16 and dim 6"):
         with_frequency_blocks(swin(), fdam=True)
     with pytest.raises(ValueError, match="layers.0.blocks.0: attn.qkv: kernel_num must be at least 1, got 0"):
         with_frequency_blocks(swin(), kernel_num=0)

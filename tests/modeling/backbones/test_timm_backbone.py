@@ -238,9 +238,9 @@ def test_frequency_modules_without_a_place():
                                          "FDConv has no weight to compute with"):
         add_fdconv(network, kernel_num=16)
     with pytest.raises(ValueError, match="has a place in ResNets and ConvNeXts; this network has blocks of neither; .*"
-                                         "MODEL.BACKBONE.NAME D2SwinTransformer, build_mit_backbone"):
+                                         "the backbones D2SwinTransformer, build_mit_backbone"):
         add_frequency_scale(backbone("test_efficientnet"))
-    with pytest.raises(ValueError, match="stages.0.blocks.0: group must divide dim, got group 16 and dim 24"):
+    with pytest.raises(ValueError, match="stages.0.blocks.0: dim must be a multiple of group, got group 16 and dim 24"):
         add_frequency_scale(backbone("test_convnext"))
     with pytest.raises(ValueError, match="stages.0.blocks.0.mlp.fc1: kernel_num must lie between"):
         add_fdconv(backbone("test_convnext"), kernel_num=10**6)

@@ -80,7 +80,7 @@ def test_levels_come_from_the_blocks_in_their_order(kind):
     ({"out_indices": (0, 1, 3)}, r"four blocks in ascending order, the last of them 3 \(depth 4\), got \(0, 1, 3\)"),
     ({"out_indices": (1, 0, 2, 3)}, "ascending order"),
     ({"depth": 5}, r"the last of them 4 \(depth 5\), got \(0, 1, 2, 3\)"),
-    ({"num_heads": 5}, "num_heads 5 and dim 32"),
+    ({"num_heads": 5}, "divide the 32 channels, got 5"),
 ])
 def test_bad_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
