@@ -158,13 +158,13 @@ def _merge_options(cfg, opts):
     return origins
 
 
-def merge_config_file(cfg, path):
+def merge_config_file(cfg: CfgNode, path: str) -> dict[str, str]:
     """Merge a YAML file with its ``_BASE_`` files (one or a list, later wins) into ``cfg``; plain values only.
 
     Returns the keys that were set -> the file that set them last. Raises ConfigError (UnknownKeyError for a key) that
     names the very file among the bases.
     """
-    origins = {}
+    origins: dict[str, str] = {}
     for origin, values in _layers(os.path.expanduser(path)):
         if values.get("VERSION", cfg.VERSION) not in (cfg.VERSION, str(cfg.VERSION)):
             raise ConfigError(f"{origin}: VERSION {values['VERSION']}; only version {cfg.VERSION} files can be read")
