@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,18 @@ class Case:
     def __post_init__(self):
         if self.baseline not in self.variants:
             raise ValueError(f"case {self.title!r}: baseline {self.baseline!r} is none of {', '.join(self.variants)}")
+
+
+def without_gradient(run: Callable[[], torch.Tensor]) -> Callable[[], object]:
+    return torch.no_grad()(run)
+
+
+def with_gradient(run: Callable[[], torch.Tensor], inputs: Sequence[torch.Tensor] = (),
+                  gradient: torch.Tensor | None = None) -> Callable[[], object]:
+    """The run and its backward pass: from ``gradient`` to ``inputs``, without them from the sum to every parameter."""
+    if gradient is None:
+        return lambda: run().sum().backward()
+    return lambda: torch.autograd.grad(run(), inputs, gradient)
 
 
 @dataclass
