@@ -38,7 +38,6 @@ def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Te
         kernel_size: k, odd.
         group: G, divides C.
         up: u, at least 1.
-
     Returns (N, C, H·u, W·u) of x's dtype and memory format (channels-last or contiguous).
 
     Raises ValueError: arguments whose ranks, types, sizes or channels do not fit, numbers that are not integers.

@@ -45,7 +45,6 @@ def ms_deform_attn(
         spatial_shapes: L pairs (H, W), or an (L, 2) tensor.
         sampling_locations: (B, Q, M, L, P, 2), (x, y) in units of the map, the corners of which are (0, 0) and (1, 1).
         attention_weights: (B, Q, M, L, P).
-
     Returns (B, Q, M·D) of value's dtype.
 
     Raises ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point

@@ -27,7 +27,6 @@ def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         table: (T, D).
         index: (R, J) of int32 or int64, each in [0, T).
         weight: (R, J).
-
     Returns (R, D) of the table's dtype.
 
     Raises ValueError: arguments whose ranks or sizes do not fit each other.

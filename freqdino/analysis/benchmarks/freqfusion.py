@@ -64,7 +64,6 @@ def plain_fusion(fusion: FreqFusion, hr: Tensor, lr: Tensor) -> tuple[Tensor, Te
     Args:
         hr: (B, 256, 2·H, 2·W).
         lr: (B, 256, H, W).
-
     Returns the low-pass filters (B, 25, 2·H, 2·W), hr sharpened and lr upsampled, both (B, 256, 2·H, 2·W).
     """
     hr_guide, lr_guide = fusion.hr_channel_compressor(hr), fusion.lr_channel_compressor(lr)
@@ -93,7 +92,6 @@ def plain_sampler(sampler: torch.nn.Module, hr_guide: Tensor, lr_guide: Tensor, 
         hr_guide: (B, D, 2·H, 2·W).
         lr_guide: (B, D, H, W).
         features: (B, C, 2·H, 2·W).
-
     Returns (B, C, 2·H, 2·W).
     """
     height, width = lr_guide.shape[-2:]

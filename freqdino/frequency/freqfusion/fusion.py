@@ -162,7 +162,6 @@ class FreqFusion(nn.Module):
         Args:
             hr_feat: (B, C_h, Y, X), 2·H − 1 ≤ Y ≤ 2·H + 1 and 2·W − 1 ≤ X ≤ 2·W + 1.
             lr_feat: (B, C_l, H, W).
-
         Returns the low-pass filters (B, G·k², Y, X), each of which sums to one, the sharpened ``hr_feat`` (B, C_h, Y,
         X) and the upsampled ``lr_feat`` (B, C_l, Y, X), both of their inputs' types.
 
@@ -294,7 +293,6 @@ def make_filters(logits: Tensor, window: Tensor, groups: int) -> Tensor:
         logits: (B, G·k², H, W).
         window: (1, 1, k, k), or one element for none.
         groups: G.
-
     Returns (B, G·k², H, W), channels last in memory.
     """
     filters = logits.permute(0, 2, 3, 1).unflatten(-1, (groups, -1)).softmax(dim=-1)

@@ -41,7 +41,6 @@ class SimilarityGuidedSampler(nn.Module):
             channels: D, of both guides.
             groups: G, must divide the channels of the map that is sampled.
             norm: whether the guides pass a GroupNorm of D // 8 groups first.
-
         Raises ValueError: ``groups`` below 1, or ``norm`` where D // 8 groups do not divide D.
         """
         super().__init__()
@@ -69,7 +68,6 @@ class SimilarityGuidedSampler(nn.Module):
             hr_guide: (B, D, Y, X).
             lr_guide: (B, D, H, W).
             features: (B, C, Y, X), the map to sample.
-
         Returns (B, C, Y, X) in the type of ``features``, channels last in memory.
 
         Raises ValueError: G does not divide C.
@@ -115,7 +113,6 @@ def local_similarity(x: Tensor) -> Tensor:
 
     Args:
         x: (B, C, H, W).
-
     Returns (B, 8, H, W), the neighbours in row-major order, at least float32.
     """
     height, width = x.shape[-2:]
@@ -145,7 +142,6 @@ def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
     Args:
         features: (B, C, H, W).
         x, y: (B, G, H', W'), in pixels of ``features``: (0, 0) is the centre of the first. G divides C.
-
     Returns (B, C, H', W'), channels last in memory.
     """
     batch, channels, height, width = features.shape
@@ -177,7 +173,6 @@ def joint_conv(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
         x: (B, C, H, W).
         first, second: convolutions with a bias, alike in everything but their numbers of output channels; or what
             stands in for them.
-
     Returns (B, output channels of first + output channels of second, H', W').
     """
     if not (is_plain(first, nn.Conv2d) and is_plain(second, nn.Conv2d)):

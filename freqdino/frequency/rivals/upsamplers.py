@@ -137,7 +137,6 @@ class DySampleSum(UpsampleSum):
             channels: C.
             groups: G, channel groups with positions of their own.
             shuffle_first: DySample-S+ rather than DySample+.
-
         Raises ValueError: groups, or with ``shuffle_first`` the four pixels, that do not divide the channels.
         """
         super().__init__()

@@ -30,7 +30,6 @@ class FusionFPN(FPN):
             norm: Detectron2's name of the normalisation of the pyramid's convolutions, "" for none.
             top_block: makes levels above the coarsest, as Detectron2's LastLevelMaxPool.
             fuse_type: "sum", or "avg" for half of it.
-
         Raises ValueError: an unknown map or ``fuse_type``, maps that are not a factor of two apart, or none that
         ``top_block`` reads.
         """
