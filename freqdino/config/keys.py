@@ -108,7 +108,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     # The number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783).
     "MODEL.BACKBONE": {"FDCONV": {"ENABLED": False, "KERNEL_NUM": 64}, "FDAM": {"ENABLED": False}},
-    # What build_resnet_freqfusion_fpn_backbone reads beside Detectron2's keys (arXiv 2408.12879): freqfusion | nearest |
+    # What build_resnet_freqfusion_fpn_backbone reads (arXiv 2408.12879): freqfusion | nearest |
     # bilinear | deconv | pixelshuffle | carafe | dysample | dysample_s.
     "MODEL.FPN": {"UPSAMPLER": "freqfusion"},
     "MODEL.MASK_FORMER": {
