@@ -51,7 +51,8 @@ def parameter_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
     """The published rules, from the keys of ``cfg.SOLVER``; later rules win. Raises what layer_decay_rules raises, and
     ConfigError for a learning rate of frequency scaling in a model without it.
     """
-    solver, scales = cfg.SOLVER, frequency_scales(model)
+    solver = cfg.SOLVER
+    scales = {part for module in model.modules() if isinstance(module, FrequencyScale) for part in module.modules()}
     if solver.FREQ_SCALE_MULTIPLIER != 1 and not scales:
         raise ConfigError(f"SOLVER.FREQ_SCALE_MULTIPLIER is {solver.FREQ_SCALE_MULTIPLIER}, but the model has no "
                           "frequency scaling; set it to 1.0, or switch FDAM on: MODEL.BACKBONE.FDAM.ENABLED, "
@@ -72,11 +73,6 @@ def parameter_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
         ParameterRule(matches=lambda module_name, name, module: name == "bias",
                       lr_factor=solver.BIAS_LR_FACTOR, weight_decay=solver.WEIGHT_DECAY_BIAS),
     ]
-
-
-def frequency_scales(model: nn.Module) -> set[nn.Module]:
-    """FDAM's frequency scaling in ``model``, wherever it stands: each `FrequencyScale` and what it is made of."""
-    return {part for module in model.modules() if isinstance(module, FrequencyScale) for part in module.modules()}
 
 
 def layer_decay_rules(cfg: CfgNode) -> list[ParameterRule]:

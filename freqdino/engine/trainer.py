@@ -45,6 +45,7 @@ from freqdino.errors import ConfigError, Stopped
 from freqdino.evaluation.results import FOLDER, write_results
 from freqdino.registration.binding import errors_about
 from freqdino.registration.class_tables import check_detector_classes, training_class_tables
+from freqdino.registration.model_parts import BATCH_KEYS
 from freqdino.registration.predictions import Predictions, predictions_of
 
 logger = logging.getLogger(__name__)
@@ -139,8 +140,7 @@ class Trainer(DefaultTrainer):
         """Detectron2's. Raises Stopped where a signal ends it, after a checkpoint; ConfigError where the model finds in
         a batch what its configuration does not allow.
         """
-        with (nullcontext() if self.stop is None else self.stop.after_the_step(),
-              errors_about(None, num_classes="MODEL.SEM_SEG_HEAD.NUM_CLASSES", norm="MODEL.SEM_SEG_HEAD.NORM")):
+        with nullcontext() if self.stop is None else self.stop.after_the_step(), errors_about(None, **BATCH_KEYS):
             return super().train()
 
     def after_train(self) -> None:

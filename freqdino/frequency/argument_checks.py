@@ -25,20 +25,8 @@ def check_counts(least: int = 1, **arguments: int | Sequence[int]) -> None:
                 raise ArgumentError(name, f"must be at least {least}, got {value!r}")
 
 
-def check_flags(**arguments: bool) -> None:
-    """ArgumentError unless every argument is True or False: a text such as "False" would count as True.
-
-    >>> check_flags(bias="False")
-    Traceback (most recent call last):
-    freqdino.errors.ArgumentError: bias must be True or False, got 'False'
-    """
-    for name, value in arguments.items():
-        if value not in (True, False):
-            raise ArgumentError(name, f"must be True or False, got {value!r}")
-
-
 def check_choice(choices: Sequence[object], **arguments: object) -> None:
-    """ArgumentError unless every argument is one of the choices.
+    """ArgumentError unless every argument is one of the choices. A text such as "False" is no False.
 
     >>> check_choice(("sum", "avg"), fuse_type="max")
     Traceback (most recent call last):

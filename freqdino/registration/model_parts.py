@@ -17,6 +17,9 @@ DECODER_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "mask_dim": "MO
 MATCHER_KEYS = {"num_points": "TRAIN_NUM_POINTS"}
 CRITERION_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", **MATCHER_KEYS, **upper(
     "no_object_weight", "deep_supervision", "oversample_ratio", "importance_sample_ratio")}
+# Arguments that a batch may not go with, in the words of users.
+BATCH_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "norm": "MODEL.SEM_SEG_HEAD.NORM", "with_masks":
+              "MODEL.MaskDINO's MASK_WEIGHT, DICE_WEIGHT, COST_MASK_WEIGHT and COST_DICE_WEIGHT"}
 HEADS = ("MaskFormerHead", "MaskFormerHeadFreqAware", "MaskDINOHead")
 
 

@@ -181,7 +181,7 @@ def test_weights_and_options(run, project, tmp_path, capsys):
     words = ["attention", "--config-file", str(project / "plain.yaml"), "--output", str(folder), *map(str, arguments),
              "MODEL.VIT.DEPTH", "3", "MODEL.VIT.OUT_INDICES", "[0, 0, 1, 2]"]
     assert analyze_frequency.main(words) == 1
-    assert "MODEL.VIT: OUT_INDICES must name four blocks" in capsys.readouterr().err
+    assert "MODEL.VIT.OUT_INDICES must name four blocks" in capsys.readouterr().err
 
 
 def test_timm(run, project, tmp_path, capsys):

@@ -56,8 +56,8 @@ def test_published_keys():
 
 
 def test_published_keys_of_mask_dino():
-    boxes, (last, first, proposals, known) = torch.zeros(BATCH, QUERIES, 4), predictions(4)[0]
-    last.boxes = boxes
+    last, first, proposals, known = predictions(4)[0]
+    last.boxes = boxes = torch.zeros(BATCH, QUERIES, 4)
     outputs = Outputs(last=last, auxiliary=[first], proposals=proposals, denoising=([known], "noised"))
     found = outputs.as_dict()
     assert list(found) == list(outputs) == ["pred_logits", "pred_masks", "pred_boxes", "aux_outputs", "interm_outputs",

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
-from freqdino.frequency.argument_checks import check_counts, check_flags, check_type
+from freqdino.frequency.argument_checks import check_choice, check_counts, check_type
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
@@ -90,7 +90,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
         for name, sizes in (("use_fdconv_if_k_in", use_fdconv_if_k_in), ("use_fbm_if_k_in", use_fbm_if_k_in)):
             if not isinstance(sizes, (Sequence, Set)) or isinstance(sizes, str):
                 raise ArgumentError(name, f"must hold kernel sizes, as [1, 3] does, got {sizes!r}")
-        check_flags(use_ksm_local=use_ksm_local, convert_param=convert_param)
+        check_choice((True, False), use_ksm_local=use_ksm_local, convert_param=convert_param)
         check_fixed("FDConv's", FIXED_OPTIONS, param_reduction=param_reduction, ksm_only_kernel_att=ksm_only_kernel_att,
                     att_grid=att_grid, spatial_freq_decompose=spatial_freq_decompose, linear_mode=linear_mode)
         if not isinstance(padding, str):

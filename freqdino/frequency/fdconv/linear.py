@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqdino.frequency.argument_checks import check_counts, check_flags, check_type
+from freqdino.frequency.argument_checks import check_choice, check_counts, check_type
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors
@@ -43,7 +43,7 @@ class FDLinear(DynamicWeight, nn.Linear):
                  ksm_global_act: str = "sigmoid", ksm_kernel_act: str | None = None, ksm_local_act: str = "sigmoid",
                  use_ksm_local: bool = True, convert_param: bool = True):
         check_counts(in_features=in_features, out_features=out_features, kernel_num=kernel_num, param_ratio=param_ratio)
-        check_flags(use_ksm_local=use_ksm_local, convert_param=convert_param)
+        check_choice((True, False), use_ksm_local=use_ksm_local, convert_param=convert_param)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.active = min(in_features, out_features) > use_fdconv_if_c_gt
         if self.active:
