@@ -1,5 +1,6 @@
 """Markdown tables of results, counts and measurements: the one place where they are written."""
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from numbers import Integral
 
 from tabulate import tabulate
 
@@ -15,7 +16,7 @@ def number(value: float | str | None, *, digits: int = 2, sign: str = "") -> str
         return NOTHING
     if isinstance(value, str):
         return value
-    return f"{value:{sign},d}" if isinstance(value, int) else f"{value:{sign},.{digits}f}"
+    return f"{value:{sign},d}" if isinstance(value, Integral) else f"{value:{sign},.{digits}f}"
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence], *, text: Collection[int] = (0,),
