@@ -14,10 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from freqdino.ops import blocking
 from freqdino.ops.modules import is_recorded
-
-# Elements of M that a CPU handles at once: the passes over a block then find it in the cache.
-BLOCK = 2**18
 
 
 def gated(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -107,14 +105,9 @@ class Block(NamedTuple):
 def blocks(matrix: Tensor, run: int = 1) -> Iterator[Block]:
     """Blocks that together cover ``matrix`` (N, O·run, K)."""
     count, rows, columns = matrix.shape
-    outputs = rows // run
-    limit = BLOCK if matrix.device.type == "cpu" else matrix.numel()
-    some = max(1, limit // (rows * columns))
-    step = outputs if some > 1 else max(1, limit // (run * columns))
-    for first in range(0, count, some):
-        for output in range(0, outputs, step):
-            end = min(output + step, outputs)
-            yield Block(slice(first, first + some), slice(output * run, end * run), slice(output, end))
+    bytes_each = 2 * run * columns * matrix.element_size()      # the gate and the gated matrix
+    for products, outputs in blocking.blocks(count, rows // run, bytes_each, matrix.device):
+        yield Block(products, slice(outputs.start * run, outputs.stop * run), outputs)
 
 
 class Room:

@@ -7,6 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from freqdino.frequency.fdam.attention_inversion import AttentionInversion, InversionGates, attention_inversion
+from freqdino.ops import blocking
 from helpers.golden import assert_agrees, load_golden, subset
 
 
@@ -63,7 +64,7 @@ def test_equation_34():
 @pytest.mark.parametrize("tokens", [1, 7, 700])
 @pytest.mark.parametrize("gradient", [True, False])
 def test_agrees_with_the_attention_matrix(tokens, gradient, monkeypatch):
-    monkeypatch.setattr("freqdino.frequency.fdam.attention_inversion.PIECE_BYTES", 12 * 8 * 50)
+    monkeypatch.setitem(blocking.BUDGET, "cpu", 4 * 12 * 8 * 50)
     layer = randomised(AttentionInversion(12, 3, qkv_bias=True)).double()
     x = torch.randn(2, tokens, 12, dtype=torch.float64)
     with torch.set_grad_enabled(gradient):

@@ -10,6 +10,7 @@ from torch import nn
 from freqdino.analysis.benchmarks.fdconv import plain_fdconv
 from freqdino.frequency.fdconv import conv as fdconv_module
 from freqdino.frequency.fdconv.conv import FDConv
+from freqdino.ops import blocking
 from helpers.golden import assert_agrees, load_golden, subset
 
 
@@ -71,8 +72,8 @@ def test_equals_its_definition(arguments, size):
 
 @pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
-def test_images_at_once_equal_images_one_by_one(padding_mode):
-    """On a CPU without gradients images go one by one, elsewhere all at once: respond() itself takes both."""
+def test_images_at_once_equal_images_one_by_one(padding_mode, monkeypatch):
+    monkeypatch.setitem(blocking.BUDGET, "cpu", 1)
     layer = randomised(FDConv(18, 36, 3, padding=1, padding_mode=padding_mode, groups=2, kernel_num=3).double().eval())
     for size in ((2, 3), (20, 21)):
         x = torch.randn(3, 18, *size, dtype=torch.float64)
