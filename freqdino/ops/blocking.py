@@ -3,6 +3,7 @@
 Fresh buffers of a whole map cost a CPU several times the arithmetic that fills them. Each caller says how many bytes it
 makes for one place of the dimension that is cut; how many places go together follows from one budget.
 """
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -17,16 +18,22 @@ BUDGET_ELSEWHERE = 2**28
 FEW = 3
 
 
-def slices(count: int, bytes_each: int, device: torch.device, at_most: int | None = None) -> Iterator[slice]:
-    """Cut range(count) so that the bytes of a part stay within the device's budget, and ``at_most``, if one's do.
+def place_bytes(tensor: Tensor, dim: int) -> int:
+    """The bytes of one place along ``dim``; of a recorded tensor too, which has no number of elements."""
+    return tensor.element_size() * math.prod(size for other, size in enumerate(tensor.shape) if other != dim)
 
-    >>> list(slices(5, 2**20, torch.device("cpu")))
-    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+
+def slices(count: int, bytes_each: int, device: torch.device, at_most: int | None = None) -> Iterator[slice]:
+    """Cut range(count) evenly, so that a part's bytes stay within the device's budget, and ``at_most``, if one's do.
+
+    >>> list(slices(7, 2**19, torch.device("cpu")))
+    [slice(0, 4, None), slice(4, 7, None)]
     """
     budget = BUDGET.get(device.type, BUDGET_ELSEWHERE)
     if at_most is not None:
         budget = min(budget, at_most)
-    step = max(1, budget // max(1, bytes_each))
+    number = max(1, math.ceil(count / max(1, budget // max(1, bytes_each))))
+    step = max(1, math.ceil(count / number))
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 

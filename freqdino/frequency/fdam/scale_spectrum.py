@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from freqdino.ops.blocking import pieces
+from freqdino.ops.blocking import pieces, place_bytes
 from freqdino.ops.modules import is_recorded
+
+# What a channel takes, in its filter's size: the spectrum is of two, and each transform makes more of that.
+PASSES = 8
 
 
 def scale_spectrum(x: Tensor, filters: Tensor) -> Tensor:
@@ -44,7 +47,7 @@ class ScaleSpectrum(torch.autograd.Function):
     def forward(ctx, x: Tensor, filters: Tensor) -> Tensor:
         ctx.save_for_backward(x, filters)
         result = torch.empty_like(x)
-        for x_piece, filters_piece, result_piece in pieces((x, filters, result), 1, spectrum_bytes(filters)):
+        for x_piece, filters_piece, result_piece in pieces((x, filters, result), 1, PASSES * place_bytes(filters, 1)):
             spectrum = transform(x_piece, filters.dtype)
             result_piece.copy_(inverse_transform(spectrum.mul_(filters_piece), x))
         return result
@@ -61,7 +64,7 @@ class ScaleSpectrum(torch.autograd.Function):
         if x.shape[-1] % 2 == 0:
             mirrored[-1] = 1
         for x_piece, filters_piece, grad_piece, grad_x_piece, grad_filters_piece in pieces(
-                (x, filters, grad_result, grad_x, grad_filters), 1, spectrum_bytes(filters)):
+                (x, filters, grad_result, grad_x, grad_filters), 1, PASSES * place_bytes(filters, 1)):
             grad_spectrum = transform(grad_piece, filters.dtype)
             if grad_filters is not None:
                 product = transform(x_piece, filters.dtype).mul_(grad_spectrum.conj())
@@ -77,8 +80,3 @@ def transform(piece: Tensor, dtype: torch.dtype) -> Tensor:
 
 def inverse_transform(spectrum: Tensor, x: Tensor) -> Tensor:
     return torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho")
-
-
-def spectrum_bytes(filters: Tensor) -> int:
-    """Those of a channel's spectrum, times two for what is transformed."""
-    return 4 * filters[:, 0].nbytes

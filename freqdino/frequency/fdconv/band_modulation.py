@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from freqdino.frequency.argument_checks import check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, check_choice, gate
-from freqdino.ops.blocking import by_pieces
+from freqdino.ops.blocking import by_pieces, place_bytes
 
 GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
 
@@ -93,7 +93,7 @@ class FrequencyBandModulation(nn.Module):
         maps = self.band_maps(x)
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
         precise = x.to(at_least_float32(x)).unflatten(1, (self.spatial_group, -1))
-        bands = by_pieces(lambda part: weighted_sum(part, boxes, changes), [precise], 2, precise[:, :, 0].nbytes)
+        bands = by_pieces(lambda part: weighted_sum(part, boxes, changes), [precise], 2, place_bytes(precise, 2))
         return bands.flatten(1, 2).to(x.dtype)
 
     def band_maps(self, x: Tensor) -> list[Tensor]:

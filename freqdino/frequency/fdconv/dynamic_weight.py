@@ -24,7 +24,7 @@ from freqdino.frequency.fdconv.gated_product import gated, gated_product
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal, make_neutral
 from freqdino.frequency.fdconv.plain_weight import PlainWeight, cannot_be_computed_with
 from freqdino.ops.autocast import autocast_type, without_autocast
-from freqdino.ops.blocking import by_pieces
+from freqdino.ops.blocking import by_pieces, place_bytes
 from freqdino.ops.modules import DerivedBuffers, overwrites
 
 MODULATION = ("KSM_Global", "KSM_Local", "FBM")
@@ -181,7 +181,7 @@ class DynamicWeight(DerivedBuffers):
         if not overwrites():
             return respond(x, pooled, factors)
         return by_pieces(lambda x, pooled, *factors: respond(x, pooled, KernelFactors(*factors)), (x, pooled, *factors),
-                         0, math.prod(self.conv_shape) * x.element_size() + x[0].nbytes)
+                         0, math.prod(self.conv_shape) * x.element_size() + place_bytes(x, 0))
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`. ValueError, and nothing changed, for a weight of another shape."""
