@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from freqdino.ops import blocking
-from helpers.module_table import MODULES, assert_alike, build, differentiate, run
+from helpers.module_table import HALF, MODULES, SAME, SINGLE, assert_alike, build, differentiate, run
 
 every_module = pytest.mark.parametrize("name", MODULES)
 both_halves = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -33,6 +33,8 @@ def test_half_precision(name, dtype):
             outputs = run(name, module, inputs)
         assert all(output.dtype == dtype for output in outputs)
         assert_near(outputs, expected, MODULES[name].half)
+    outputs = run(name, module.train(), inputs)
+    assert all(output.dtype == dtype for output in outputs)
     sum(output.float().square().mean() for output in outputs).backward()
     assert_gradients_are_finite(module, inputs, dtype)
 
@@ -42,13 +44,12 @@ def test_half_precision(name, dtype):
 def test_autocast(name, dtype):
     module, inputs = build(name), [tensor.requires_grad_() for tensor in MODULES[name].inputs(2)]
     expected = run(name, module)
-    with torch.autocast("cpu", dtype):
-        outputs = run(name, module, inputs)
-        of_half = run(name, module, [tensor.detach().to(dtype) for tensor in inputs])
-    assert_near(outputs, expected, MODULES[name].half)
-    assert_near(of_half, expected, MODULES[name].half)
-    types = {output.dtype for output in outputs}
-    assert types == {torch.float32} if MODULES[name].wide else types <= {torch.float32, dtype}
+    for input_type in (dtype, torch.float32):
+        with torch.autocast("cpu", dtype):
+            outputs = run(name, module, [tensor.to(input_type) for tensor in inputs])
+        assert_near(outputs, expected, MODULES[name].half)
+        types = {HALF: dtype, SINGLE: torch.float32, SAME: input_type}
+        assert [output.dtype for output in outputs] == [types[kind] for kind in MODULES[name].autocast[:len(outputs)]]
     sum(output.float().square().mean() for output in outputs).backward()
     assert_gradients_are_finite(module, inputs, torch.float32)
 
@@ -87,6 +88,7 @@ def test_an_empty_batch_gives_every_parameter_a_zero_gradient(name):
         outputs = run(name, module, inputs)
         assert [output.shape[1:] for output in outputs] == [output.shape[1:] for output in run(name, build(name))]
         differentiate(module, outputs)
+        assert all(tensor.grad is None or tensor.grad.shape == tensor.shape for tensor in inputs)
         for key, parameter in module.named_parameters():
             assert parameter.grad is not None and not parameter.grad.any(), key
         assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
@@ -109,7 +111,7 @@ def test_an_input_of_another_type_is_refused(name):
             run(name, module, others)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "StarReLU"])
+@every_module
 def test_another_number_of_channels_is_refused(name):
     inputs = [torch.cat([tensor, tensor], dim=1 if tensor.dim() == 4 else -1) for tensor in MODULES[name].inputs(2)[:1]]
     with pytest.raises((ValueError, RuntimeError), match=r"\d"):

@@ -1,12 +1,11 @@
 """How frequency modules take a plain network's entries: what they add, convert, keep and refuse, without changing."""
 import copy
-import doctest
 
 import pytest
 import torch
 from torch import nn
 
-from freqdino.frequency import FDAMBlock, FDConv, FrequencyScale, InversionGates, ResidualFrequencyScale, plain_state
+from freqdino.frequency import FDAMBlock, FDConv, FrequencyScale, InversionGates, ResidualFrequencyScale
 
 
 def shuffled(module):
@@ -57,8 +56,3 @@ def test_residual_frequency_scale_is_the_scale_of_fdams_blocks():
     block.freq_scale_1.load_state_dict(residual.state_dict())
     x = torch.randn(2, 32, 5, 7)
     torch.testing.assert_close(residual(x), x + block.freq_scale_1(x), rtol=1e-4, atol=1e-4)
-
-
-def test_documented_examples():
-    result = doctest.testmod(plain_state)
-    assert result.attempted > 0 and result.failed == 0

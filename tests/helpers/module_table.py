@@ -26,7 +26,6 @@ from freqdino.frequency.rivals.upsamplers import (
     InterpolationSum,
     PixelShuffleSum,
 )
-from freqdino.frequency.star_relu import StarReLU
 from freqdino.layers.deformable_attention import DeformableEncoder, DeformableEncoderLayer, MSDeformAttn, pixel_centres
 from freqdino.layers.linear import Linear
 from freqdino.layers.mlp import MLP
@@ -37,19 +36,22 @@ BLOCKED = torch.ones(11, 11, dtype=torch.bool).triu(1)      # whom a query may n
 TOKENS = sum(height * width for height, width in SIZES)
 
 
+HALF, SINGLE, SAME = "half", "single", "as the input"
+
+
 class Case(NamedTuple):
     """``make()`` gives the module, ``inputs(batch)`` the floating-point tensors, ``rest`` what else the call takes.
 
-    ``typed``: names of the first inputs, if the module itself asks for the type of its parameters. ``half``: share of
-    the values that half precision may err by. ``wide``: gives float32 under autocast. ``places``: reads a map at
-    places computed in float32, which no gradient can be checked through.
+    ``typed``: names of the inputs, if the module itself asks for the type of its parameters. ``half``: share of the
+    values that half precision may err by. ``autocast``: the type of the outputs under it, HALF, SINGLE or the input's.
+    ``places``: reads a map at places computed in float32, which no gradient can be checked through.
     """
     make: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[torch.Tensor, ...]]
     rest: tuple = ()
     typed: tuple[str, ...] = ()
     half: float = 0.03
-    wide: bool = False
+    autocast: tuple[str, ...] = (SAME, SAME, SAME)
     places: bool = False
 
 
@@ -77,18 +79,18 @@ GATES = ("value", "attended", "query")
 
 
 def fdconv(inputs=IMAGE, *, channels=24, kernel_size=3, **options):
-    return Case(lambda: FDConv(20, channels, kernel_size, **options), inputs, typed=("FDConv's x",))
+    return Case(lambda: FDConv(20, channels, kernel_size, **options), inputs, typed=("FDConv's x",), autocast=(HALF,))
 
 
 def fusion(kind, **options):
     """Where filters decide what is read where, half precision shows."""
     return Case(lambda: kind(32, 32, compressed_channels=16, **options), TWO_MAPS, typed=("hr_feat", "lr_feat"),
-                half=0.1)
+                half=0.1, autocast=(SINGLE, SAME, SAME) if kind is FreqFusion else (SAME,))
 
 
 def vision_transformer(kind):
     return Case(lambda: kind(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, out_indices=(0, 1)),
-                maps((3, 33, 40)), typed=("image",))
+                maps((3, 33, 40)), typed=("image",), autocast=(SINGLE, SINGLE))
 
 
 MODULES = {
@@ -101,14 +103,15 @@ MODULES = {
     "FDConv, plain weight": fdconv(convert_param=False),
     "FDConv, no KSM_Local": fdconv(use_ksm_local=False),
     "FDConv, plain": fdconv(channels=16),
-    "FDLinear": Case(lambda: FDLinear(20, 24, kernel_num=4), maps((11, 20)), typed=("FDLinear's x",)),
-    "StarReLU": Case(StarReLU, IMAGE),
+    "FDLinear": Case(lambda: FDLinear(20, 24, kernel_num=4), maps((11, 20)), typed=("FDLinear's x",),
+                     autocast=(HALF,)),
     "InversionGates": Case(lambda: InversionGates(32, 4), maps(*[(11, 32)] * 3), typed=GATES),
-    "AttentionInversion": Case(lambda: AttentionInversion(32, 4), maps((11, 32)), typed=("x",)),
+    "AttentionInversion": Case(lambda: AttentionInversion(32, 4, qkv_bias=True), maps((11, 32)), typed=("x",),
+                               autocast=(HALF,)),
     "FrequencyScale": Case(lambda: FrequencyScale(32), maps((32, 6, 7)), typed=("x",)),
     "ResidualFrequencyScale": Case(lambda: ResidualFrequencyScale(32), maps((32, 14, 14)), typed=("x",)),
-    "TransformerBlock": Case(lambda: TransformerBlock(dim=32, num_heads=4), maps((30, 32)), ((5, 6),)),
-    "FDAMBlock": Case(lambda: FDAMBlock(dim=32, num_heads=4), maps((30, 32)), ((5, 6),)),
+    **{kind.__name__: Case(lambda kind=kind: kind(dim=32, num_heads=4), maps((30, 32)), ((5, 6),), autocast=(SINGLE,))
+       for kind in (TransformerBlock, FDAMBlock)},
     "VisionTransformer": vision_transformer(VisionTransformer),
     "FDAMVisionTransformer": vision_transformer(FDAMVisionTransformer),
     "FreqFusion": fusion(FreqFusion, feature_resample=True),
@@ -123,12 +126,12 @@ MODULES = {
         "DySample+": lambda: DySampleSum(32, groups=4, shuffle_first=False),
         "DySample-S+": lambda: DySampleSum(32, groups=8, shuffle_first=True)}.items()},
     "MSDeformAttn": Case(lambda: MSDeformAttn(dim=32, num_heads=4, num_levels=2), lambda batch: (
-        *maps((7, 32), (7, 2))(batch), *maps((TOKENS, 32))(batch)), (SIZES,), places=True),
+        *maps((7, 32), (7, 2))(batch), *maps((TOKENS, 32))(batch)), (SIZES,), autocast=(HALF,), places=True),
     "encoder layer": Case(encoder_layer, of_levels, (pixel_centres(SIZES)[None], SIZES), places=True),
     "encoder": Case(lambda: DeformableEncoder(num_layers=2, dim=32, num_heads=4, num_levels=2, dim_feedforward=48,
                                               dropout=0.0), of_levels, (SIZES,), places=True),
-    "Linear": Case(lambda: Linear(20, 24), maps((11, 20))),
-    "MLP": Case(lambda: MLP(20, 24, 8, 3), maps((11, 20))),
+    "Linear": Case(lambda: Linear(20, 24), maps((11, 20)), autocast=(HALF,)),
+    "MLP": Case(lambda: MLP(20, 24, 8, 3), maps((11, 20)), autocast=(HALF,)),
     "feed-forward": Case(lambda: FeedForwardLayer(20, 24), maps((11, 20))),
     "self-attention": Case(lambda: SelfAttentionLayer(32, 4, pre_norm=True), maps(*[(11, 32)] * 2)),
     "cross-attention": Case(lambda: CrossAttentionLayer(32, 4), maps(*[(11, 32)] * 4), (BLOCKED,)),

@@ -1,11 +1,9 @@
 """The plain transformer block and stochastic depth: their equations, bad input."""
-import doctest
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from freqdino.frequency.fdam import transformer_block
 from freqdino.frequency.fdam.transformer_block import DropPath, TransformerBlock
 
 
@@ -47,8 +45,3 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 def test_bad_input(run, message):
     with pytest.raises(ValueError, match=message):
         run()
-
-
-def test_documented_examples():
-    result = doctest.testmod(transformer_block)
-    assert result.attempted > 0 and result.failed == 0

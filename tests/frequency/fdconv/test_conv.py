@@ -1,5 +1,4 @@
 """FDConv against golden numbers, a plainly written definition and the plain convolution it starts as."""
-import doctest
 import math
 
 import pytest
@@ -226,41 +225,6 @@ def test_one_image_in_training_uses_running_statistics():
     assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_empty_batch(training):
-    layer = FDConv(20, 24, 3, stride=2, padding=1).train(training)
-    x = torch.zeros(0, 20, 7, 8, requires_grad=True)
-    y = layer(x)
-    assert y.shape == (0, 24, 4, 4)
-    y.sum().backward()
-    assert x.grad.shape == x.shape
-    assert layer.KSM_Global.bn.num_batches_tracked == 0
-
-
-@pytest.mark.usefixtures("both_ways")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kernel_size", [1, 3])
-def test_autocast_and_pure_half(dtype, kernel_size):
-    layer = randomised(FDConv(24, 20, kernel_size, kernel_num=4), spread=0.1)
-    x = torch.randn(2, 24, 9, 10)
-    expected = layer.eval()(x)
-    tolerance = 0.03 * expected.abs().max()
-    with torch.autocast("cpu", dtype):
-        y = layer(x)
-        assert y.dtype == dtype and (y.float() - expected).abs().max() < tolerance
-        assert layer(x.to(dtype)).dtype == dtype
-        y.float().sum().backward()
-    assert layer.dft_weight.grad.isfinite().all() and layer.dft_weight.grad.dtype == torch.float32
-
-    half = FDConv(24, 20, kernel_size, kernel_num=4, dtype=dtype)
-    half.load_state_dict(layer.state_dict())
-    y = half.train()(x.to(dtype))
-    assert y.dtype == dtype
-    y.sum().backward()
-    y = half.eval()(x.to(dtype))
-    assert (y.float() - expected).abs().max() < tolerance
-
-
 def test_cached_sizes_serve_training_after_inference_mode():
     layer = FDConv(20, 20, 3, padding=1)
     x = torch.randn(2, 20, 23, 31)
@@ -281,12 +245,6 @@ def test_without_gradients_the_output_is_the_same(batch, memory_format):
     assert memory_format == torch.channels_last or y.is_contiguous()
 
 
-def test_channels_last_input():
-    layer = randomised(FDConv(24, 20, 3, padding=1)).eval()
-    x = torch.randn(2, 24, 9, 10)
-    assert torch.allclose(layer(x.to(memory_format=torch.channels_last)), layer(x), atol=1e-4)
-
-
 def test_norm_and_activation_follow_the_convolution():
     layer = FDConv(20, 24, 3, norm=nn.BatchNorm2d(24), activation=F.relu).eval()
     assert "norm.weight" in layer.state_dict()
@@ -295,7 +253,3 @@ def test_norm_and_activation_follow_the_convolution():
     x = torch.randn(2, 20, 6, 6)
     expected = F.conv2d(x, layer.static_weight(), layer.bias) / math.sqrt(1 + layer.norm.eps) + 0.5
     assert torch.allclose(layer(x), expected.relu(), atol=1e-4)
-
-
-def test_doctests():
-    assert doctest.testmod(fdconv_module).failed == 0

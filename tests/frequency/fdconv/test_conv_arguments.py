@@ -63,17 +63,6 @@ def test_bad_sizes(arguments, message):
         FDConv(*arguments)
 
 
-@pytest.mark.parametrize("channels", [20, 16])  # active, plain
-def test_an_input_of_another_type_is_refused(channels):
-    layer = FDConv(channels, channels, 3, padding=1)
-    for dtype in (torch.int64, torch.float64, torch.float16):
-        with pytest.raises(ValueError, match=f"x must have the type of the parameters, torch.float32, got {dtype}"):
-            layer(torch.zeros(1, channels, 5, 5, dtype=dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        with pytest.raises(ValueError, match="x must be of a floating-point type, got torch.int64"):
-            layer(torch.zeros(1, channels, 5, 5, dtype=torch.int64))
-
-
 @pytest.mark.parametrize("shape, message", [
     ((2, 21, 5, 5), "in_channels = 20 channels, got 21"),
     ((20, 5, 5), "4 dimensions .* got 3"),

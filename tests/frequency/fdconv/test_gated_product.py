@@ -1,10 +1,8 @@
 """Gated products against the formula written out, in one block and in many."""
-import doctest
 
 import pytest
 import torch
 
-from freqdino.frequency.fdconv import gated_product as gated_product_module
 from freqdino.frequency.fdconv.gated_product import blocks, gated, gated_product
 from freqdino.ops import blocking
 
@@ -58,7 +56,3 @@ def test_blocks_cover_every_row_once(monkeypatch, budget, run):
         matrix[n, rows] += 1
         by_output[n, outputs] += 1
     assert (matrix == 1).all() and (by_output == 1).all()
-
-
-def test_doctests():
-    assert doctest.testmod(gated_product_module).failed == 0

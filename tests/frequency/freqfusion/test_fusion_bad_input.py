@@ -64,11 +64,3 @@ def test_what_computes_something_is_not_warned_of(recwarn):
     FreqFusion(8, 8, semi_conv=False, upsample_mode="bilinear", align_corners=True)
     FreqFusion(8, 8, feature_resample=True, feature_resample_group=2, hr_residual=False)
     assert not recwarn.list
-
-
-@pytest.mark.parametrize("name, types", [("hr_feat", (torch.int64, torch.float32)),
-                                         ("lr_feat", (torch.float32, torch.float64))])
-def test_a_map_of_another_type_is_refused(name, types):
-    hr, lr = (torch.zeros(1, 16, size, size, dtype=dtype) for size, dtype in zip((8, 4), types))
-    with pytest.raises(ValueError, match=f"{name} must have the type of the parameters, torch.float32, got"):
-        FreqFusion(16, 16)(hr, lr)

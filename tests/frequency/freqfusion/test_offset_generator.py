@@ -1,12 +1,10 @@
 """FreqFusion's offset generator: similarities, bilinear sampling, positions, two convolutions in one."""
-import doctest
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from freqdino.frequency.freqfusion import offset_generator
 from freqdino.frequency.freqfusion.offset_generator import (
     SimilarityGuidedSampler,
     joint_conv,
@@ -21,10 +19,6 @@ def still_sampler(channels=8, groups=2, **arguments):
     for parameter in sampler.parameters():
         torch.nn.init.zeros_(parameter)
     return sampler
-
-
-def test_examples_in_the_docstrings():
-    assert doctest.testmod(offset_generator).failed == 0
 
 
 @pytest.mark.parametrize("height, width", [(5, 6), (1, 1), (2, 7), (3, 1)])
