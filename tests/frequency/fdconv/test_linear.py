@@ -6,6 +6,7 @@ from torch import nn
 
 from freqdino.frequency.fdconv.conv import FDConv
 from freqdino.frequency.fdconv.linear import FDLinear
+from helpers.refusals import refuses
 
 
 def randomised(layer):
@@ -51,12 +52,11 @@ def test_inactive_is_the_plain_layer():
     assert torch.equal(layer(x), plain(x))
 
 
-@pytest.mark.parametrize("shape, message", [((9, 20), "at least 3 dimensions .* got 2"),
-                                            ((2, 9, 21), "in_features = 20 features, got 21"),
-                                            ((2, 0, 20), "at least one token")])
-def test_bad_input(shape, message):
-    with pytest.raises(ValueError, match=message):
-        FDLinear(20, 24)(torch.zeros(shape))
+test_bad_input = refuses(lambda shape: FDLinear(20, 24)(torch.zeros(shape)), [
+    ((9, 20), "at least 3 dimensions .* got 2"),
+    ((2, 9, 21), "in_features = 20 features, got 21"),
+    ((2, 0, 20), "at least one token"),
+])
 
 
 def test_bad_arguments():

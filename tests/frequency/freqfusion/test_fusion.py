@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from freqdino.frequency import FreqFusion
 from helpers.golden import assert_agrees, load_golden, subset
+from helpers.modules import count
 
 OUTPUTS = ("lowpass_mask", "hr", "lr")
 IN_MASK2FORMER = dict(feature_resample=True, hamming_window=False, feature_resample_norm=False)
@@ -209,7 +210,7 @@ def test_keys_and_shapes_of_the_published_checkpoints():
                        "dysampler.hr_offset": (8, 72, 3, 3), "dysampler.hr_direct_scale": (8, 72, 3, 3)}.items():
         expected |= {f"{key}.weight": shape, f"{key}.bias": shape[:1]}
     assert {key: tuple(value.shape) for key, value in fusion.state_dict().items()} == expected
-    assert sum(parameter.numel() for parameter in fusion.parameters()) == 104_434
+    assert count(fusion) == 104_434
 
 
 def test_initialisation():
