@@ -6,17 +6,12 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import nn
 
+from helpers.behaviour import evaluate
 from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
 from helpers.small_models import example
 from helpers.targets import image_targets
 
 PREFIX = "MODEL.MaskDINO."
-
-
-def evaluate(model, *examples):
-    model.eval()
-    with torch.no_grad():
-        return model(examples)
 
 
 class FixedPrediction(nn.Module):
