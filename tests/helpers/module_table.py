@@ -30,6 +30,7 @@ from freqdino.layers.deformable_attention import DeformableEncoder, DeformableEn
 from freqdino.layers.linear import Linear
 from freqdino.layers.mlp import MLP
 from freqdino.layers.transformer import CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
+from freqdino.modeling.backbones.mit import ReducedAttention
 
 SIZES = [(5, 6), (3, 3)]
 BLOCKED = torch.ones(11, 11, dtype=torch.bool).triu(1)      # whom a query may not see
@@ -125,6 +126,7 @@ MODULES = {
         "CARAFE": lambda: CarafeSum(32),
         "DySample+": lambda: DySampleSum(32, groups=4, shuffle_first=False),
         "DySample-S+": lambda: DySampleSum(32, groups=8, shuffle_first=True)}.items()},
+    "ReducedAttention": Case(lambda: ReducedAttention(32, 2, reduction=2), maps((30, 32)), ((5, 6),), autocast=(HALF,)),
     "MSDeformAttn": Case(lambda: MSDeformAttn(dim=32, num_heads=4, num_levels=2), lambda batch: (
         *maps((7, 32), (7, 2))(batch), *maps((TOKENS, 32))(batch)), (SIZES,), autocast=(HALF,), places=True),
     "encoder layer": Case(encoder_layer, of_levels, (pixel_centres(SIZES)[None], SIZES), places=True),

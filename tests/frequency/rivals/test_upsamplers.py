@@ -1,4 +1,4 @@
-"""FreqFusion's rivals: what each computes, by an independent formula, their sizes, gradients and parameter costs."""
+"""FreqFusion's rivals: what each computes, by an independent formula, odd sizes, parameter costs, bad input."""
 
 import pytest
 import torch
