@@ -136,18 +136,10 @@ class Strip:
     index: Tensor  # (n·h·u·W·u·G, k²), the table rows that each output row reads
 
     @property
-    def count(self) -> int:
-        return self.images.stop - self.images.start
-
-    @property
-    def height(self) -> int:
-        return self.rows.stop - self.rows.start
-
-    @property
     def bordered(self) -> tuple[int, int, int]:
         """(n, h + 2r, W + 2r)."""
         border = self.kernel_size - 1
-        return self.count, self.height + border, self.width + border
+        return (self.images.stop - self.images.start, self.rows.stop - self.rows.start + border, self.width + border)
 
     @property
     def table_rows(self) -> int:
@@ -186,7 +178,8 @@ class Strip:
 
     def to_map(self, rows: Tensor) -> Tensor:
         """The inverse of ``to_rows``: (n, channels, h·u, W·u)."""
-        return rows.view(self.count, self.height * self.up, self.width * self.up, -1).permute(0, 3, 1, 2)
+        channels = self.group * rows.shape[1]
+        return rows.view(self.bordered[0], -1, self.width * self.up, channels).permute(0, 3, 1, 2)
 
 
 def strips(x: Tensor, dtype: torch.dtype, kernel_size: int, group: int, up: int) -> Iterator[Strip]:

@@ -52,7 +52,7 @@ def test_the_product_has_the_type_of_x():
 def test_blocks_cover_every_row_once(monkeypatch, budget, run):
     monkeypatch.setitem(blocking.BUDGET, "cpu", budget)
     matrix, by_output = torch.zeros(4, 6, 8), torch.zeros(4, 6 // run)
-    for n, rows, outputs in blocks(matrix, run):
-        matrix[n, rows] += 1
-        by_output[n, outputs] += 1
+    for block, outputs in blocks(matrix, run):
+        matrix[block] += 1
+        by_output[outputs] += 1
     assert (matrix == 1).all() and (by_output == 1).all()
