@@ -20,7 +20,7 @@ FEW = 3
 
 def place_bytes(tensor: Tensor, dim: int) -> int:
     """The bytes of one place along ``dim``; of a recorded tensor too, which has no number of elements."""
-    return tensor.element_size() * math.prod(size for other, size in enumerate(tensor.shape) if other != dim)
+    return tensor.element_size() * math.prod([*tensor.shape[:dim], *tensor.shape[dim + 1:]])
 
 
 def slices(count: int, bytes_each: int, device: torch.device, at_most: int | None = None) -> Iterator[slice]:
