@@ -20,8 +20,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.autocast import without_autocast
+from freqdino.ops.blocking import slices
 from freqdino.ops.modules import is_recorded
-from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
+from freqdino.ops.weighted_gather import WeightedScatter, compute_dtype, gathered_dot, weighted_gather
 
 # Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
 # so that both its value and its slope are zero.
@@ -128,7 +129,7 @@ class MSDeformAttnFunction(torch.autograd.Function):
         output = value.new_empty(layout.tokens, layout.heads, layout.channels)
         locations = sampling_locations.reshape(layout.tokens, len(layout.scale))
         weights = attention_weights.reshape(layout.tokens, layout.heads, layout.samples)
-        for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
+        for chunk in slices(layout.tokens, layout.bytes_each, value.device):
             cell, x, y = layout.locate(locations[chunk], chunk)
             corner_weights = x.new_empty(*x.shape[:2], len(CORNERS), layout.samples)
             fill_corner_weights(corner_weights.unbind(2), x, y, weights[chunk].to(layout.dtype))
@@ -151,7 +152,7 @@ class MSDeformAttnFunction(torch.autograd.Function):
         grad_weights = attention_weights.new_empty(shape)
         cells = torch.empty(shape, dtype=torch.int32, device=value.device)
         corner_weights = table.new_empty(len(CORNERS), *shape)
-        for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
+        for chunk in slices(layout.tokens, layout.bytes_each, value.device):
             cell, x, y = layout.locate(locations[chunk], chunk)
             weight = weights[chunk].to(layout.dtype)
             cells[chunk] = cell
@@ -183,6 +184,7 @@ class TableLayout:
         self.channels = value.shape[-1]
         self.tokens, self.samples = self.batch * self.queries, levels * points
         self.dtype = compute_dtype(value, sampling_locations, attention_weights)
+        self.bytes_each = self.heads * self.samples * len(CORNERS) * self.dtype.itemsize    # a token's corner weights
         self.areas = [height * width for height, width in sizes]
         self.bordered_sizes = [(height + 2 * BORDER, width + 2 * BORDER) for height, width in sizes]
         self.bordered_areas = [height * width for height, width in self.bordered_sizes]

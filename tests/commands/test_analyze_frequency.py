@@ -43,9 +43,7 @@ def project(tmp_path_factory):
                         "sem_seg_file_name": str(folder / f"{stem}_labels.png")})
     DatasetCatalog.register(DATASET, lambda: records)
     MetadataCatalog.get(DATASET).set(stuff_classes=["left", "middle", "right"], ignore_label=255)
-    yield folder
-    DatasetCatalog.remove(DATASET)
-    MetadataCatalog.remove(DATASET)
+    return folder
 
 
 @pytest.fixture

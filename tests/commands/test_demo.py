@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
@@ -25,8 +25,7 @@ from helpers.paths import ROOT
 
 @pytest.fixture
 def project(tmp_path):
-    with demo_project(tmp_path) as folder:
-        yield folder
+    return demo_project(tmp_path)
 
 
 def picture(project, name):
@@ -130,12 +129,8 @@ def test_own_data_by_name(project, capsys):
         "images": [{"id": 1, "file_name": "b.png", "height": 30, "width": 40}], "annotations": entries,
         "categories": [{"id": 1, "name": "cat"}]}))
     name = f"{project / 'own.json'}@{project / 'images'}"
-    try:
-        assert run(project, "--dataset", name, "--with-ground-truth", "--task", "instance") == 0
-        assert "b.png: 40x30, 1 instances" in capsys.readouterr().out
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    assert run(project, "--dataset", name, "--with-ground-truth", "--task", "instance") == 0
+    assert "b.png: 40x30, 1 instances" in capsys.readouterr().out
 
 
 def test_segments_without_score_are_drawn_and_it_is_said(project, monkeypatch, caplog):

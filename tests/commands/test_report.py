@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
@@ -51,9 +50,7 @@ def evaluated_run(tmp_path_factory):
         {"iteration": 40, "panoptic_seg/PQ": 12.5}])))
     (run / "inference" / "results.json").write_text(json.dumps(
         {data: {"panoptic_seg": {"PQ": 12.5, "PQ-cat": 20.0, "PQ-sky": 5.0}}}))
-    yield run
-    DatasetCatalog.remove(data)
-    MetadataCatalog.remove(data)
+    return run
 
 
 @pytest.fixture(scope="module")

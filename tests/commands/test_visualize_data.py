@@ -48,11 +48,7 @@ def data(tmp_path):
          "annotations": [{"category_id": 0, "segmentation": annotation["segmentation"]}]}
         for image, annotation in zip(images, annotations)])
     MetadataCatalog.get(name).set(thing_classes=["cat"], stuff_classes=["things"], ignore_label=255)
-    yield tmp_path
-    for name in names(tmp_path).values():
-        if name in DatasetCatalog:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+    return tmp_path
 
 
 def names(folder):

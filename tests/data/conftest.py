@@ -104,9 +104,7 @@ def separated_set(tmp_path):
         "file_name": str(tmp_path / "picture.png"), "image_id": 1, "height": 6, "width": 8, "annotations": annotations,
         "sem_seg_file_name": str(tmp_path / "labels.png")}])
     MetadataCatalog.get(name).set(thing_classes=["cat", "dog"], stuff_classes=["things", "sky", "road"])
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.pop(name)
+    return name
 
 
 @pytest.fixture

@@ -41,9 +41,7 @@ def dataset(tmp_path):
         panoptic_json=str(tmp_path / "panoptic.json"), panoptic_root=str(tmp_path), ignore_label=255,
         json_file=str(tmp_path / "instances.json"), stuff_classes=["sky", "cat", "dog"],
         thing_dataset_id_to_contiguous_id={2: 1, 3: 2}, stuff_dataset_id_to_contiguous_id={1: 0})
-    yield NAME
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
+    return NAME
 
 
 def said(caplog, evaluator, output):

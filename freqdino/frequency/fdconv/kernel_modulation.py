@@ -41,9 +41,6 @@ class KernelFactors(NamedTuple):
     spatial: Tensor | None
     kernel: Tensor
 
-    def of_images(self, images: slice) -> "KernelFactors":
-        return KernelFactors(*(None if factor is None else factor[images] for factor in self))
-
 
 class NeutralHead(nn.Module):
     """A convolution whose weight starts near zero and whose bias, where it has one, is constant.
