@@ -26,9 +26,8 @@ def register() -> None:
 
     A second call after one that failed midway tells the first cause again, not what it left behind in the registries.
 
-    Raises:
-        ImportError: detectron2 is absent, with the remedy, or another project has taken one of the published names;
-            what a broken one raises passes.
+    Raises ImportError: detectron2 is absent, with the remedy, or another project has taken one of the published names;
+    what a broken one raises passes.
     """
     try:
         from freqdino import data, registration  # noqa: F401  (importing them registers)

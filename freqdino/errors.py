@@ -7,7 +7,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -128,6 +128,15 @@ def need_detectron2() -> None:
         raise ImportError(broken_detectron2(error)) from error
     except Exception as error:      # what a broken package raises while it is imported is not known
         raise ImportError(broken_detectron2(error)) from error
+
+
+def first_few(values: Iterable, most: int = 5, *, counted: bool = True) -> str:
+    """The first ``most`` values as a message lists them; of more, dots, and if ``counted`` how many there are."""
+    values = list(values)
+    listed = ", ".join(map(str, values[:most]))
+    if len(values) <= most:
+        return listed
+    return f"{listed}, ... ({len(values)} in all)" if counted else f"{listed}, ..."
 
 
 @contextmanager

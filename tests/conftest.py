@@ -2,6 +2,7 @@
 precision; fixtures of the tests that train."""
 import json
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +23,23 @@ def no_tf32(request, monkeypatch):
     if "gpu" in request.keywords:
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
         monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+def forgetting_catalogs():
+    """What is registered meanwhile is forgotten, but for what comes with the packages when they are first loaded."""
+    if "freqdino.data" not in sys.modules:
+        yield
+        return
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    before = {id(catalog): set(catalog) for catalog in (DatasetCatalog, MetadataCatalog)}
+    yield
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        for name in set(catalog) - before[id(catalog)]:
+            catalog.pop(name)
+
+
+catalogs_of_a_test = pytest.fixture(autouse=True)(forgetting_catalogs)
+catalogs_of_a_file = pytest.fixture(autouse=True, scope="module")(forgetting_catalogs)
 
 
 def pytest_collection_modifyitems(items):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from freqdino.errors import ArgumentError, ConfigError, errors_in, keep_tracebacks_off_stdout, message_of
+from freqdino.errors import ArgumentError, ConfigError, errors_in, first_few, keep_tracebacks_off_stdout, message_of
 from freqdino.registration.binding import errors_about
 
 
@@ -44,6 +44,11 @@ def test_messages():
     assert message_of(ValueError("wrong")) == "wrong"
     assert message_of(KeyError()) == "KeyError"
     assert "tools/install_detectron2.py" in message_of(ModuleNotFoundError("No module named 'x'", name="detectron2"))
+
+
+def test_the_first_few_of_many():
+    assert first_few([]) == "" and first_few("ab", 2) == "a, b"
+    assert first_few(range(3), 2) == "0, 1, ... (3 in all)" and first_few(range(3), 2, counted=False) == "0, 1, ..."
 
 
 def test_message_of_a_data_loaders_worker():

@@ -4,10 +4,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from freqdino.evaluation.results import COLUMNS, read_results
+from freqdino.evaluation.tables import markdown_table
 
 # Frequency module -> model -> the option that switches it on; "" stands for every model without a row of its own.
 OPTIONS = {
@@ -60,24 +61,21 @@ class Run:
         return f"{self.name}: {time.monotonic() - start:.0f} s"
 
     def results(self) -> dict[str, dict[str, float | None]]:
-        """Task → metric → number of the one test set."""
+        """Task -> metric -> number of the one test set."""
         return next(iter(read_results(self.folder).values()))
 
 
-def table(results: Mapping[str, Sequence[dict]]) -> Iterator[str]:
-    """Markdown lines: a row a variant, its results (one dictionary a seed) as mean ± sample standard deviation."""
+def table(results: Mapping[str, Sequence[dict]]) -> str:
+    """A row a variant in Markdown, its results (one dictionary a seed) as mean ± sample standard deviation."""
     columns = [column for column in COLUMNS if any(column[1] in result for runs in results.values() for result in runs)]
-    yield "| variant | " + " | ".join(heading for heading, _, _ in columns) + " |"
-    yield "|---|" + "---:|" * len(columns)
-    for variant, runs in results.items():
-        cells = [mean_and_deviation([result.get(task, {}).get(metric) for result in runs])
-                 for _, task, metric in columns]
-        yield f"| {variant} | " + " | ".join(cells) + " |"
+    return markdown_table(["variant", *(heading for heading, _, _ in columns)], [
+        [variant, *(mean_and_deviation([result.get(task, {}).get(metric) for result in runs])
+                    for _, task, metric in columns)] for variant, runs in results.items()])
 
 
-def mean_and_deviation(values: Sequence[float | None]) -> str:
-    """"mean ± standard deviation"; the mean alone of a single value, a dash where a seed has none."""
+def mean_and_deviation(values: Sequence[float | None]) -> str | None:
+    """"mean ± standard deviation"; the mean alone of a single value, None where a seed has none."""
     if None in values:
-        return "–"
+        return None
     mean = f"{statistics.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"

@@ -7,18 +7,21 @@ A ResNet's weights load by Detectron2's names and by torchvision's.
 """
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
+from torch import nn
 
 from freqdino.checkpoint.files import local_path, read_checkpoint, write_whole
 from freqdino.checkpoint.names.mask2former import upgrade_keys
 from freqdino.checkpoint.names.torchvision_resnet import is_torchvision_resnet, with_detectron2_resnet_names
-from freqdino.errors import CheckpointError
+from freqdino.errors import CheckpointError, first_few
 
 # Buffers that modules compute themselves: may be missing or left over in any checkpoint.
 COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std"
@@ -38,27 +41,24 @@ class Fit:
     """How the names and shapes of a checkpoint fit a model; names are the model's, as far as it has them."""
 
     part: str                               # the part of the model that the checkpoint has to fill, "" for all of it
-    matching: dict = field(default_factory=dict)        # name → tensor, to be loaded
+    matching: dict = field(default_factory=dict)        # name -> tensor, to be loaded
     missing: list = field(default_factory=list)         # in that part, not in the checkpoint
     unexpected: list = field(default_factory=list)      # in the checkpoint, not in the model
-    mismatched: dict = field(default_factory=dict)      # name → its shapes or types, in words
+    mismatched: dict = field(default_factory=dict)      # name -> its shapes or types, in words
     left_out: list = field(default_factory=list)        # missing or unexpected as it should be, such as a classifier
     neutral: list = field(default_factory=list)         # of frequency modules, not in a plain network's checkpoint
     unconvertible: list = field(default_factory=list)   # why entries of a plain network cannot become a module's
 
-    def problems(self):
+    def problems(self) -> list[str]:
         """A line for each kind of problem with its count and first names; empty if the checkpoint fits."""
         kinds = {"missing from the checkpoint": self.missing, "not in the model": self.unexpected,
                  "of another shape or type": [f"{name} ({shapes})" for name, shapes in self.mismatched.items()],
                  "cannot be converted": self.unconvertible}
-        return [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
+        return [f"{len(names)} {kind}: {first_few(names, LISTED, counted=False)}"
+                for kind, names in kinds.items() if names]
 
 
-def _some(names):
-    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-
-
-def backbone_prefix(keys, model):
+def backbone_prefix(keys: Iterable[str], model: nn.Module) -> str | None:
     """What to put before ``keys`` of a checkpoint that holds a backbone alone; None for one that holds a whole model.
 
     Backbones are saved with or without the prefix ``backbone.``; in a feature pyramid it is ``backbone.bottom_up.``.
@@ -70,11 +70,11 @@ def backbone_prefix(keys, model):
                  if name == "backbone" or (name.startswith("backbone.") and isinstance(module, Backbone))]
     model_keys = model.state_dict().keys()
     hits = {prefix: sum(prefix + key in model_keys for key in keys) for prefix in ("", *backbones)}
-    best = max(hits, key=hits.get)
+    best = max(hits, key=hits.__getitem__)
     return best if hits[best] else None
 
 
-def fit_checkpoint(model, checkpoint, *, whole_model=False):
+def fit_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], *, whole_model: bool = False) -> Fit:
     """Hold the tensors of `read_checkpoint` against ``model``.
 
     A plain network's entries become those of the frequency modules in its place (`adapt_plain_state` of
@@ -124,14 +124,15 @@ class StrictCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with loading that says what does not fit.
 
     partial: load what fits and warn about the rest. whole_model: a backbone alone does not do; ``partial`` is ignored.
-    remarks: further entries of every file that is saved, name → what Python's own types can express.
+    remarks: further entries of every file that is saved, name -> what Python's own types can express.
     """
 
-    def __init__(self, model, save_dir="", *, partial=False, whole_model=False, remarks=None, **checkpointables):
+    def __init__(self, model: nn.Module, save_dir: str = "", *, partial: bool = False, whole_model: bool = False,
+                 remarks: Mapping[str, Any] | None = None, **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
         self.partial, self.whole_model, self.remarks = partial, whole_model, dict(remarks or {})
 
-    def save(self, name, **entries):
+    def save(self, name: str, **entries: Any) -> None:
         """Write the model, the checkpointables, the remarks and ``entries`` to ``save_dir``/<name>.pth.
 
         The file appears whole or not at all, and ``last_checkpoint`` names it only then. Raises CheckpointError, with
@@ -146,7 +147,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         write_whole(path, lambda file: torch.save(contents, file))
         write_whole(os.path.join(self.save_dir, LAST), lambda file: file.write(f"{name}.pth".encode()))
 
-    def load(self, path, checkpointables=None):
+    def load(self, path: str, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
         """Fill the model from ``path`` ("" leaves it as it is) and restore ``checkpointables`` (None: all of them).
 
         Returns what else the file holds. Raises CheckpointError, and leaves the model alone, if the file does not fit.
@@ -157,12 +158,12 @@ class StrictCheckpointer(DetectionCheckpointer):
         restored = self.checkpointables if checkpointables is None else checkpointables
         return self._load(path, restored, whole_model=self.whole_model)
 
-    def resume_or_load(self, path, *, resume=True):
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """With ``resume`` and a checkpoint of a run in ``save_dir`` continue from there, else load ``path``."""
         found = self.read_last() if resume else None
         return self.restore(*found) if found else self.load(path, checkpointables=[])
 
-    def read_last(self):
+    def read_last(self) -> tuple[str, dict[str, Any]] | None:
         """(path, contents) of the newest whole checkpoint of the run in ``save_dir``; None where there is no run.
 
         That is the one that ``last_checkpoint`` names. Where it is gone or damaged, the one with the most iterations of
@@ -176,7 +177,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             except CheckpointError as error:
                 damage = error
         others = {path: self._iteration(path) for path in self._saved_files() if path != named}
-        for path in sorted((path for path in others if others[path] is not None), key=others.get, reverse=True):
+        for path in sorted((path for path in others if others[path] is not None), key=others.__getitem__, reverse=True):
             try:
                 contents = read_checkpoint(path)
             except CheckpointError:
@@ -189,7 +190,7 @@ class StrictCheckpointer(DetectionCheckpointer):
                                   "intact checkpoint of that folder into it, or delete it to start anew.") from damage
         if others:
             raise CheckpointError(f"{self.save_dir} has no whole checkpoint of a training run that could be resumed: "
-                                  f"{_some(sorted(os.path.basename(path) for path in others))}")
+                                  f"{first_few(sorted(map(os.path.basename, others)), LISTED)}")
         return None
 
     def _saved_files(self):
@@ -206,7 +207,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             self.logger.warning("%s is passed over, it cannot be read: %s", path, str(error).partition("\n")[0])
             return None
 
-    def restore(self, path, checkpoint):
+    def restore(self, path: str, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """Fill the whole model and the checkpointables from the contents of ``path``; returns the rest of them."""
         return self._restore(path, checkpoint, self.checkpointables, whole_model=True)
 
@@ -264,6 +265,6 @@ class StrictCheckpointer(DetectionCheckpointer):
             self.logger.info("Filled %s only; the other parts start from random weights", fit.part[:-1])
         if fit.neutral:
             self.logger.info("The checkpoint is a plain network's: %d tensors of frequency modules start neutral: %s",
-                             len(fit.neutral), _some(fit.neutral))
+                             len(fit.neutral), first_few(fit.neutral, LISTED, counted=False))
         if fit.left_out:
             self.logger.info("Left out, as it should be: %s", ", ".join(fit.left_out))

@@ -9,8 +9,9 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from freqdino.errors import CheckpointError
 TENSOR_ENTRIES = ("model", "state_dict", "model_state", "blobs")    # Detectron2, timm and mmseg, pycls, Caffe2
 
 
-def local_path(path):
+def local_path(path: str) -> str:
     """A file on this machine for a path or a URL (detectron2:// and the other schemes of Detectron2's PathManager)."""
     if "://" in path:
         url = path.partition("?")[0]        # Detectron2 allows ?matching_heuristics=True; here the keys decide that
@@ -41,7 +42,7 @@ def local_path(path):
     return path
 
 
-def write_whole(path, write):
+def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write(file)`` fill ``path``, which has all of it or stays as it was: written beside it, then renamed.
 
     Raises CheckpointError, with the file's name, where that fails, as on a full disk.
@@ -62,7 +63,7 @@ def write_whole(path, write):
             os.unlink(unfinished)
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: str) -> dict[str, Any]:
     """The contents of a file: {"model": {name: tensor}, "caffe2": bool, and whatever else it holds, such as "trainer"}.
 
     Raises CheckpointError for a file that is truncated, of another format, or would run code when read.
@@ -158,7 +159,7 @@ _ALLOWED_GLOBALS = {
 class _TensorUnpickler(pickle.Unpickler):
     """Unpickles dictionaries of numpy arrays and tensors; any other class or function is refused, not imported."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED_GLOBALS[module, name]
         except KeyError:

@@ -55,7 +55,7 @@ def work(args: argparse.Namespace) -> int:
         return 1
     print(f"{args.model}, seeds {' '.join(map(str, args.seeds))}, "
           f"{' '.join(args.options) or f'{MAX_ITER} iterations'}\n")
-    print("\n".join(table({variant: [runs[variant, seed].results() for seed in args.seeds] for variant in VARIANTS})))
+    print(table({variant: [runs[variant, seed].results() for seed in args.seeds] for variant in VARIANTS}))
     return 0
 
 

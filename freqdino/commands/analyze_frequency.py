@@ -135,7 +135,7 @@ def write(subject: str, contents: dict, runs: list[tuple[str, dict]], folder: Pa
 
 
 def read_run(path: Path) -> dict[str, dict]:
-    """Subject → numbers of a folder or file of an earlier run. ValueError for another file, OSError for none."""
+    """Subject -> numbers of a folder or file of an earlier run. ValueError for another file, OSError for none."""
     files = [path] if path.suffix == ".json" else [path / f"{subject}.json" for subject in SUBJECTS]
     found = {}
     for file in files:

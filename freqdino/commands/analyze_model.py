@@ -84,7 +84,7 @@ def compare(args: argparse.Namespace) -> None:
         costs = describe_costs(model, cfg)
         print(f"{label}: {path}" + (f"; {costs}" if costs else ""))
     print()
-    print("\n".join(one_model_table(*analyses) if len(analyses) == 1 else two_model_table(*analyses)))
+    print(one_model_table(*analyses) if len(analyses) == 1 else two_model_table(*analyses))
     print_notes(args, sum((analysis.uncounted for analysis in analyses), Counter()))
 
 
@@ -92,29 +92,31 @@ def tabulate_all(args: argparse.Namespace) -> int:
     """Print a row for every configuration, each as soon as it is measured; returns how many failed."""
     from freqdino.analysis.costs.frequency_costs import describe_costs
     from freqdino.analysis.costs.measuring import TOTAL, analyze, build, noise
-    from freqdino.analysis.costs.tables import number
     from freqdino.config.loading import configs_folder
+    from freqdino.evaluation.tables import growing_table
 
     headings = ["configuration", "parameters", "of which frequency modules", "GFLOPs"]
     headings += [] if args.no_time else ["time ms"]
-    print(f"| {' | '.join(headings)} |")
-    print(f"| --- | ---: | --- | {' | '.join('---:' for _ in headings[3:])} |")
     images, uncounted, failed = noise(args.batch, *args.size), Counter(), 0
-    for path in sorted(path for path in configs_folder().rglob("*.yaml") if path.parent.name != "_base_"):
-        name = path.relative_to(configs_folder()).as_posix()
-        try:
-            cfg = read_config(str(path), args)
-            model = build(cfg)
-            analysis, = analyze([model], images, timed=not args.no_time)
-        except USER_ERRORS as error:
-            tell(error, where=f" in {name}")
-            failed += 1
-            continue
-        uncounted += analysis.uncounted
-        totals = [number(analysis.figures[quantity][TOTAL]) for quantity in ("GFLOPs", *headings[4:])]
-        cells = [name.removesuffix(".yaml"), number(analysis.figures["parameters"][TOTAL]),
-                 describe_costs(model, cfg), *totals]
-        print(f"| {' | '.join(cells)} |", flush=True)
+
+    def rows():
+        nonlocal failed
+        for path in sorted(path for path in configs_folder().rglob("*.yaml") if path.parent.name != "_base_"):
+            name = path.relative_to(configs_folder()).as_posix()
+            try:
+                cfg = read_config(str(path), args)
+                model = build(cfg)
+                analysis, = analyze([model], images, timed=not args.no_time)
+            except USER_ERRORS as error:
+                tell(error, where=f" in {name}")
+                failed += 1
+                continue
+            uncounted.update(analysis.uncounted)
+            totals = [analysis.figures[quantity][TOTAL] for quantity in ("parameters", "GFLOPs", *headings[4:])]
+            yield [[name.removesuffix(".yaml"), totals[0], describe_costs(model, cfg), *totals[1:]]]
+
+    for line in growing_table(headings, rows(), text=(0, 2)):
+        print(line, flush=True)
     print_notes(args, uncounted)
     return failed
 

@@ -90,17 +90,16 @@ def progress_bar(name: str, steps, count: int):
 
 def table_of(name: str, number: int, reader, tally) -> str:
     """Objects by class and size, of the labels that one reader reads."""
-    from tabulate import tabulate
-
     from freqdino.data.checks.classes import class_names
     from freqdino.data.checks.scanning import SIZES
+    from freqdino.evaluation.tables import markdown_table
 
     rows = []
     for label, class_name in enumerate(class_names(name, reader)):
         by_size = [tally.objects[number, label, size] for size in SIZES.values()]
         rows.append((class_name, tally.pictures[number, label], sum(by_size), *by_size))
     rows.append(("all classes", tally.opened, *(sum(column) for column in list(zip(*rows))[2:])))
-    return tabulate(rows, headers=("class", "pictures", "objects", *SIZES.values()), tablefmt="pipe")
+    return markdown_table(("class", "pictures", "objects", *SIZES.values()), rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,16 +12,11 @@ from freqdino.commands.command_line import exit_status, make_parser
 def format_table(results: dict) -> str:
     """A line for each data set; a dash stands for what was not evaluated or is undefined."""
     from freqdino.evaluation.results import COLUMNS
+    from freqdino.evaluation.tables import markdown_table
 
-    rows = [["data set", *(heading for heading, _, _ in COLUMNS)]]
-    for dataset, tasks in results.items():
-        values = [tasks.get(task, {}).get(metric) for _, task, metric in COLUMNS]
-        rows.append([dataset, *("-" if value is None else f"{value:.1f}" for value in values)])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                               for i, (cell, width) in enumerate(zip(row, widths))) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    return markdown_table(["data set", *(heading for heading, _, _ in COLUMNS)], [
+        [dataset, *(tasks.get(task, {}).get(metric) for _, task, metric in COLUMNS)]
+        for dataset, tasks in results.items()], digits=1)
 
 
 def work(args: argparse.Namespace) -> None:

@@ -5,8 +5,10 @@ What our own modules ask of their arguments is theirs to say, see `freqdino.regi
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 
 from freqdino.config.keys import FAMILY_SECTIONS, lookup
 from freqdino.errors import ConfigError
@@ -41,7 +43,7 @@ def _in_families(*names: str) -> tuple[str, ...]:
     return tuple(f"{section}.{name}" for section in sorted({*FAMILY_SECTIONS.values()}) for name in names)
 
 
-def _is_expectation(row) -> bool:
+def _is_expectation(row: Any) -> bool:
     return (isinstance(row, (list, tuple)) and len(row) == 4 and all(isinstance(word, str) for word in row[:2])
             and all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in row[2:]))
 
@@ -104,7 +106,7 @@ BOUNDS = (
 MAY_BE_INFINITE = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
 
 
-def check_bounds(cfg) -> None:
+def check_bounds(cfg: CfgNode) -> None:
     """Raise ConfigError, with key, value and condition, for a value that no run can work with."""
     for words, condition, keys in BOUNDS:
         for key in keys:
@@ -151,7 +153,7 @@ def _together(cfg):
            f"{cfg.MODEL.RESNETS.DEPTH} has 64")
 
 
-def check_run(cfg, *, training: bool) -> None:
+def check_run(cfg: CfgNode, *, training: bool) -> None:
     """Raise ConfigError for what a model may have, but no data set here can be read for, and for training in vain."""
     if training and cfg.SOLVER.BASE_LR == 0:
         raise ConfigError("SOLVER.BASE_LR is 0.0; it must be above 0: nothing would be learnt")
@@ -163,7 +165,7 @@ def check_run(cfg, *, training: bool) -> None:
                           "with three channels, grey ones too")
 
 
-def remarks_on(cfg) -> list[str]:
+def remarks_on(cfg: CfgNode) -> list[str]:
     """Sentences on settings of training and evaluation that run, though hardly as they were meant."""
     solver, remarks = cfg.SOLVER, []
     if solver.WARMUP_ITERS >= solver.MAX_ITER and solver.WARMUP_FACTOR < 1:
@@ -177,7 +179,7 @@ def remarks_on(cfg) -> list[str]:
                        "evaluation comes once, at the end")
     section = FAMILY_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
     queries = section and lookup(cfg, f"{section}.NUM_OBJECT_QUERIES")
-    most = queries and queries * cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    most = queries * cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES if section else 0
     if section and lookup(cfg, f"{section}.TEST.INSTANCE_ON") and cfg.TEST.DETECTIONS_PER_IMAGE > max(most, 100):
         remarks.append(f"TEST.DETECTIONS_PER_IMAGE is {cfg.TEST.DETECTIONS_PER_IMAGE}, but {queries} queries of "
                        f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes give {most} predictions at most: set {section}."

@@ -4,6 +4,7 @@ Each check raises ConfigError, with the key, for what cannot be meant.
 """
 import difflib
 
+from detectron2.config import CfgNode
 from detectron2.layers import get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
@@ -30,7 +31,7 @@ NORMALISATIONS = ("MODEL.SEM_SEG_HEAD.NORM", "MODEL.RESNETS.NORM", "MODEL.FPN.NO
 TRIAL_CHANNELS = 32                         # group normalisation has 32 groups
 
 
-def check_switches(cfg, *, in_our_models: bool = True) -> None:
+def check_switches(cfg: CfgNode, *, in_our_models: bool = True) -> None:
     """Raise ConfigError for a switch that is on and that the backbone does not read."""
     name = cfg.MODEL.BACKBONE.NAME
     readers = [builder for builder in FREQUENCY_BACKBONES if in_our_models or builder not in FREQUENCY_IN_OUR_MODELS]
@@ -41,7 +42,7 @@ def check_switches(cfg, *, in_our_models: bool = True) -> None:
                               f"{where}; set it to False, or MODEL.BACKBONE.NAME to one of {', '.join(readers)}")
 
 
-def check_detectron2_model(cfg) -> None:
+def check_detectron2_model(cfg: CfgNode) -> None:
     """Raise ConfigError for a frequency switch that is on in a model of Detectron2's that does not read it.
 
     Other projects' models may build our heads and backbones: what they read is not known here.
@@ -57,7 +58,7 @@ def check_detectron2_model(cfg) -> None:
     check_switches(cfg, in_our_models=False)
 
 
-def check_upsampler(cfg) -> None:
+def check_upsampler(cfg: CfgNode) -> None:
     """Raise ConfigError for an upsampler that the backbone does not read.
 
     The default is let through, and what Detectron2's backbones do anyway.
@@ -68,7 +69,7 @@ def check_upsampler(cfg) -> None:
                           "MODEL.BACKBONE.NAME to build_resnet_freqfusion_fpn_backbone")
 
 
-def check_normalisations(cfg) -> None:
+def check_normalisations(cfg: CfgNode) -> None:
     """Raise ConfigError for a name that Detectron2 does not know."""
     for key in NORMALISATIONS:
         name = lookup(cfg, key)
@@ -88,7 +89,7 @@ REGISTRIES = {
 }
 
 
-def check_names(cfg) -> None:
+def check_names(cfg: CfgNode) -> None:
     """Raise ConfigError, with the nearest names, for a part of the model that nobody has registered.
 
     Asked before a run and not by `load_config`: another project may register its parts in between.

@@ -1,9 +1,9 @@
 """Which configuration keys have an effect, of Detectron2's and the project's: read, read somewhere, ignored or refused.
 
 Every key belongs to exactly one rule of `RULES`. `keys_without_effect` says for a configuration which changed keys
-nobody reads; `table` writes all of them down, configs/KEYS.md.
+nobody reads; configs/KEYS.md has all of them.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -53,7 +53,7 @@ def _backbone(section: str) -> Callable[[CfgNode], bool]:
     return reads
 
 
-def _deeplab_layout(key: str, plain) -> Callable[[CfgNode], bool]:
+def _deeplab_layout(key: str, plain: object) -> Callable[[CfgNode], bool]:
     """Read by DeepLab's ResNet; ``plain`` is what the other ResNets have anyway."""
     return lambda cfg: "deeplab" in cfg.MODEL.BACKBONE.NAME or cfg.MODEL.RESNETS[key] == plain
 
@@ -196,7 +196,7 @@ RULES = (
 )
 
 
-def _known_backbone(cfg) -> bool:
+def _known_backbone(cfg: CfgNode) -> bool:
     return not all(_backbone(section)(cfg) for section in ("RESNETS", "SWIN"))
 
 
@@ -208,7 +208,7 @@ def rules_of(key: str) -> list[Rule]:
     return exact or [rule for rule, length in found.items() if length == max(found.values())]
 
 
-def keys_without_effect(cfg: CfgNode, keys: Iterator[str]) -> dict[str, str]:
+def keys_without_effect(cfg: CfgNode, keys: Iterable[str]) -> dict[str, str]:
     """Of ``keys`` those that ``cfg`` gives nobody to read -> where they are read, or why they are not."""
     found = {}
     for key in keys:
@@ -225,9 +225,3 @@ def flat_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
             yield from flat_keys(value, f"{prefix}{key}.")
         else:
             yield prefix + key
-
-
-def table(cfg: CfgNode) -> str:
-    """A row of Markdown for every key of ``cfg``."""
-    rows = [f"| `{key}` | {rule.status} | {rule.where} |\n" for key in flat_keys(cfg) for rule in rules_of(key)]
-    return "".join(["| key | | where, or why |\n|---|---|---|\n", *rows])

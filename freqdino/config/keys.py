@@ -4,7 +4,9 @@ Names and defaults are those of the published Mask2Former (arXiv 2112.01527) and
 so that their YAML files load unmodified. The two differ in two defaults only (``PIXEL_DECODER_NAME`` and
 ``DATASET_MAPPER_NAME``); one set serves both, since each family sets its own in YAML.
 """
-from detectron2.config import CfgNode
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 import freqdino
@@ -26,56 +28,100 @@ FAMILY_SECTIONS = {"MaskFormer": "MODEL.MASK_FORMER", "MaskDINO": "MODEL.MaskDIN
                    "MaskFormerFreqAware": "MODEL.MASK_FORMER"}
 
 
-def _shared_family_keys():
-    """Keys that MODEL.MASK_FORMER and MODEL.MaskDINO have in common, with the same default."""
-    return {
-        "DEEP_SUPERVISION": True,
-        "NO_OBJECT_WEIGHT": 0.1,
-        "NHEADS": 8,
-        "DROPOUT": 0.1,                     # deformable encoder only
-        "DIM_FEEDFORWARD": 2048,
-        "ENC_LAYERS": 0,
-        "DEC_LAYERS": 6,
-        "PRE_NORM": False,
-        "HIDDEN_DIM": 256,
-        "NUM_OBJECT_QUERIES": 100,
-        "ENFORCE_INPUT_PROJ": False,
-        "SIZE_DIVISIBILITY": 32,
-        "TRAIN_NUM_POINTS": 12544,
-        "OVERSAMPLE_RATIO": 3.0,
-        "IMPORTANCE_SAMPLE_RATIO": 0.75,
-    }
-
-
-def _shared_test_keys():
-    """The part of TEST that both families have, with the same default."""
-    return {
-        "SEMANTIC_ON": True,
-        "INSTANCE_ON": False,
-        "PANOPTIC_ON": False,
-        "OBJECT_MASK_THRESHOLD": 0.0,
-        "OVERLAP_THRESHOLD": 0.0,
-        "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
-    }
-
-
-def mask_former_keys():
-    """MODEL.MASK_FORMER."""
-    return {
-        **_shared_family_keys(),
+# Keys that MODEL.MASK_FORMER and MODEL.MaskDINO have in common, with the same default.
+FAMILY = {
+    "DEEP_SUPERVISION": True,
+    "NO_OBJECT_WEIGHT": 0.1,
+    "NHEADS": 8,
+    "DROPOUT": 0.1,                     # deformable encoder only
+    "DIM_FEEDFORWARD": 2048,
+    "ENC_LAYERS": 0,
+    "DEC_LAYERS": 6,
+    "PRE_NORM": False,
+    "HIDDEN_DIM": 256,
+    "NUM_OBJECT_QUERIES": 100,
+    "ENFORCE_INPUT_PROJ": False,
+    "SIZE_DIVISIBILITY": 32,
+    "TRAIN_NUM_POINTS": 12544,
+    "OVERSAMPLE_RATIO": 3.0,
+    "IMPORTANCE_SAMPLE_RATIO": 0.75,
+}
+# The part of TEST that both families have, with the same default.
+FAMILY_TEST = {
+    "SEMANTIC_ON": True,
+    "INSTANCE_ON": False,
+    "PANOPTIC_ON": False,
+    "OBJECT_MASK_THRESHOLD": 0.0,
+    "OVERLAP_THRESHOLD": 0.0,
+    "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
+}
+# Section -> what it has beside Detectron2's keys.
+SECTIONS: dict[str, dict[str, Any]] = {
+    "MODEL": {"WEIGHTS_PARTIAL": False},        # True: load what fits of a checkpoint, list the rest, go on
+    "INPUT": {
+        "DATASET_MAPPER_NAME": "mask_former_semantic",
+        "COLOR_AUG_SSD": False,
+        "SIZE_DIVISIBILITY": -1,
+        "IMAGE_SIZE": 1024,                 # large-scale jitter: side of the square crop
+        "MIN_SCALE": 0.1,
+        "MAX_SCALE": 2.0,
+    },
+    "DATALOADER": {"SKIP_UNREADABLE": False},   # True: what cannot be decoded is left out, and counted
+    "SOLVER": {
+        "OPTIMIZER": "ADAMW",
+        "BACKBONE_MULTIPLIER": 0.1,
+        "WEIGHT_DECAY_EMBED": 0.0,
+        "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
+        "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
+    },
+    "SOLVER.AMP": {"DTYPE": "float16"},         # float16 | bfloat16
+    "TEST": {
+        "GROUP_BY_SIZE": True,              # only pictures of one padded size run together; False: as published
+        "SLIDING_WINDOW": {                 # of semantic models: one number or [height, width], in pixels of the input
+            "ENABLED": False,
+            "SIZE": None,                   # commonly that of the training crop
+            "STRIDE": None,                 # at most SIZE, commonly two thirds of it
+        },
+    },
+    "MODEL_EMA": {"ENABLED": False, "DECAY": 0.9997},           # the average of the weights over training
+    "MODEL.SEM_SEG_HEAD": {
+        "MASK_DIM": 256,
+        "PIXEL_DECODER_NAME": "MaskDINOEncoder",
+        "TRANSFORMER_ENC_LAYERS": 0,
+        "DIM_FEEDFORWARD": 1024,
+        "FEATURE_ORDER": "high2low",        # high2low | low2high
+        "NUM_FEATURE_LEVELS": 3,
+        "TOTAL_NUM_FEATURE_LEVELS": 4,
+        "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
+        "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
+        "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+        # The values are those of FreqFusion's Mask2Former (arXiv 2408.12879).
+        "FREQFUSION": {
+            "ENABLED": False,
+            "LOWPASS_KERNEL": 5,
+            "HIGHPASS_KERNEL": 3,
+            "COMPRESSED_CHANNELS": None,    # None: a quarter of CONVS_DIM
+            "FEATURE_RESAMPLE": True,       # the offset generator
+            "CHECKPOINT": False,            # compute activations again in the backward pass instead of keeping them
+        },
+        "FDAM": {"ENABLED": False},
+    },
+    # The number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783).
+    "MODEL.BACKBONE": {"FDCONV": {"ENABLED": False, "KERNEL_NUM": 64}, "FDAM": {"ENABLED": False}},
+    # What build_resnet_freqfusion_fpn_backbone reads (arXiv 2408.12879): freqfusion | nearest |
+    # bilinear | deconv | pixelshuffle | carafe | dysample | dysample_s.
+    "MODEL.FPN": {"UPSAMPLER": "freqfusion"},
+    "MODEL.MASK_FORMER": {
+        **FAMILY,
         "CLASS_WEIGHT": 1.0,
         "DICE_WEIGHT": 1.0,
         "MASK_WEIGHT": 20.0,
         "TRANSFORMER_IN_FEATURE": "res5",
         "TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
-        "TEST": _shared_test_keys(),
-    }
-
-
-def mask_dino_keys():
-    """MODEL.MaskDINO."""
-    return {
-        **_shared_family_keys(),
+        "TEST": FAMILY_TEST,
+    },
+    "MODEL.MaskDINO": {
+        **FAMILY,
         "CLASS_WEIGHT": 4.0,
         "DICE_WEIGHT": 5.0,
         "MASK_WEIGHT": 5.0,
@@ -101,55 +147,13 @@ def mask_dino_keys():
         "EVAL_FLAG": 1,
         "TRANSFORMER_DECODER_NAME": "MaskDINODecoder",
         "TEST": {
-            **_shared_test_keys(),
+            **FAMILY_TEST,
             "PANO_TRANSFORM_EVAL": True,
             "PANO_TEMPERATURE": 0.06,
             "TEST_FOUCUS_ON_BOX": False,
         },
-    }
-
-
-def freqfusion_keys():
-    """MODEL.SEM_SEG_HEAD.FREQFUSION; the values are those of FreqFusion's Mask2Former (arXiv 2408.12879)."""
-    return {
-        "ENABLED": False,
-        "LOWPASS_KERNEL": 5,
-        "HIGHPASS_KERNEL": 3,
-        "COMPRESSED_CHANNELS": None,        # None: a quarter of CONVS_DIM
-        "FEATURE_RESAMPLE": True,           # the offset generator
-        "CHECKPOINT": False,                # compute activations again in the backward pass instead of keeping them
-    }
-
-
-def fdconv_keys():
-    """MODEL.BACKBONE.FDCONV; the number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783)."""
-    return {"ENABLED": False, "KERNEL_NUM": 64}
-
-
-def fpn_keys():
-    """MODEL.FPN, what build_resnet_freqfusion_fpn_backbone reads beside Detectron2's keys (arXiv 2408.12879)."""
-    # freqfusion | nearest | bilinear | deconv | pixelshuffle | carafe | dysample | dysample_s
-    return {"UPSAMPLER": "freqfusion"}
-
-
-def vit_keys():
-    """MODEL.VIT, by default DeiT-S; every published DeiT has patches of 16 pixels."""
-    return {
-        "IMG_SIZE": 512,                    # side of the images that the position embedding is laid out for
-        "EMBED_DIM": 384,
-        "DEPTH": 12,
-        "NUM_HEADS": 6,
-        "INIT_VALUES": 1e-4,                # where LayerScale starts; weights without LayerScale set it to 1
-        "DROP_PATH_RATE": 0.0,
-        "OUT_INDICES": [3, 5, 7, 11],       # the blocks of res2, res3, res4, res5
-        "NECK_NORM": "LN",                  # LN | BN | SyncBN | GN, between the neck's two convolutions of res2
-        "USE_CHECKPOINT": False,
-    }
-
-
-def swin_keys():
-    """MODEL.SWIN."""
-    return {
+    },
+    "MODEL.SWIN": {
         "PRETRAIN_IMG_SIZE": 224,
         "PATCH_SIZE": 4,
         "EMBED_DIM": 96,
@@ -166,93 +170,58 @@ def swin_keys():
         "PATCH_NORM": True,
         "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
         "USE_CHECKPOINT": False,
-    }
-
-
-def mit_keys():
-    """MODEL.MIT, by default MiT-B0 (arXiv 2105.15203)."""
-    return {
+    },
+    # By default DeiT-S; every published DeiT has patches of 16 pixels.
+    "MODEL.VIT": {
+        "IMG_SIZE": 512,                    # side of the images that the position embedding is laid out for
+        "EMBED_DIM": 384,
+        "DEPTH": 12,
+        "NUM_HEADS": 6,
+        "INIT_VALUES": 1e-4,                # where LayerScale starts; weights without LayerScale set it to 1
+        "DROP_PATH_RATE": 0.0,
+        "OUT_INDICES": [3, 5, 7, 11],       # the blocks of res2, res3, res4, res5
+        "NECK_NORM": "LN",                  # LN | BN | SyncBN | GN, between the neck's two convolutions of res2
+        "USE_CHECKPOINT": False,
+    },
+    # By default MiT-B0 (arXiv 2105.15203).
+    "MODEL.MIT": {
         "EMBED_DIMS": [32, 64, 160, 256],
         "DEPTHS": [2, 2, 2, 2],
         "DROP_PATH_RATE": 0.1,
         "USE_CHECKPOINT": False,
-    }
-
-
-def timm_keys():
-    """MODEL.TIMM: any network of timm that has maps of strides 4, 8, 16 and 32; weights come from MODEL.WEIGHTS."""
-    return {
+    },
+    # Any network of timm that has maps of strides 4, 8, 16 and 32; weights come from MODEL.WEIGHTS.
+    "MODEL.TIMM": {
         "NAME": "convnext_tiny",
         "DROP_PATH_RATE": 0.0,              # 0: as timm has it for this network
         "USE_CHECKPOINT": False,
-    }
+    },
+}
 
 
-def test_keys():
-    """What TEST has beside Detectron2's keys."""
-    return {
-        "GROUP_BY_SIZE": True,              # only pictures of one padded size run together; False: as published
-        "SLIDING_WINDOW": {                 # of semantic models: one number or [height, width], in pixels of the input
-            "ENABLED": False,
-            "SIZE": None,                   # commonly that of the training crop
-            "STRIDE": None,                 # at most SIZE, commonly two thirds of it
-        },
-    }
-
-
-def add_freqdino_config(cfg):
+def add_freqdino_config(cfg: CfgNode) -> None:
     """Add every key of Mask2Former, Mask DINO, DeepLab and FreqDINO to a Detectron2 configuration, in place.
 
     The first call fills Detectron2's registries and catalogs, so that what the keys name is there.
     """
     freqdino.register()
     add_deeplab_config(cfg)
-    cfg.MODEL.WEIGHTS_PARTIAL = False       # True: load what fits of a checkpoint, list the rest, go on
-    cfg.INPUT.update(CfgNode({
-        "DATASET_MAPPER_NAME": "mask_former_semantic",
-        "COLOR_AUG_SSD": False,
-        "SIZE_DIVISIBILITY": -1,
-        "IMAGE_SIZE": 1024,                 # large-scale jitter: side of the square crop
-        "MIN_SCALE": 0.1,
-        "MAX_SCALE": 2.0,
-    }))
-    cfg.DATALOADER.SKIP_UNREADABLE = False  # True: what cannot be decoded is left out, and counted
-    cfg.SOLVER.update(CfgNode({
-        "OPTIMIZER": "ADAMW",
-        "BACKBONE_MULTIPLIER": 0.1,
-        "WEIGHT_DECAY_EMBED": 0.0,
-        "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
-        "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
-    }))
-    cfg.TEST.update(CfgNode(test_keys()))
-    cfg.MODEL_EMA = CfgNode({"ENABLED": False, "DECAY": 0.9997})    # the average of the weights over training
-    cfg.SOLVER.AMP.DTYPE = "float16"        # float16 | bfloat16
-    cfg.MODEL.SEM_SEG_HEAD.update(CfgNode({
-        "MASK_DIM": 256,
-        "PIXEL_DECODER_NAME": "MaskDINOEncoder",
-        "TRANSFORMER_ENC_LAYERS": 0,
-        "DIM_FEEDFORWARD": 1024,
-        "FEATURE_ORDER": "high2low",        # high2low | low2high
-        "NUM_FEATURE_LEVELS": 3,
-        "TOTAL_NUM_FEATURE_LEVELS": 4,
-        "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
-        "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
-        "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
-        "FREQFUSION": freqfusion_keys(),
-        "FDAM": {"ENABLED": False},
-    }))
-    cfg.MODEL.BACKBONE.update(CfgNode({"FDCONV": fdconv_keys(), "FDAM": {"ENABLED": False}}))
-    cfg.MODEL.FPN.update(CfgNode(fpn_keys()))
-    cfg.MODEL.MASK_FORMER = CfgNode(mask_former_keys())
-    cfg.MODEL.MaskDINO = CfgNode(mask_dino_keys())
-    cfg.MODEL.SWIN = CfgNode(swin_keys())
-    cfg.MODEL.VIT = CfgNode(vit_keys())
-    cfg.MODEL.MIT = CfgNode(mit_keys())
-    cfg.MODEL.TIMM = CfgNode(timm_keys())
+    for name, keys in SECTIONS.items():
+        section = cfg
+        for part in name.split("."):
+            section = section.setdefault(part, CfgNode())
+        section.update(CfgNode(keys))
     cfg.Default_loading = True
 
 
-def lookup(cfg, key):
+def default_config() -> CfgNode:
+    """Every key of Detectron2 and the project with its default."""
+    cfg = get_cfg()
+    add_freqdino_config(cfg)
+    return cfg
+
+
+def lookup(cfg: CfgNode, key: str) -> Any:
     """The value under a dotted key."""
     for name in key.split("."):
         cfg = cfg[name]

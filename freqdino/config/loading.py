@@ -2,17 +2,19 @@
 import difflib
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from freqdino.config.checks import CHECKS
 from freqdino.config.effects import OTHER_BACKBONES, flat_keys, keys_without_effect
-from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config, lookup
+from freqdino.config.keys import IGNORED_KEYS, default_config, lookup
 from freqdino.config.values import converted
 from freqdino.errors import ConfigError, UnknownKeyError
 
@@ -26,14 +28,14 @@ class _Section(dict):
 class _PlainYamlLoader(yaml.SafeLoader):
     """SafeLoader that keeps the last of duplicate keys, as published files rely on, and remembers the others."""
 
-    def construct_yaml_map(self, node):
+    def construct_yaml_map(self, node: yaml.MappingNode) -> Iterator[_Section]:
         section = _Section()
         yield section
         section.update(self.construct_mapping(node))
         section.written = {key_node.value: value_node.value for key_node, value_node in node.value
                            if isinstance(value_node, yaml.ScalarNode)}
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
@@ -48,7 +50,7 @@ class _PlainYamlLoader(yaml.SafeLoader):
 _PlainYamlLoader.add_constructor("tag:yaml.org,2002:map", _PlainYamlLoader.construct_yaml_map)
 
 
-def read_yaml(path):
+def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError for a missing file, broken YAML or a tag that would run code."""
     if not PathManager.isfile(path):
         raise ConfigError(f"{path}: no such configuration file")
@@ -140,12 +142,10 @@ def _pairs(opts):
     """(key, value) of a command line's ``KEY VALUE`` and ``KEY=VALUE``."""
     words, pairs, end = iter(opts), [], object()
     for word in words:
-        key, sign, value = str(word).partition("=")
-        if not sign:
-            key, value = word, next(words, end)
-            if value is end:
-                raise ConfigError(f"command line: options come in pairs of key and value, got {len(opts)} words: "
-                                  f"{opts}")
+        key, sign, text = str(word).partition("=")
+        value = text if sign else next(words, end)
+        if value is end:
+            raise ConfigError(f"command line: options come in pairs of key and value, got {len(opts)} words: {opts}")
         pairs.append((key, value))
     return pairs
 
@@ -158,13 +158,13 @@ def _merge_options(cfg, opts):
     return origins
 
 
-def merge_config_file(cfg, path):
+def merge_config_file(cfg: CfgNode, path: str) -> dict[str, str]:
     """Merge a YAML file with its ``_BASE_`` files (one or a list, later wins) into ``cfg``; plain values only.
 
     Returns the keys that were set -> the file that set them last. Raises ConfigError (UnknownKeyError for a key) that
     names the very file among the bases.
     """
-    origins = {}
+    origins: dict[str, str] = {}
     for origin, values in _layers(os.path.expanduser(path)):
         if values.get("VERSION", cfg.VERSION) not in (cfg.VERSION, str(cfg.VERSION)):
             raise ConfigError(f"{origin}: VERSION {values['VERSION']}; only version {cfg.VERSION} files can be read")
@@ -179,23 +179,23 @@ def configs_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def find_config_file(path):
+def find_config_file(path: str | os.PathLike) -> str:
     """``path`` where there is such a file or it is a URL; else the file of that name in or beside `configs_folder`.
 
     So ``coco/instance/mask2former_r50.yaml`` and ``configs/coco/instance/mask2former_r50.yaml`` are found from any
     working directory; which file is taken is logged. A path that leads nowhere comes back as it is.
     """
-    path = os.fspath(path)
-    if not path or "://" in path or os.path.exists(os.path.expanduser(path)) or os.path.isabs(path):
-        return path
+    name = os.fspath(path)
+    if not name or "://" in name or os.path.exists(os.path.expanduser(name)) or os.path.isabs(name):
+        return name
     for folder in (configs_folder(), configs_folder().parent):
-        if (folder / path).is_file():
-            logging.getLogger(__name__).info("%s is not here: reading %s", path, folder / path)
-            return str(folder / path)
-    return path
+        if (folder / name).is_file():
+            logging.getLogger(__name__).info("%s is not here: reading %s", name, folder / name)
+            return str(folder / name)
+    return name
 
 
-def load_config(config_file="", opts=()):
+def load_config(config_file: str | os.PathLike = "", opts: Sequence = ()) -> CfgNode:
     """A Detectron2 configuration with all keys, ``config_file`` and the trailing ``opts`` (key, value, ...) merged.
 
     Ends with the device settled: without CUDA, MODEL.DEVICE becomes cpu and mixed precision is off, each said once.
@@ -204,8 +204,7 @@ def load_config(config_file="", opts=()):
     A relative ``config_file`` that is not there is looked for in `configs_folder`. Raises ConfigError or
     UnknownKeyError for what cannot be merged, and ConfigError where one of `freqdino.config.checks` does.
     """
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
+    cfg = default_config()
     defaults, origins = cfg.clone(), {}
     file = find_config_file(config_file) if config_file else ""
     if file:
@@ -244,7 +243,7 @@ def _say_keys_without_effect(cfg, defaults, origins, file):
 
     changed = [key for key, origin in origins.items() if lookup(cfg, key) != lookup(defaults, key)
                and key not in IGNORED_KEYS and counts(key, origin)]
-    reasons = {}
+    reasons: dict[str, list[str]] = {}
     for key, why in keys_without_effect(cfg, changed).items():
         reasons.setdefault(why, []).append(key)
     if reasons:
@@ -265,7 +264,7 @@ def _check_device(device):
                               f"{str(error).splitlines()[0]}") from error
 
 
-def settle_device(cfg):
+def settle_device(cfg: CfgNode) -> None:
     """Fall back to the CPU where CUDA is asked for and absent; switch mixed precision off on the CPU. Logs both."""
     logger = logging.getLogger(__name__)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

@@ -7,6 +7,7 @@ import ast
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 # What shows the kind of a key whose default is None, which stays possible.
 OPTIONAL = {
@@ -39,7 +40,7 @@ class _NotOfThisKind(Exception):
     """The value cannot be read as what is wanted."""
 
 
-def converted(key: str, value, default, written: str | None = None):
+def converted(key: str, value: Any, default: Any, written: str | None = None) -> Any:
     """``value`` in the type of ``default``, and as exact: nothing is rounded and no text is guessed to be another.
 
     A whole number serves for a number with a fraction and back where it has none; yes, no, on, off, 1 and 0 for True
@@ -49,8 +50,7 @@ def converted(key: str, value, default, written: str | None = None):
     Args:
         default: what the key has now, which shows its type.
         written: the text that ``value`` was read from.
-    Raises:
-        ValueError: with the value as written, what was expected and an example.
+    Raises ValueError: with the value as written, what was expected and an example.
     """
     if written is not None and UNUSUAL_NUMBER.fullmatch(written):
         value = written
@@ -69,7 +69,7 @@ def converted(key: str, value, default, written: str | None = None):
                          f"{elements!r}") from None
 
 
-def _literal(text: str):
+def _literal(text: str) -> Any:
     """The number, list or quoted text that Python reads in ``text``; where it reads none, the text."""
     try:
         return ast.literal_eval(text)
@@ -101,7 +101,7 @@ def _text(value, written):
     return str(value) if written is None else written
 
 
-def _number(value, *, whole: bool):
+def _number(value: Any, *, whole: bool) -> float:
     """A number, not converted where it is one; with ``whole`` an int."""
     if isinstance(value, str):
         value = _literal(value)
@@ -119,7 +119,7 @@ def _number(value, *, whole: bool):
     return int(value)
 
 
-def _items(value, example: Sequence) -> list:
+def _items(value: Any, example: Sequence) -> list:
     """The elements of a list, each of the kind of the first of ``example``; any kind where that is empty."""
     first = example[0] if example else None
     if isinstance(value, str):
@@ -130,7 +130,7 @@ def _items(value, example: Sequence) -> list:
     return [_element(element, first) for element in values]
 
 
-def _listed(text: str, *, names: bool):
+def _listed(text: str, *, names: bool) -> Any:
     """What a list is written as: Python's list, or words between commas that need no quotes."""
     value = _literal(text)
     if not isinstance(value, str) or value != text:
@@ -159,7 +159,7 @@ def _element(value, example):
     return value
 
 
-def _kind(example) -> str:
+def _kind(example: Any) -> str:
     if isinstance(example, (list, tuple)):
         inner = example
         while inner and isinstance(inner[0], (list, tuple)):

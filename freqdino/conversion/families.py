@@ -2,10 +2,19 @@
 from torch import nn
 
 from freqdino.checkpoint.checkpointer import fit_checkpoint
-from freqdino.conversion import mmdetection, mmsegmentation, native, resnet, swin
+from freqdino.conversion import mmdetection, mmsegmentation, resnet, swin
+from freqdino.conversion.rules import Family, Rule
 
+# Published Mask2Former, Mask DINO and FreqFusion's Mask2Former in both key styles, Detectron2's own models, Microsoft's
+# Swin, SegFormer's MiT, and where the backbone is one of timm's or a plain transformer, timm's checkpoints.
+NATIVE = Family(
+    title="names that the model loads as they are",
+    markers=(r"(?!)",),                     # recognised by loading, not by names
+    rules=(Rule(r"(.+)", r"\1"),),
+    whole_model=None,
+)
 FAMILIES = {
-    "native": native.FAMILY,
+    "native": NATIVE,
     "resnet": resnet.FAMILY,
     "timm-swin": swin.TIMM,
     "torchvision-swin": swin.TORCHVISION,

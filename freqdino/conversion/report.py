@@ -7,6 +7,7 @@ from torch import Tensor
 
 from freqdino.conversion.conversion import Conversion
 from freqdino.conversion.rules import Family
+from freqdino.errors import first_few
 
 LISTED = 5                                  # names of each kind
 SIMILAR, ALIKE = 0.3, 0.7                   # least similarity of names worth a mention: of one shape, of any shapes
@@ -16,14 +17,15 @@ def summary(conversion: Conversion, family: Family) -> Iterator[str]:
     """What was mapped, left and not placed."""
     yield f"mapped: {count(conversion.written.values())}{example(conversion)}"
     for reason, names in conversion.left.items():
-        yield f"left: {len(names)}, {reason}: {some(names)}"
+        yield f"left: {len(names)}, {reason}: {first_few(names, LISTED, counted=False)}"
     if not conversion.left:
         yield "left: 0"
     yield f"could not place: {len(conversion.unplaced)}"
     part = conversion.part[:-1] or "the whole model"
     yield f"fills: {part}, {len(conversion.holes)} names of it stay empty"
     if conversion.neutral:
-        yield f"start neutral on loading: {len(conversion.neutral)} of frequency modules, {some(conversion.neutral)}"
+        yield (f"start neutral on loading: {len(conversion.neutral)} of frequency modules, "
+               f"{first_few(conversion.neutral, LISTED, counted=False)}")
     if family.note:
         yield f"note: {family.note}"
 
@@ -66,7 +68,3 @@ def example(conversion: Conversion) -> str:
     """The first name that changed, and what it became."""
     changed = ((source, target) for target, source in conversion.sources.items() if source != target)
     return next((f", as {source} -> {target}" for source, target in changed), ", all under their own names")
-
-
-def some(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")

@@ -27,9 +27,8 @@ def missing_files_explained(names: Sequence[str]) -> Iterator[None]:
 def dataset_records(name: str) -> list[dict]:
     """The records of a registered dataset, or of own data by its name.
 
-    Raises:
-        MissingDataError: its files are missing; names the path, DETECTRON2_DATASETS and datasets/README.md.
-        DataError: an unknown dataset, or annotations that are not in order.
+    Raises MissingDataError: its files are missing; names the path, DETECTRON2_DATASETS and datasets/README.md;
+    DataError: an unknown dataset, or annotations that are not in order.
     """
     register_custom_datasets([name])
     with missing_files_explained((name,)):

@@ -70,9 +70,8 @@ class ClassTable:
 def read_categories(categories: list[dict], where: str, *, panoptic: bool) -> list[dict]:
     """A COCO list of categories with typed fields; ``where`` (the file) begins the error messages.
 
-    Raises:
-        DataError: no category, one without id, name or (for panoptic data) isthing, a value that is none, an id or a
-            name that occurs twice.
+    Raises DataError: no category, one without id, name or (for panoptic data) isthing, a value that is none, an id or a
+    name that occurs twice.
     """
     if not isinstance(categories, list) or not categories:
         raise DataError(f"{where}: 'categories' is not a list of at least one category")

@@ -27,9 +27,8 @@ from freqdino.data.values import (
     read_fields,
     read_text,
     shown,
-    some,
 )
-from freqdino.errors import DataError, MissingDataError
+from freqdino.errors import DataError, MissingDataError, first_few
 
 IMAGE = {"id": IDENTIFIER, "file_name": TEXT, "height": SIZE, "width": SIZE}
 OBJECT = {"id": IDENTIFIER, "image_id": IDENTIFIER, "category_id": WHOLE, "iscrowd": FLAG, "area": AREA}
@@ -40,9 +39,7 @@ SEGMENT = {"id": SEGMENT_ID, "category_id": WHOLE, "iscrowd": FLAG}
 def read_annotation_file(path: str, sections: tuple[str, ...]) -> dict:
     """Read a JSON file that holds an object with the lists ``sections``.
 
-    Raises:
-        MissingDataError: there is no such file.
-        DataError: it is not JSON, not an object, or lacks a section.
+    Raises MissingDataError: there is no such file; DataError: it is not JSON, not an object, or lacks a section.
     """
     if not PathManager.isfile(path):
         raise MissingDataError(f"annotation file {path} does not exist (that is {os.path.abspath(path)})")
@@ -97,7 +94,7 @@ def _check_unique(where: str, section: str, key: str, values: list, faults: Faul
     counted = Counter(map(str, values))
     repeated = [" and ".join(map(repr, alike[text])) for text, count in counted.items() if count > 1]
     with faults:
-        raise DataError(f"{where}: in {section!r} the {key} occurs more than once: {some(repeated)}")
+        raise DataError(f"{where}: in {section!r} the {key} occurs more than once: {first_few(repeated)}")
 
 
 def read_objects(path: str, entries: list, required: Iterable[str], faults: Faults, *,
@@ -128,9 +125,8 @@ def read_ground_truth(path: str, *, without: Collection[int | str] = ()) -> dict
 
     ``without``: ids of images that are left out, with their annotations.
 
-    Raises:
-        MissingDataError, DataError: there is no such file, it lacks the format, a list is empty, a value is not what
-            it stands for, or an annotation belongs to no image or has no shape.
+    Raises MissingDataError, DataError: there is no such file, it lacks the format, a list is empty, a value is not what
+    it stands for, or an annotation belongs to no image or has no shape.
     """
     document, faults = _ground_truth(path, ("images", "annotations", "categories")), Faults()
     images = read_entries(path, "images", document["images"], IMAGE, ("id", "height", "width"), faults, unique="id")

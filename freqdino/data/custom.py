@@ -89,9 +89,8 @@ def register_custom_datasets(names: Iterable[str]) -> None:
     Reads the class table of each, so that its metadata are complete; annotations and images are read and checked when
     the dataset is loaded.
 
-    Raises:
-        MissingDataError: a file or folder of the name does not exist.
-        DataError: the name has none of the forms, or the class table is not in order; the message names the file.
+    Raises MissingDataError: a file or folder of the name does not exist; DataError: the name has none of the forms, or
+    the class table is not in order; the message names the file.
     """
     for name in names:
         if not isinstance(name, str) or not name.strip():

@@ -34,9 +34,8 @@ class LabelSizeError(DataError, SizeMismatchError):
 def open_image(path: str) -> Image.Image:
     """Open and decode an image file.
 
-    Raises:
-        MissingDataError: there is no such file.
-        UnreadableFileError: it cannot be decoded, from the first byte to the last.
+    Raises MissingDataError: there is no such file; UnreadableFileError: it cannot be decoded, from the first byte to
+    the last.
     """
     if not Path(path).is_file():
         raise MissingDataError(f"image file {path} does not exist")
@@ -69,9 +68,8 @@ def _to_8_bit(image: Image.Image, path: str) -> Image.Image:
 def read_image(path: str, image_format: str) -> np.ndarray:
     """Read a picture as (H, W, 3) uint8, upright, in the channel order ``image_format``: "RGB" or "BGR".
 
-    Raises:
-        DataError: there is no such file, it cannot be decoded or has floating point values.
-        ValueError: the format is unknown.
+    Raises DataError: there is no such file, it cannot be decoded or has floating point values; ValueError: the format
+    is unknown.
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are {', '.join(IMAGE_FORMATS)}")
@@ -92,8 +90,7 @@ def read_image(path: str, image_format: str) -> np.ndarray:
 def read_label_map(path: str) -> np.ndarray:
     """Read a single-channel label map as (H, W) integers: the stored numbers, also of a palette PNG.
 
-    Raises:
-        DataError: there is no such file, it cannot be decoded or has several channels.
+    Raises DataError: there is no such file, it cannot be decoded or has several channels.
     """
     labels = np.asarray(open_image(path))
     if labels.ndim != 2 or labels.dtype.kind == "f":
@@ -105,8 +102,7 @@ def read_label_map(path: str) -> np.ndarray:
 def check_image_size(record: dict, image: np.ndarray) -> None:
     """Hold the picture's size against ``record["height"]`` and ``["width"]`` where they are given.
 
-    Raises:
-        LabelSizeError: they differ; the message has both sizes, as width x height.
+    Raises LabelSizeError: they differ; the message has both sizes, as width x height.
     """
     height, width = image.shape[:2]
     expected = (record.get("width", width), record.get("height", height))

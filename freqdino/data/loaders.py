@@ -26,9 +26,8 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     Samplers, repeat factors, FILTER_EMPTY_ANNOTATIONS and aspect ratio grouping are Detectron2's. Their order and the
     augmentation follow from SEED, or where that is negative from a seed that is drawn.
 
-    Raises:
-        MissingDataError: files of a dataset are missing; names the path, DETECTRON2_DATASETS and datasets/README.md.
-        DataError, ValueError: as `training_records`, which reads and checks the data, has them.
+    Raises MissingDataError: files of a dataset are missing; names the path, DETECTRON2_DATASETS and datasets/README.md;
+    DataError, ValueError: as `training_records`, which reads and checks the data, has them.
     """
     ungrouped = cfg.clone()
     ungrouped.defrost()
@@ -72,7 +71,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
     Images that `check_datasets` left out are left out.
     Warns where its classes have other names than those of the first training dataset.
-    Raises: as `build_train_loader`.
+    Raises as `build_train_loader`.
     """
     register_custom_datasets([dataset_name])
     warn_of_other_classes(cfg.DATASETS.TRAIN, dataset_name)

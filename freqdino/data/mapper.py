@@ -54,9 +54,8 @@ class SegmentationMapper:
 
     def __call__(self, record: dict) -> dict:
         """
-        Raises:
-            DataError: the picture or a label file is missing or damaged, or they do not fit each other; the message
-                names the file.
+        Raises DataError: the picture or a label file is missing or damaged, or they do not fit each other; the message
+        names the file.
         """
         image = read_image(record["file_name"], self.image_format)
         check_image_size(record, image)
@@ -94,8 +93,7 @@ def build_reader(cls: type, dataset_name: str) -> TargetReader:
 def chosen_mapper(cfg: CfgNode) -> tuple[type, Callable[..., list[T.Augmentation]]]:
     """The target reader's class and the recipe that INPUT.DATASET_MAPPER_NAME names.
 
-    Raises:
-        ValueError: an unknown name, or DATASETS.TRAIN is empty.
+    Raises ValueError: an unknown name, or DATASETS.TRAIN is empty.
     """
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPERS:
@@ -115,8 +113,7 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
 
     Classes and ignore label are those of the first training dataset, which has to be registered.
 
-    Raises:
-        ValueError: an unknown mapper name, a setting out of range, or a dataset without the classes that it needs.
+    Raises ValueError: an unknown mapper name, a setting out of range, or a dataset without the classes that it needs.
     """
     if not is_train:
         return SegmentationMapper(augmentations=inference_recipe(cfg), image_format=cfg.INPUT.FORMAT)

@@ -14,8 +14,7 @@ _ID_STEP = 1_618_033  # odd, so its multiples modulo ID_LIMIT differ; large, so 
 def read_segment_colors(path: str) -> np.ndarray:
     """The colours (H, W, 3), uint8, of a panoptic PNG; transparency is left out.
 
-    Raises:
-        DataError: there is no such file, it cannot be decoded or is no colour picture.
+    Raises DataError: there is no such file, it cannot be decoded or is no colour picture.
     """
     image = open_image(path)
     if image.mode not in ("RGB", "RGBA"):
@@ -38,8 +37,7 @@ def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
 def id_to_rgb(ids: np.ndarray) -> np.ndarray:
     """The uint8 picture (H, W, 3) that stores integer segment ids (H, W).
 
-    Raises:
-        ValueError: an id is negative or does not fit into three bytes.
+    Raises ValueError: an id is negative or does not fit into three bytes.
     """
     if ids.size and not 0 <= ids.min() <= ids.max() < ID_LIMIT:
         raise ValueError(f"segment ids must lie in 0..{ID_LIMIT - 1}, got {ids.min()}..{ids.max()}")

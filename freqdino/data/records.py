@@ -18,8 +18,8 @@ from freqdino.data.coco_files import (
     read_objects,
     read_panoptic_annotations,
 )
-from freqdino.data.values import Faults, order_of_id, some
-from freqdino.errors import DataError, MissingDataError
+from freqdino.data.values import Faults, order_of_id
+from freqdino.errors import DataError, MissingDataError, first_few
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -31,7 +31,7 @@ def _check_files(path: str, folder: str, names: list[str], what: str) -> None:
     missing = [name for name in names if not os.path.isfile(os.path.join(folder, name))]
     if missing:
         raise MissingDataError(f"{len(missing)} of the {len(names)} {what} that {path} lists are not in the folder "
-                               f"{folder}: {some(missing)}")
+                               f"{folder}: {first_few(missing)}")
 
 
 def _images(path: str, image_root: str, entries: list, faults: Faults, *,
@@ -46,7 +46,7 @@ def _images(path: str, image_root: str, entries: list, faults: Faults, *,
 
 
 def _known_ids(classes: ClassTable) -> str:
-    return f"the known ids are {some(classes.ids)}"
+    return f"the known ids are {first_few(classes.ids)}"
 
 
 def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> list[dict]:
@@ -55,11 +55,9 @@ def load_instances(*, json_file: str, image_root: str, classes: ClassTable) -> l
     Image ids are whole numbers or texts. An annotation has a segmentation, a bbox or both; what is absent or empty is
     absent in the record.
 
-    Raises:
-        MissingDataError: the file or an image is missing.
-        DataError: the file does not hold the format, a value is not what it stands for, or an annotation has an
-            unknown image or category, neither segmentation nor bbox, or a malformed one; the message names file, image
-            and annotation.
+    Raises MissingDataError: the file or an image is missing; DataError: the file does not hold the format, a value is
+    not what it stands for, or an annotation has an unknown image or category, neither segmentation nor bbox, or a
+    malformed one; the message names file, image and annotation.
     """
     document, faults = read_annotation_file(json_file, ("images", "annotations")), Faults()
     if any(isinstance(annotation, dict) and "segments_info" in annotation for annotation in document["annotations"]):
@@ -129,10 +127,8 @@ def load_panoptic(*, panoptic_json: str, image_root: str, panoptic_root: str, cl
 
     With a ``sem_seg_root`` a record also has the semantic PNG of the same name under it.
 
-    Raises:
-        MissingDataError: the file, an image or a PNG is missing.
-        DataError: the file does not hold the format, a value is not what it stands for, or a segment has an unknown
-            category.
+    Raises MissingDataError: the file, an image or a PNG is missing; DataError: the file does not hold the format, a
+    value is not what it stands for, or a segment has an unknown category.
     """
     document, faults = read_annotation_file(panoptic_json, ("images", "annotations")), Faults()
     annotations = read_panoptic_annotations(panoptic_json, document["annotations"], faults)
@@ -143,7 +139,7 @@ def load_panoptic(*, panoptic_json: str, image_root: str, panoptic_root: str, cl
     with faults:
         if unknown and not faults:
             raise DataError(f"{panoptic_json}: annotations refer to image_ids that are not in 'images': "
-                            f"{some(map(repr, unknown))}{_of_other_type(unknown[0], images)}")
+                            f"{first_few(map(repr, unknown))}{_of_other_type(unknown[0], images)}")
     with faults:
         _check_files(panoptic_json, panoptic_root, png_names, "panoptic PNGs")
     with faults:
@@ -194,9 +190,8 @@ def _files_by_stem(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
 def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
     """Records of a folder of label PNGs and a folder of images with the same names, subfolders included.
 
-    Raises:
-        MissingDataError: there is no label PNG, or one without an image.
-        DataError: two images differ in their suffix alone.
+    Raises MissingDataError: there is no label PNG, or one without an image; DataError: two images differ in their
+    suffix alone.
     """
     labels, images = _files_by_stem(sem_seg_root, (".png",)), _files_by_stem(image_root, IMAGE_SUFFIXES)
     if not labels:
@@ -204,7 +199,7 @@ def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
     orphans = [stem for stem in labels if stem not in images]
     if orphans:
         raise MissingDataError(f"{len(orphans)} of the {len(labels)} label PNGs in {sem_seg_root} have no image of "
-                                f"the same name in {image_root}: {some(orphans)}")
+                                f"the same name in {image_root}: {first_few(orphans)}")
     if len(images) > len(labels):
         logger.warning("%d of the %d images in %s have no label PNG in %s and are left out",
                        len(images) - len(labels), len(images), image_root, sem_seg_root)

@@ -107,9 +107,8 @@ def check_segmentation(segmentation: list | dict, height: int, width: int, where
 def box_corners(box: list, mode: BoxMode, where: str) -> np.ndarray:
     """The top left and the bottom right corner (2, 2) of a box in (x, y).
 
-    Raises:
-        DataError: beginning with ``where`` (file, image, annotation), unless the box has four finite numbers and a
-            width and height of at least 0.
+    Raises DataError: beginning with ``where`` (file, image, annotation), unless the box has four finite numbers and a
+    width and height of at least 0.
     """
     try:
         numbers = _finite_numbers(box, "bbox", "x, y, width, height").astype(np.float64)

@@ -56,8 +56,7 @@ class AnnotationReader(ABC):
     def load(self, record: dict, image_size: tuple[int, int]) -> list[tuple[int, list | np.ndarray]]:
         """(class, shape) of every object that is no crowd and touches the picture.
 
-        Raises:
-            DataError: a category_id beyond the classes, or an absent or malformed shape; names image and annotation.
+        Raises DataError: a category_id beyond the classes, or an absent or malformed shape; names image and annotation.
         """
         objects = []
         for annotation, where in self._checked(record):
@@ -95,8 +94,7 @@ class AnnotationReader(ABC):
     def shape(self, annotation: dict, image_size: tuple[int, int], where: str) -> list | np.ndarray:
         """A list of points, arrays (P, 2) in (x, y), or a mask (H, W).
 
-        Raises:
-            DataError: beginning with ``where``, if it is malformed.
+        Raises DataError: beginning with ``where``, if it is malformed.
         """
 
     def category_map(self, labels: list) -> None:
@@ -183,9 +181,8 @@ class PanopticReader:
     def load(self, record: dict, image_size: tuple[int, int]) -> tuple[np.ndarray, list[dict]]:
         """The PNG's colours (H, W, 3) uint8 and the record's segments.
 
-        Raises:
-            DataError: the PNG's segment ids are not those of segments_info, its size is not the picture's, or a
-                category_id is beyond the classes; names the file.
+        Raises DataError: the PNG's segment ids are not those of segments_info, its size is not the picture's, or a
+        category_id is beyond the classes; names the file.
         """
         self.check(record)
         path, segments = record["pan_seg_file_name"], record["segments_info"]
@@ -246,9 +243,8 @@ class SemanticReader:
     def load(self, record: dict, image_size: tuple[int, int]) -> np.ndarray:
         """(H, W) uint8 class indices.
 
-        Raises:
-            DataError: a value that is neither a class index nor the ignore label, or a size other than the picture's;
-                names the file.
+        Raises DataError: a value that is neither a class index nor the ignore label, or a size other than the
+        picture's; names the file.
         """
         self.check(record)
         path = record["sem_seg_file_name"]

@@ -18,11 +18,9 @@ def training_records(cfg: CfgNode) -> list[dict]:
     Their files are opened first; with DATALOADER.SKIP_UNREADABLE what cannot be decoded is left out. To be called on
     every rank.
 
-    Raises:
-        MissingDataError: files of a dataset are missing.
-        DataError: an unknown dataset, two whose classes differ, records that the mapper does not read, nothing to learn
-            from, a file that cannot be read or does not fit.
-        ValueError: an unknown mapper.
+    Raises MissingDataError: files of a dataset are missing; DataError: an unknown dataset, two whose classes differ,
+    records that the mapper does not read, nothing to learn from, a file that cannot be read or does not fit;
+    ValueError: an unknown mapper.
     """
     reader_class, _ = chosen_mapper(cfg)
     names = cfg.DATASETS.TRAIN

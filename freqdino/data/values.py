@@ -15,7 +15,6 @@ from detectron2.utils.file_io import PathManager
 from freqdino.errors import DataError
 
 _SHOWN_AT_MOST = 80
-_NAMED_AT_MOST = 5
 _INTEGER_LIMIT = 1 << 63
 _COLOR_LIMIT = 1 << 24
 
@@ -86,13 +85,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN_AT_MOST else f"{text[:_SHOWN_AT_MOST]}..."
 
 
-def some(values: Iterable) -> str:
-    """The first few values, and how many there are."""
-    values = list(values)
-    listed = ", ".join(map(str, values[:_NAMED_AT_MOST]))
-    return listed if len(values) <= _NAMED_AT_MOST else f"{listed}, ... ({len(values)} in all)"
-
-
 def order_of_id(identifier: int | str) -> tuple[bool, int | str]:
     """A key to sort ids of mixed type by: numbers, then texts."""
     return isinstance(identifier, str), identifier
@@ -101,9 +93,8 @@ def order_of_id(identifier: int | str) -> tuple[bool, int | str]:
 def read_fields(entry: Any, kinds: Mapping[str, Kind], required: Iterable[str]) -> None:
     """Give the fields of an entry their own types, in place; other fields of ``kinds`` that are null are taken out.
 
-    Raises:
-        DataError: the entry is no object, or a field is absent or something else than expected; the message goes on
-            where the entry's name ends.
+    Raises DataError: the entry is no object, or a field is absent or something else than expected; the message goes on
+    where the entry's name ends.
     """
     missing = [key for key in required if not isinstance(entry, dict) or key not in entry]
     if missing:
@@ -155,8 +146,7 @@ class Faults:
 def read_text(path: str, what: str) -> str:
     """The text of a file in UTF-8, UTF-16 or UTF-32, with a byte order mark or without; ``what`` it is begins errors.
 
-    Raises:
-        MissingDataError, DataError: there is no such file, or it is in another encoding.
+    Raises MissingDataError, DataError: there is no such file, or it is in another encoding.
     """
     with PathManager.open(path, "rb") as file:
         raw = file.read()

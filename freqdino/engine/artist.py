@@ -63,7 +63,7 @@ class Artist:
         drawing = Drawing(image, self.metadata, scale=settings.scale)
         count = draw_prediction(drawing, output, task, threshold=settings.threshold)
         pictures = [drawing.image]
-        if settings.with_ground_truth:
+        if record is not None and settings.with_ground_truth:
             drawing = Drawing(image, self.metadata, scale=settings.scale)
             draw_ground_truth(drawing, record, task, self.metadata)
             pictures.insert(0, drawing.image)

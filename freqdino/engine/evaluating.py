@@ -4,6 +4,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from torch import nn
 
 from freqdino.data.registering import check_dataset_files
 from freqdino.errors import ConfigError
@@ -27,10 +28,9 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
 
     The records are those that `check_datasets` has read.
 
-    Raises:
-        ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts, or TEST.EXPECTED_RESULTS
-            are of something else than what is evaluated; names the keys.
-        ValueError, OSError, ImportError: what stands in the way of an evaluator: files, metadata, packages.
+    Raises ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts, or TEST.EXPECTED_RESULTS
+    are of something else than what is evaluated; names the keys; ValueError, OSError, ImportError: what stands in the
+    way of an evaluator: files, metadata, packages.
     """
     results = set()
     for name in cfg.DATASETS.TEST:
@@ -58,7 +58,7 @@ def _check_expected_results(cfg, results):
                           f"this evaluation are {', '.join(sorted(results))}")
 
 
-def augmented_model(cfg, model):
+def augmented_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """The model with the test-time augmentation of TEST.AUG.*; Detectron2's own for its own detectors."""
     if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
         if not cfg.TEST.GROUP_BY_SIZE:

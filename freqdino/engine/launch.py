@@ -20,8 +20,8 @@ from freqdino.config.checks import check_names
 from freqdino.config.loading import find_config_file
 from freqdino.data import register_custom_datasets
 from freqdino.data.checks.before_training import check_datasets
+from freqdino.engine.early_remarks import remembered, repeat_in_file
 from freqdino.engine.evaluating import check_evaluation
-from freqdino.engine.remarks import remembered, repeat_in_file
 from freqdino.engine.resuming import METRICS
 from freqdino.engine.stopping import StopRequests
 from freqdino.engine.trainer import Trainer, evaluate
@@ -124,8 +124,9 @@ def _full_disk_named(folder: str) -> Iterator[None]:
         raise
 
 
-def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace, stop: StopRequests) -> dict:
-    """Train, or with ``args.eval_only`` evaluate, in this process; returns the results of the last evaluation.
+def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace, stop: StopRequests
+            ) -> dict | None:
+    """Train, or with ``args.eval_only`` evaluate, in this process; returns the last evaluation's results or None.
 
     Raises Stopped where ``stop`` is asked to.
     """

@@ -2,6 +2,7 @@
 import logging
 from collections import deque
 from statistics import median
+from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -20,9 +21,11 @@ class LossWatch(HookBase):
 
     def __init__(self, base_lr: float):
         self._base_lr = base_lr
-        self._beginning, self._recent, self._warned = [], deque(maxlen=WINDOW), False
+        self._beginning: list[float] = []
+        self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._warned = False
 
-    def after_step(self):
+    def after_step(self) -> None:
         if not comm.is_main_process():      # the only one that has the sum over all
             return
         loss, _ = self.trainer.storage.latest()["total_loss"]
@@ -38,8 +41,8 @@ class LossWatch(HookBase):
                 logger.warning("The loss has risen from %.4g to %.4g: the model learns nothing, or forgets. "
                                "SOLVER.BASE_LR %g is probably too high", began, now, self._base_lr)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"beginning": list(self._beginning), "recent": list(self._recent)}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._beginning, self._recent = list(state_dict["beginning"]), deque(state_dict["recent"], maxlen=WINDOW)

@@ -40,8 +40,7 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
 class Predictor:
     """The model of ``cfg`` with MODEL.WEIGHTS, which has to fit entirely; its panoptic segments have scores.
 
-    Raises:
-        ConfigError, CheckpointError: MODEL.WEIGHTS is empty or does not fit.
+    Raises ConfigError, CheckpointError: MODEL.WEIGHTS is empty or does not fit.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -74,8 +73,7 @@ def class_metadata(cfg: CfgNode, dataset: str | None = None) -> Metadata:
     warning. Where the training set is not known, the model too takes the classes from what is: DATASETS.TRAIN of
     ``cfg`` is set to it.
 
-    Raises:
-        OSError, ValueError: ``dataset`` is own data that cannot be read.
+    Raises OSError, ValueError: ``dataset`` is own data that cannot be read.
     """
     if dataset is not None:
         register_custom_datasets([dataset])

@@ -38,13 +38,13 @@ NO_MATTER = ("OUTPUT_DIR", "VERSION", "MODEL.WEIGHTS", "SEED")
 
 
 def changed_settings(saved: str, cfg: CfgNode) -> dict[str, str]:
-    """What ``cfg`` has otherwise than the dumped configuration ``saved``: key → "KEY old → new".
+    """What ``cfg`` has otherwise than the dumped configuration ``saved``: key -> "KEY old -> new".
 
     Raises CheckpointError, with the keys, for what another network or another optimiser would be.
     """
     old, new = (CfgNode(yaml.safe_load(text)) for text in (saved, cfg.dump()))      # dumped alike: tuples are lists
     common = {*flat_keys(old)} - {*NO_MATTER}
-    changed = {key: f"{key} {lookup(old, key)!r} → {lookup(new, key)!r}" for key in flat_keys(new)
+    changed = {key: f"{key} {lookup(old, key)!r} -> {lookup(new, key)!r}" for key in flat_keys(new)
                if key in common and lookup(old, key) != lookup(new, key)}
     refused = [text for key, text in changed.items()
                if key in SAME_STATE or key.startswith("MODEL.") and not SAME_NETWORK.search(key)]
@@ -55,7 +55,7 @@ def changed_settings(saved: str, cfg: CfgNode) -> dict[str, str]:
     return changed
 
 
-def check_same_classes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_unchanged_classes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise CheckpointError where the training data have other classes, or another order of them, than the run's."""
     for key in ("thing_classes", "stuff_classes"):
         old, new = list(saved.get(key) or ()), list(now.get(key) or ())
@@ -133,7 +133,7 @@ def forget_metrics(path: str, *, after: int) -> None:
 class PreciseBN(hooks.PreciseBN):
     """Detectron2's, with the same batches each time: a resumed run computes the statistics of a straight one."""
 
-    def update_stats(self):
+    def update_stats(self) -> None:
         super().update_stats()
         self._data_iter = None
 
@@ -144,7 +144,7 @@ class Checkpoints(hooks.HookBase):
     def __init__(self, period: int):
         self._period = period
 
-    def after_step(self):
+    def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self._period == 0:
             self.trainer.save_checkpoint()

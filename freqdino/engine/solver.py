@@ -7,10 +7,12 @@ of branches, a larger learning rate for frequency scaling, a smaller one for eac
 gets what is a list of rules; a model can be given others.
 """
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers.batch_norm import LayerNorm as ChannelLayerNorm
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
@@ -18,6 +20,8 @@ from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
 from fvcore.common.param_scheduler import StepWithFixedGammaParamScheduler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from freqdino.errors import ConfigError
 from freqdino.frequency import FrequencyScale
@@ -43,7 +47,7 @@ class ParameterRule:
     weight_decay: float | None = None
 
 
-def parameter_rules(cfg, model):
+def parameter_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
     """The published rules, from the keys of ``cfg.SOLVER``; later rules win. Raises what layer_decay_rules raises, and
     ConfigError for a learning rate of frequency scaling in a model without it.
     """
@@ -71,7 +75,7 @@ def parameter_rules(cfg, model):
     ]
 
 
-def layer_decay_rules(cfg):
+def layer_decay_rules(cfg: CfgNode) -> list[ParameterRule]:
     """SOLVER.LAYER_DECAY for a ViT: block i of D learns at decay^(D − i), what precedes the blocks at decay^(D + 1).
 
     Source: BEiT (arXiv 2106.08254), whose counting FDAM's recipe follows. Raises ConfigError for a decay outside
@@ -94,13 +98,15 @@ def layer_decay_rules(cfg):
     return [ParameterRule(matches=inside(part), lr_factor=decay ** steps) for part, steps in steps_to_the_top.items()]
 
 
-def parameter_groups(model, *, lr, weight_decay, rules):
+def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, rules: Sequence[ParameterRule]
+                     ) -> list[dict[str, Any]]:
     """Optimiser groups {params, lr, weight_decay}: one for each distinct (lr, weight decay), in the order of first use.
 
     Frozen parameters are left out; a parameter that several modules share counts once, under its first name. Few groups
     let the optimiser update many tensors in one call. Raises ValueError if nothing is trainable.
     """
-    groups, seen = {}, set()
+    groups: dict[tuple, dict[str, Any]] = {}
+    seen = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter in seen or not parameter.requires_grad:
@@ -118,7 +124,7 @@ def parameter_groups(model, *, lr, weight_decay, rules):
     return list(groups.values())
 
 
-def build_optimizer(cfg, model):
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """AdamW or SGD, as SOLVER.OPTIMIZER says, that clips gradients before each step if SOLVER.CLIP_GRADIENTS.ENABLED.
 
     Raises ConfigError for an unknown optimiser or way of clipping and what parameter_rules raises, ValueError if no
@@ -131,6 +137,7 @@ def build_optimizer(cfg, model):
     # before their scale is divided out, and clipping with it. On the CPU fused is almost three times faster (R50).
     on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
     fused = True if on_cpu else None
+    optimizer: Optimizer
     if solver.OPTIMIZER == "ADAMW":
         optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=fused)
     elif solver.OPTIMIZER == "SGD":
@@ -172,7 +179,7 @@ def _clip_hook(clip):
 class ResumablePolyLR(WarmupPolyLR):
     """DeepLab's polynomial schedule that saves its place and not its length: a resumed run may be longer."""
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({key: state_dict[key] for key in ("base_lrs", "last_epoch")})
 
 
@@ -183,7 +190,7 @@ class StepsToTheEnd(StepWithFixedGammaParamScheduler):
         return super().__call__(min(where, 1 - 2 * self.WHERE_EPSILON))
 
 
-def build_lr_scheduler(cfg, optimizer):
+def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """DeepLab's polynomial schedule or one of Detectron2's, by SOLVER.LR_SCHEDULER_NAME; else raises ConfigError."""
     if cfg.SOLVER.LR_SCHEDULER_NAME not in LR_SCHEDULERS:
         raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME is {cfg.SOLVER.LR_SCHEDULER_NAME!r}; possible: "

@@ -28,11 +28,11 @@ class StopHook(HookBase):
     def __init__(self, requests: StopRequests):
         self._requests, self._group = requests, None
 
-    def before_train(self):
+    def before_train(self) -> None:
         if comm.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo")    # numbers of the CPU, whatever the training runs on
 
-    def after_step(self):
+    def after_step(self) -> None:
         number = self._requests.received or 0
         if self._group is not None:
             highest = torch.tensor(number)

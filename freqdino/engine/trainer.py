@@ -7,14 +7,17 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model, hooks
-from detectron2.evaluation import verify_results
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
 
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.data import build_test_loader, build_train_loader
@@ -29,7 +32,7 @@ from freqdino.engine.resuming import (
     PreciseBN,
     changed_settings,
     check_length,
-    check_same_classes,
+    check_unchanged_classes,
     forget_metrics,
     parameter_names,
     restore_optimizer,
@@ -43,6 +46,7 @@ from freqdino.errors import ConfigError, Stopped
 from freqdino.evaluation.results import FOLDER, write_results
 from freqdino.registration.binding import errors_about
 from freqdino.registration.class_tables import check_detector_classes, training_class_tables
+from freqdino.registration.model_parts import BATCH_KEYS
 from freqdino.registration.predictions import Predictions, predictions_of
 
 logger = logging.getLogger(__name__)
@@ -81,12 +85,12 @@ class Trainer(DefaultTrainer):
     build_test_loader = staticmethod(build_test_loader)
 
     @classmethod
-    def build_model(cls, cfg):
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Detectron2's; its own detectors are held against the data sets first, as ours do themselves."""
         check_detector_classes(cfg)
         return super().build_model(cfg)
 
-    def build_hooks(self):
+    def build_hooks(self) -> list[HookBase]:
         """Detectron2's; MODEL_EMA.ENABLED has averaged weights evaluated, TEST.AUG.ENABLED adds a pass at the end."""
         cfg, evaluated, loader = self.cfg, self.model, self._trainer.data_loader
         built = [hooks.IterationTimer(), hooks.LRScheduler(), LossWatch(cfg.SOLVER.BASE_LR)]
@@ -134,15 +138,14 @@ class Trainer(DefaultTrainer):
                 self.save_checkpoint()
             raise
 
-    def train(self):
+    def train(self) -> OrderedDict | None:
         """Detectron2's. Raises Stopped where a signal ends it, after a checkpoint; ConfigError where the model finds in
         a batch what its configuration does not allow.
         """
-        with (nullcontext() if self.stop is None else self.stop.after_the_step(),
-              errors_about(None, num_classes="MODEL.SEM_SEG_HEAD.NUM_CLASSES", norm="MODEL.SEM_SEG_HEAD.NORM")):
+        with nullcontext() if self.stop is None else self.stop.after_the_step(), errors_about(None, **BATCH_KEYS):
             return super().train()
 
-    def after_train(self):
+    def after_train(self) -> None:
         """The hooks' last words, among them the last evaluation; the workers of the training data end before."""
         loader = self._trainer.data_loader
         self._trainer.reset_data_loader(lambda: loader)
@@ -160,7 +163,7 @@ class Trainer(DefaultTrainer):
         processes = comm.gather({"random": random_state(), "data": place})
         self.checkpointer.save(name or f"model_{self.iter:07d}", iteration=self.iter, processes=processes)
 
-    def resume_or_load(self, resume=True):
+    def resume_or_load(self, resume: bool = True) -> None:
         """With ``resume`` go on where the newest whole checkpoint of OUTPUT_DIR ends, else start from MODEL.WEIGHTS.
 
         One line of the log says what is kept and what is new. Raises CheckpointError for a checkpoint that does not fit
@@ -176,7 +179,7 @@ class Trainer(DefaultTrainer):
         path, checkpoint = found
         new = changed_settings(checkpoint["config"], self.cfg) if "config" in checkpoint else {
             "": "not known, the checkpoint of version 0.1 does not hold its configuration"}
-        check_same_classes(checkpoint.get("classes", {}), training_class_tables(self.cfg))
+        check_unchanged_classes(checkpoint.get("classes", {}), training_class_tables(self.cfg))
         check_length(path, checkpoint, self.max_iter)
         rest = self.checkpointer.restore(path, checkpoint)
         kept = ["weights", "optimiser", "place in the schedule"]
@@ -221,12 +224,12 @@ class Trainer(DefaultTrainer):
         set_random_state(processes[comm.get_rank()]["random"])
         return True
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["_trainer"]["parameter_names"] = parameter_names(self.checkpointer.model, self.optimizer)
         return state
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """The states of the optimiser, by names of parameters, of the loss scale and of the hooks; rates are cfg's."""
         training, hook_states = state["_trainer"], dict(state.get("hooks", {}))
         hook_states.pop("LRScheduler", None)
@@ -241,7 +244,8 @@ class Trainer(DefaultTrainer):
             scaler.load_state_dict(training["grad_scaler"])
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None, *, predictions=None, folder=FOLDER):
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None, *,
+             predictions: Predictions | None = None, folder: str = FOLDER) -> OrderedDict:
         """Evaluate on every set of DATASETS.TEST; the results also go to OUTPUT_DIR/<folder>/results.json."""
         folder = os.path.join(cfg.OUTPUT_DIR, folder)
         if evaluators is None:
@@ -255,7 +259,8 @@ class Trainer(DefaultTrainer):
         return results
 
     @classmethod
-    def test_with_augmentation(cls, cfg, model, predictions=None):
+    def test_with_augmentation(cls, cfg: CfgNode, model: nn.Module, predictions: Predictions | None = None
+                               ) -> OrderedDict:
         """``test`` of the model under TEST.AUG.*, with its files in inference_TTA and names that end in _TTA."""
         results = cls.test(cfg, augmented_model(cfg, model), predictions=predictions, folder=f"{FOLDER}_TTA")
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())

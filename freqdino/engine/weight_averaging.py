@@ -20,6 +20,7 @@ from freqdino.errors import ArgumentError
 
 FILE_NAME = "model_final_ema.pth"
 logger = logging.getLogger(__name__)
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class WeightAveraging(HookBase):
@@ -42,7 +43,7 @@ class WeightAveraging(HookBase):
         self._trained = trained.module if isinstance(trained, DistributedDataParallel) else trained
         average = get_ema_multi_avg_fn(decay)
 
-        def average_or_copy(averaged: list[Tensor], trained: list[Tensor], count: Tensor | int) -> None:
+        def average_or_copy(averaged: Tensors, trained: Tensors, count: Tensor | int) -> None:
             """Of tensors of one type."""
             if averaged[0].is_floating_point() or averaged[0].is_complex():
                 average(averaged, trained, count)
@@ -58,14 +59,14 @@ class WeightAveraging(HookBase):
         """The model with averaged weights."""
         return self._average.module
 
-    def before_train(self):
+    def before_train(self) -> None:
         if not self._average.n_averaged:    # the trained model's weights have been loaded since it was copied
             self.model.load_state_dict(self._trained.state_dict())
 
-    def after_step(self):
+    def after_step(self) -> None:
         self._average.update_parameters(self._trained)
 
-    def after_train(self):
+    def after_train(self) -> None:
         finished = self.trainer.iter + 1 >= self.trainer.max_iter
         if finished and comm.is_main_process():
             path = os.path.join(self._output_dir, FILE_NAME)
@@ -75,7 +76,7 @@ class WeightAveraging(HookBase):
     def state_dict(self) -> dict[str, Any]:
         return self._average.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._average.load_state_dict(state_dict)
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import math
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
@@ -44,10 +45,9 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
         max_detections: how many instances the model predicts in an image, TEST.DETECTIONS_PER_IMAGE; of a class as
             many count, and 100 (LVIS: 300) where it is less, as published. Cityscapes' scripts count all.
         distributed: gather over all ranks.
-    Raises:
-        ValueError: an unknown task or evaluator type, none of the tasks fits the dataset, the dataset lacks metadata or
-            ground truth, or its instances are evaluated by masks and the model has none.
-        ImportError: the evaluation needs a package that is not installed; the message says how to install it.
+    Raises ValueError: an unknown task or evaluator type, none of the tasks fits the dataset, the dataset lacks metadata
+    or ground truth, or its instances are evaluated by masks and the model has none; ImportError: the evaluation needs a
+    package that is not installed; the message says how to install it.
     """
     unknown = set(tasks) - set(TASKS)
     if unknown:
@@ -84,7 +84,7 @@ def tasks_with_ground_truth(dataset_name: str) -> list[str]:
     return known
 
 
-def build_evaluators(dataset_names: Sequence[str], **arguments) -> list[DatasetEvaluators]:
+def build_evaluators(dataset_names: Sequence[str], **arguments: Any) -> list[DatasetEvaluators]:
     """`build_evaluator` of every data set, in their order."""
     return [build_evaluator(name, **arguments) for name in dataset_names]
 
@@ -94,7 +94,7 @@ def _own(evaluator: type) -> Callable[..., DatasetEvaluator]:
         dataset_name, output_dir=output_dir, distributed=distributed)
 
 
-def _instances(**arguments) -> Callable[..., DatasetEvaluator]:
+def _instances(**arguments: Any) -> Callable[..., DatasetEvaluator]:
     return lambda dataset_name, output_dir, distributed, max_detections: InstanceEvaluator(
         dataset_name, output_dir=output_dir, distributed=distributed,
         max_dets_per_image=max(max_detections, COCO_DETECTIONS), **arguments)
@@ -111,7 +111,7 @@ def _cityscapes(evaluator: type) -> Callable[..., DatasetEvaluator]:
 class UndefinedAsNan(LVISEvaluator):
     """Detectron2's, which gives -100 where there is no ground truth."""
 
-    def evaluate(self):
+    def evaluate(self) -> dict[str, dict[str, float]]:
         results = super().evaluate() or {}
         return {task: {name: value if value >= 0 else math.nan for name, value in metrics.items()}
                 for task, metrics in results.items()}

@@ -36,8 +36,7 @@ def average_precision(ground_truth: dict, detections: Sequence[dict], iou_type: 
         category_ids: the C categories to evaluate, ascending.
         max_detections: detections of a category in an image that count, the best ones.
         fast: use faster-coco-eval.
-    Returns:
-        ({AP, AP50, AP75, APs, APm, APl}, AP by category), in percent; NaN where there is no ground truth.
+    Returns ({AP, AP50, AP75, APs, APm, APl}, AP by category), in percent; NaN where there is no ground truth.
     """
     coco_class, evaluation_class = (FastCOCO, FastCOCOeval) if fast else (COCO, COCOeval)
     ground_truth, detections = _numbered_images(ground_truth, detections)

@@ -7,7 +7,8 @@ import json
 import logging
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -17,7 +18,6 @@ from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.file_io import PathManager
-from tabulate import tabulate
 
 from freqdino.data.catalog import left_out
 from freqdino.data.coco_files import read_ground_truth
@@ -26,6 +26,7 @@ from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.remarks import INSTANCE_THRESHOLDS, say_absent_classes, say_empty, say_undefined
 from freqdino.evaluation.segment_ground_truth import has_only_segments, instances_of_segments
+from freqdino.evaluation.tables import markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +58,8 @@ class InstanceEvaluator(DatasetEvaluator):
             distributed: gather the predictions of all ranks; ``evaluate`` must then be called on every rank.
             max_dets_per_image: predictions of a class that count in an image.
             use_fast_impl: faster-coco-eval if it is installed; False: always pycocotools.
-        Raises:
-            ValueError: an unknown task, no ground truth, an annotation without a mask where masks are evaluated, or a
-                class of the metadata that the ground truth lacks.
+        Raises ValueError: an unknown task, no ground truth, an annotation without a mask where masks are evaluated, or
+        a class of the metadata that the ground truth lacks.
         """
         if tasks is not None and (not tasks or set(tasks) - PREDICTION_FIELD.keys()):
             raise ValueError(f"tasks must be some of {sorted(PREDICTION_FIELD)}, got {list(tasks)}")
@@ -96,7 +96,7 @@ class InstanceEvaluator(DatasetEvaluator):
                                                   if category not in counted], what="object", metric="AP")
         self._image_ids = {image["id"] for image in self._ground_truth["images"]}
         self._say_limit()
-        self._predictions = []
+        self._predictions: list[dict] = []
 
     def _say_limit(self):
         """Say how many predictions count where it is not COCO's 100, or fewer than there are objects."""
@@ -118,15 +118,14 @@ class InstanceEvaluator(DatasetEvaluator):
         logger.info("%s has no segmentations: boxes alone are evaluated.", self._ground_truth_file)
         return ("bbox",)
 
-    def reset(self):
+    def reset(self) -> None:
         self._predictions = []
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Keep the predictions of one batch in COCO's format.
 
-        Raises:
-            ValueError: an output without ``instances`` or without the field that a task needs, an image that is not in
-                the ground truth, a class that the dataset does not have, a score that is not finite.
+        Raises ValueError: an output without ``instances`` or without the field that a task needs, an image that is not
+        in the ground truth, a class that the dataset does not have, a score that is not finite.
         """
         for image, output in zip(inputs, outputs, strict=True):
             name = f"image {image['image_id']} of {self._dataset_name}"
@@ -142,9 +141,8 @@ class InstanceEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict | None:
         """
-        Returns:
-            {task: {AP, AP50, AP75, APs, APm, APl, AP-<class name>}}, in percent; 0 where nothing was predicted, NaN
-            where there is no ground truth. None on ranks other than the first.
+        Returns {task: {AP, AP50, AP75, APs, APm, APl, AP-<class name>}}, in percent; 0 where nothing was predicted, NaN
+        where there is no ground truth. None on ranks other than the first.
         """
         predictions = gather_predictions(self._predictions) if self._distributed else self._predictions
         if predictions is None:
@@ -174,7 +172,7 @@ class InstanceEvaluator(DatasetEvaluator):
             say_empty(logger, f"All masks of the {len(predictions)} instances that the model predicted on "
                               f"{self._dataset_name} are empty: every AP of masks is 0")
 
-    def _to_coco(self, instances: Instances, image_id):
+    def _to_coco(self, instances: Instances, image_id: int | str) -> list[dict]:
         for task in self._tasks:
             if not instances.has(PREDICTION_FIELD[task]):
                 raise ValueError(f"instances have no {PREDICTION_FIELD[task]!r}, which task {task!r} needs")
@@ -204,10 +202,10 @@ class InstanceEvaluator(DatasetEvaluator):
 
     def _log(self, task, metrics, by_name):
         logger.info("Average precision (%s) on %s:\n%s", task, self._dataset_name,
-                    tabulate([metrics.values()], headers=metrics.keys(), tablefmt="pipe", floatfmt=".2f"))
+                    markdown_table(list(metrics), [list(metrics.values())], text=()))
         if len(by_name) > 1:
             logger.info("Average precision (%s) by class:\n%s", task,
-                        tabulate(by_name.items(), headers=("class", "AP"), tablefmt="pipe", floatfmt=".2f"))
+                        markdown_table(("class", "AP"), by_name.items()))
 
 
 def encode_masks(masks: torch.Tensor) -> list[dict]:

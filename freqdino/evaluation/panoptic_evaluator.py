@@ -8,20 +8,22 @@ import logging
 import os
 import tempfile
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.file_io import PathManager
 from PIL import Image
-from tabulate import tabulate
 
 from freqdino.data.catalog import left_out
 from freqdino.data.panoptic_png import id_to_rgb
 from freqdino.evaluation.gathering import gather_predictions
 from freqdino.evaluation.metadata import distinct_names, require_metadata
-from freqdino.evaluation.panoptic_files import panoptic_quality, read_ground_truth
+from freqdino.evaluation.panoptic_files import ground_truth_by_image, panoptic_quality
 from freqdino.evaluation.remarks import SEGMENT_THRESHOLDS, say_absent_classes, say_empty, say_undefined
+from freqdino.evaluation.tables import markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +49,7 @@ class PanopticEvaluator(DatasetEvaluator):
         Args:
             output_dir: where panoptic_predictions.json and the folder panoptic_predictions go; None: nowhere.
             distributed: gather the predictions of all ranks; ``evaluate`` must then be called on every rank.
-        Raises:
-            ValueError: the metadata lacks a key, or the ground truth has no annotations.
+        Raises ValueError: the metadata lacks a key, or the ground truth has no annotations.
         """
         self._dataset_name = dataset_name
         self._ground_truth_json = require_metadata(dataset_name, "panoptic_json")
@@ -59,24 +60,23 @@ class PanopticEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._distributed = distributed
 
-        self._categories, by_image = read_ground_truth(self._ground_truth_json)
+        self._categories, by_image = ground_truth_by_image(self._ground_truth_json)
         occurring = {segment["category_id"] for annotation in by_image.values()
                      for segment in annotation["segments_info"] if not segment.get("iscrowd", 0)}
         say_absent_classes(logger, dataset_name, [category["name"] for category in self._categories
                                                   if category["id"] not in occurring],
                            what="segment", metric="PQ, where none is predicted either,")
         self._file_names = dict(zip(by_image, _prediction_names(by_image.values())))
+        self._predictions: list[dict] = []
+
+    def reset(self) -> None:
         self._predictions = []
 
-    def reset(self):
-        self._predictions = []
-
-    def process(self, inputs, outputs):
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Keep the predictions of one batch, the segment maps as compressed PNG.
 
-        Raises:
-            ValueError: an output without ``panoptic_seg``, an image that the ground truth does not have, a category
-                that the dataset does not have, an id that no PNG can hold; the message names image and segment.
+        Raises ValueError: an output without ``panoptic_seg``, an image that the ground truth does not have, a category
+        that the dataset does not have, an id that no PNG can hold; the message names image and segment.
         """
         for image, output in zip(inputs, outputs, strict=True):
             name = f"image {image['image_id']} of {self._dataset_name}"
@@ -103,9 +103,8 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> OrderedDict | None:
         """
-        Returns:
-            {"panoptic_seg": {PQ, SQ, RQ, the same with _th and _st, PQ-<class name>}}, in percent; NaN where no
-            category occurs. None on ranks other than the first.
+        Returns {"panoptic_seg": {PQ, SQ, RQ, the same with _th and _st, PQ-<class name>}}, in percent; NaN where no
+        category occurs. None on ranks other than the first.
         """
         predictions = gather_predictions(self._predictions) if self._distributed else self._predictions
         if predictions is None:
@@ -160,8 +159,8 @@ class PanopticEvaluator(DatasetEvaluator):
                                [category["id"] for category in self._categories])
         class_rows = [(name, *(100 * row).tolist()) for name, row in zip(names, quality["per_class"])]
         results.update({f"PQ-{name}": pq for name, pq, _, _ in class_rows})
-        table = tabulate(rows + class_rows, headers=("", "PQ", "SQ", "RQ"), tablefmt="pipe", floatfmt=".2f")
-        logger.info("Panoptic quality on %s:\n%s", self._dataset_name, table)
+        logger.info("Panoptic quality on %s:\n%s", self._dataset_name,
+                    markdown_table(("", "PQ", "SQ", "RQ"), rows + class_rows))
         say_undefined(logger, self._dataset_name, results, REASONS)
         return results
 

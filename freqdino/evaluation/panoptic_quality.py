@@ -26,11 +26,9 @@ def match_segments(ground_truth: np.ndarray, prediction: np.ndarray, ground_trut
         ground_truth_segments, prediction_segments: COCO's ``segments_info``: dicts with ``id``, ``category_id`` and, in
             the ground truth, optionally ``iscrowd``.
         category_ids: the C category ids that exist.
-    Returns:
-        (C, 4) float64: sum of the matches' IoU, matches, unmatched predictions, unmatched ground truth by category.
-    Raises:
-        ValueError: the maps differ in size, a segment is in the list and not in the map or the other way round, is
-            listed twice, or has a category that does not exist.
+    Returns (C, 4) float64: sum of the matches' IoU, matches, unmatched predictions, unmatched ground truth by category.
+    Raises ValueError: the maps differ in size, a segment is in the list and not in the map or the other way round, is
+    listed twice, or has a category that does not exist.
     """
     if ground_truth.shape != prediction.shape:
         raise ValueError(f"the ground truth has {_size(ground_truth)} pixels, the prediction {_size(prediction)}")
@@ -72,12 +70,11 @@ def average_quality(statistics: np.ndarray, is_thing: Sequence[bool]) -> dict[st
     Args:
         statistics: (C, 4).
         is_thing: C flags.
-    Returns:
-        ``per_class``: (C, 3), PQ, SQ and RQ in 0..1, NaN for a category that is neither in the ground truth nor
-        predicted; ``All``, ``Things``, ``Stuff``: (3,), the means over the categories that are not NaN, NaN if none is.
+    Returns ``per_class``: (C, 3), PQ, SQ and RQ in 0..1, NaN for a category that is neither in the ground truth nor
+    predicted; ``All``, ``Things``, ``Stuff``: (3,), the means over the categories that are not NaN, NaN if none is.
     """
     iou, matched, false_positive, false_negative = np.asarray(statistics, dtype=np.float64).T
-    is_thing = np.asarray(is_thing, dtype=bool)
+    things = np.asarray(is_thing, dtype=bool)
     weight = matched + (false_positive + false_negative) / 2
     present = weight > 0
     recognition = np.where(present, matched / np.where(present, weight, 1), np.nan)
@@ -87,7 +84,7 @@ def average_quality(statistics: np.ndarray, is_thing: Sequence[bool]) -> dict[st
     def mean(chosen):
         return per_class[chosen].mean(0) if chosen.any() else np.full(3, np.nan)
 
-    return {"All": mean(present), "Things": mean(present & is_thing), "Stuff": mean(present & ~is_thing),
+    return {"All": mean(present), "Things": mean(present & things), "Stuff": mean(present & ~things),
             "per_class": per_class}
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from freqdino.errors import first_few
+
 NAMED_AT_MOST = 10
 UNDEFINED = "undefined, nan in the log and null in results.json"
 # What else than training empties a prediction: the thresholds below which a model leaves its results out.
@@ -17,7 +19,8 @@ def say_absent_classes(logger: logging.Logger, dataset: str, absent: Sequence[st
     """Warn of classes that no ``what`` ("object", ...) of the ground truth has; silent where there are none."""
     if absent:
         logger.warning("The ground truth of %s has no %s of %s: their %s is %s; no mean counts it.", dataset, what,
-                       some(absent, "class", "classes"), metric, UNDEFINED)
+                       f"{'class' if len(absent) == 1 else 'classes'} {first_few(map(repr, absent), NAMED_AT_MOST)}",
+                       metric, UNDEFINED)
 
 
 def say_undefined(logger: logging.Logger, dataset: str, metrics: Mapping[str, float], reasons: Mapping[str, str]
@@ -33,10 +36,3 @@ def say_empty(logger: logging.Logger, what: str, thresholds: str = "") -> None:
     threshold = f"; so does one with a threshold that no score reaches: {thresholds}" if thresholds else ""
     logger.warning("%s. A model that has learnt too little, or whose learning rate is too high, predicts so%s.", what,
                    threshold)
-
-
-def some(names: Sequence[str], one: str, several: str) -> str:
-    """"class 'a'", "classes 'a', 'b'", at most ten of them named."""
-    listed = ", ".join(map(repr, names[:NAMED_AT_MOST]))
-    more = f", ... ({len(names)} in all)" if len(names) > NAMED_AT_MOST else ""
-    return f"{one if len(names) == 1 else several} {listed}{more}"

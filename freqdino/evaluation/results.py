@@ -1,6 +1,6 @@
 """An evaluation's results as a file, OUTPUT_DIR/inference/results.json: written after it, read by reports on it.
 
-The JSON is data set → task → metric → number, null where a metric is undefined.
+The JSON is data set -> task -> metric -> number, null where a metric is undefined.
 """
 import json
 import math
@@ -14,7 +14,7 @@ COLUMNS = (("mask AP", "segm", "AP"), ("box AP", "bbox", "AP"), ("PQ", "panoptic
 
 
 def write_results(results: Mapping, folder: str | Path) -> Path:
-    """Write data set → task → metric → number into ``folder``, which is made; returns the file."""
+    """Write data set -> task -> metric -> number into ``folder``, which is made; returns the file."""
     def plain(value):
         if isinstance(value, Mapping):
             return {str(key): plain(item) for key, item in value.items()}
@@ -27,10 +27,9 @@ def write_results(results: Mapping, folder: str | Path) -> Path:
 
 
 def read_results(run: str | Path) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Data set → task → metric → number or None, of the folder of a run.
+    """Data set -> task -> metric -> number or None, of the folder of a run.
 
-    Raises:
-        ValueError: the run was not evaluated, or its file is damaged.
+    Raises ValueError: the run was not evaluated, or its file is damaged.
     """
     path = Path(run) / FOLDER / FILE_NAME
     try:
@@ -40,11 +39,11 @@ def read_results(run: str | Path) -> dict[str, dict[str, dict[str, float | None]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error})") from error
     if not results or not _is_table(results, levels=3):
-        raise ValueError(f"{path} does not hold data set → task → metric → number")
+        raise ValueError(f"{path} does not hold data set -> task -> metric -> number")
     return results
 
 
-def _is_table(value, *, levels: int) -> bool:
+def _is_table(value: object, *, levels: int) -> bool:
     """Whether ``value`` is nested dictionaries of that many levels, with numbers or null in the last."""
     if levels == 0:
         return value is None or isinstance(value, (int, float))

@@ -5,6 +5,8 @@ lands silently in the row of another class, and its default reader fails under n
 Shape key: K: classes, H, W: height and width of an image.
 """
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +14,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils.file_io import PathManager
 from PIL import Image
-from tabulate import tabulate
 
 from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.remarks import say_absent_classes, say_empty, say_undefined
 from freqdino.evaluation.segment_ground_truth import class_map, has_only_segments
+from freqdino.evaluation.tables import markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,7 @@ class SemanticEvaluator(SemSegEvaluator):
         Args:
             output_dir: where sem_seg_predictions.json and sem_seg_evaluation.pth go; None: nowhere.
             distributed: gather the counts of all ranks; ``evaluate`` must then be called on every rank.
-        Raises:
-            ValueError: the metadata lacks a key, or an image has no label map.
+        Raises ValueError: the metadata lacks a key, or an image has no label map.
         """
         metadata = MetadataCatalog.get(dataset_name)
         names = require_metadata(dataset_name, "stuff_classes")
@@ -60,13 +61,12 @@ class SemanticEvaluator(SemSegEvaluator):
         self._contiguous_id_to_dataset_id = None if stuff is None else {
             contiguous: category for category, contiguous in (*things.items(), *stuff.items())}
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Count the pixels of one batch.
 
-        Raises:
-            ValueError: an output without ``sem_seg``, of another class count or another size than the ground truth or
-                with a score that is not finite, or a label in the ground truth that the dataset does not have; the
-                message names the file.
+        Raises ValueError: an output without ``sem_seg``, of another class count or another size than the ground truth
+        or with a score that is not finite, or a label in the ground truth that the dataset does not have; the message
+        names the file.
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "sem_seg" not in output:
@@ -85,7 +85,7 @@ class SemanticEvaluator(SemSegEvaluator):
                                      f"{width}x{height}")
         super().process(inputs, outputs)
 
-    def evaluate(self):
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
         """See the class; None on ranks other than the first."""
         with np.errstate(invalid="ignore", divide="ignore"):        # of no labelled pixel: said below
             results = super().evaluate()
@@ -93,7 +93,7 @@ class SemanticEvaluator(SemSegEvaluator):
             metrics = results["sem_seg"]
             names = ("mIoU", "fwIoU", "mACC", "pACC")
             logger.info("Semantic segmentation on %s:\n%s", self._dataset_name,
-                        tabulate([[metrics[name] for name in names]], headers=names, tablefmt="pipe", floatfmt=".2f"))
+                        markdown_table(names, [[metrics[name] for name in names]], text=()))
             self._say_absent(metrics)
         return results
 
@@ -107,7 +107,7 @@ class SemanticEvaluator(SemSegEvaluator):
             say_empty(logger, f"The model predicts class {self._class_names[predicted.argmax()]!r} at every pixel of "
                               f"{self._dataset_name}")
 
-    def encode_json_sem_seg(self, sem_seg, input_file_name):
+    def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list[dict]:
         """Detectron2's records of a label map for sem_seg_predictions.json; none where that file is not written."""
         return super().encode_json_sem_seg(sem_seg, input_file_name) if self._output_dir else []
 

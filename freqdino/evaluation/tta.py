@@ -30,8 +30,7 @@ class TestTimeAugmentation(nn.Module):
         min_sizes, max_size: lengths of the shorter side, limit of the longer one.
         flip: predict the mirror images, too.
         max_instances: instances of an image that are kept.
-    Raises:
-        ValueError: no sizes, or in the call an output that has none of the results or others, such as panoptic_seg.
+    Raises ValueError: no sizes, or in the call an output that has none of the results or others, such as panoptic_seg.
     """
 
     __test__ = False  # its name is no test's

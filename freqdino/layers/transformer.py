@@ -6,15 +6,14 @@ Each sub-layer adds to its input; the LayerNorm stands after the sum, or before 
 """
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from freqdino.errors import ArgumentError
 from freqdino.layers.linear import Linear, linear, linear_relu
+from freqdino.ops.blocking import by_pieces
 from freqdino.ops.modules import is_plain, overwrites
-from freqdino.ops.weighted_gather import chunk_elements
 
 
 class MultiheadAttention(nn.MultiheadAttention):
@@ -109,15 +108,15 @@ class CrossAttentionLayer(ResidualSublayer):
 
 def feed_forward(x: Tensor, linear1: nn.Linear, linear2: nn.Linear, dropout: float = 0.0) -> Tensor:
     """linear2(relu(linear1(x))) with dropout after each activation; (..., Q, C) -> (..., Q, C)."""
-    if overwrites() and is_plain(linear1, Linear):
-        # Nobody keeps the hidden activations, so on the CPU they need not leave the cache.
-        pieces = x.split(max(1, chunk_elements(x.device) // linear1.out_features), dim=-2)
-        if len(pieces) > 1:
-            return torch.cat([feed_forward(piece, linear1, linear2, dropout) for piece in pieces], dim=-2)
-    hidden = linear_relu(x, linear1)
-    if not dropout:
-        return linear2(hidden)
-    return F.dropout(linear2(F.dropout(hidden, dropout)), dropout)
+    def transform(tokens: Tensor) -> Tensor:
+        hidden = linear_relu(tokens, linear1)
+        return F.dropout(linear2(F.dropout(hidden, dropout)), dropout) if dropout else linear2(hidden)
+
+    if not overwrites() or not is_plain(linear1, Linear):
+        return transform(x)
+    # Nobody keeps the hidden activations, so on the CPU they need not leave the cache.
+    transformed = by_pieces(transform, [x.flatten(0, -2)], 0, linear1.out_features * x.element_size())
+    return transformed.unflatten(0, x.shape[:-1])
 
 
 class FeedForwardLayer(ResidualSublayer):

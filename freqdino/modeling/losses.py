@@ -3,8 +3,8 @@
 Sources: focal loss: arXiv 1708.02002; dice: V-Net (arXiv 1606.04797), as used by DETR and Mask2Former.
 N: predictions, G: ground-truth objects, K: classes, P: points.
 """
-import torch
 import torch.nn.functional as F
+from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 
 FOCAL_ALPHA = 0.25
@@ -18,12 +18,8 @@ def cross_entropy_loss(logits: Tensor, classes: Tensor, class_weight: Tensor) ->
 
 def focal_loss(logits: Tensor, classes: Tensor) -> Tensor:
     """Sum of the sigmoid focal loss of logits (N, K) with classes (N,) in 0..K, K being background."""
-    logits = logits.float()
-    target = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1].to(logits)
-    probability = logits.sigmoid()
-    error = torch.where(target > 0, 1 - probability, probability)
-    weight = torch.where(target > 0, FOCAL_ALPHA, 1 - FOCAL_ALPHA)
-    return (weight * error ** FOCAL_GAMMA * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()
+    target = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1]
+    return sigmoid_focal_loss(logits, target, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="sum")
 
 
 def mask_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:

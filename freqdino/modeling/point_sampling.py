@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqdino.ops.weighted_gather import chunks, weighted_gather
+from freqdino.ops.blocking import slices
+from freqdino.ops.weighted_gather import weighted_gather
 
 
 def sample_each(masks: Tensor, points: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def uncertain_points(logits: Tensor, *, num_points: int, oversample_ratio: float
     num_candidates = int(num_points * oversample_ratio)
     num_important = int(num_points * importance_ratio)
     points = logits.new_empty(len(logits), num_points, 2)
-    for chunk in chunks(len(logits), 2 * num_candidates, logits.device):
+    for chunk in slices(len(logits), 2 * num_candidates * points.element_size(), logits.device):
         candidates = torch.rand(len(logits[chunk]), num_candidates, 2, device=logits.device)
         certainty = sample_each(logits[chunk], candidates).abs_()
         chosen = certainty.topk(num_important, dim=1, largest=False, sorted=False).indices

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from freqdino.layers.boxes import cxcywh_to_xyxy, masks_to_boxes
-from freqdino.ops.weighted_gather import chunks
+from freqdino.ops.blocking import slices
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def instances_from_masks(scores: Tensor, classes: Tensor, mask_logits: Tensor, *
     shown, place = queries.unique(return_inverse=True)
     masks = mask_logits.new_empty(len(shown), *size, dtype=torch.bool)
     quality = scores.new_ones(len(shown))
-    for chunk in chunks(len(shown), size[0] * size[1], scores.device):
+    for chunk in slices(len(shown), size[0] * size[1] * mask_logits.element_size(), scores.device):
         resized = resize(mask_logits[shown[chunk]])
         masks[chunk] = resized > 0
         if rescore:

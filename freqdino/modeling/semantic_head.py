@@ -35,10 +35,8 @@ class SemanticHead(nn.Module, ABC):
             dropout: share of channels that training leaves out before the classifier.
             ignore_value: label of the pixels that no loss counts.
             loss_weight: factor of ``loss_sem_seg``.
-
-        Raises:
-            ValueError: no maps, maps in another order, another finest stride, or a number of classes or channels
-                below 1.
+        Raises ValueError: no maps, maps in another order, another finest stride, or a number of classes or channels
+        below 1.
         """
         super().__init__()
         strides = [shape.stride for shape in input_shape.values()]
@@ -108,9 +106,7 @@ def pixel_cross_entropy(logits: Tensor, targets: Tensor, *, stride: int, ignore_
         targets: (B, H, W) int64.
         stride: of the logits.
         ignore_value: label of a pixel that does not count.
-
-    Raises:
-        ValueError: more labels than the logits cover.
+    Raises ValueError: more labels than the logits cover.
     """
     height, width = targets.shape[-2:]
     scores = upsample(logits, stride)

@@ -101,8 +101,8 @@ def prepare_targets(examples: Sequence[dict], padded_size: tuple[int, int], num_
 def padded_masks(instances: Instances, padded_size: tuple[int, int], name: str) -> Tensor:
     """Bool (G, *padded_size)."""
     if not instances.has("gt_masks"):
-        raise ValueError(f"{name}: the ground truth has no masks, which this model learns from; Mask DINO learns from "
-                         "boxes alone where the weights of mask and dice, in losses and matching, are 0")
+        raise ArgumentError("with_masks", f"must be off, which Mask DINO alone allows, to learn from {name}: the "
+                            "ground truth has no masks")
     masks = mask_tensor(instances, name)
     if len(masks) == 0:
         return masks.new_zeros(0, *padded_size)

@@ -32,9 +32,7 @@ class UPerNetHead(SemanticHead):
             auxiliary_channels: width of the auxiliary head.
             auxiliary_weight: factor of ``loss_sem_seg_aux``, on top of ``loss_weight``.
             others: see `SemanticHead`.
-
-        Raises:
-            ValueError: fewer than two maps, or what `SemanticHead` raises.
+        Raises ValueError: fewer than two maps, or what `SemanticHead` raises.
         """
         super().__init__(input_shape=input_shape, num_classes=num_classes, channels=channels,
                          common_stride=common_stride, dropout=dropout, ignore_value=ignore_value,

@@ -18,11 +18,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.backends import FusedKernel
+from freqdino.ops.blocking import blocks
 from freqdino.ops.modules import is_recorded
-from freqdino.ops.weighted_gather import WeightedScatter, chunk_elements, compute_dtype, gathered_dot, weighted_gather
+from freqdino.ops.weighted_gather import WeightedScatter, compute_dtype, gathered_dot, weighted_gather
 
-# A strip's output may be this many times the largest intermediate that the cache should hold: it is only written.
-OUTPUT_CHUNKS = 2
 # A strip's output and the rows that are gathered at a time for the mask's gradient are at most these parts of the whole
 # output: beside a small map, buffers of the cache's size would be the larger part of the memory.
 STRIP_PART, GATHERED_PART = 1 / 4, 3 / 4
@@ -41,12 +40,10 @@ def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int, *, op
         up: u, at least 1.
         operators: ``auto``, ``torch`` or ``fused`` (:mod:`freqdino.ops.backends`).
 
-    Returns:
-        (N, C, H·u, W·u) of x's dtype and memory format (channels-last or contiguous).
+    Returns (N, C, H·u, W·u) of x's dtype and memory format (channels-last or contiguous).
 
-    Raises:
-        ValueError: arguments whose ranks, types, sizes or channels do not fit, numbers that are not integers.
-        RuntimeError: ``fused`` where the kernels cannot run.
+    Raises ValueError: arguments whose ranks, types, sizes or channels do not fit, numbers that are not integers;
+    RuntimeError: ``fused`` where the kernels cannot run.
     """
     if is_recorded():
         return carafe_reference(x, mask, kernel_size, group, up)
@@ -124,7 +121,7 @@ class CarafeFunction(torch.autograd.Function):
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         output = torch.empty(batch, channels, height * up, width * up, dtype=x.dtype, device=x.device,
                              memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        for strip in strips(x, *ctx.geometry):
+        for strip in strips(x, dtype, *ctx.geometry):
             sums = weighted_gather(strip.table(x, dtype), strip.index, strip.to_rows(mask, dtype))
             strip.of(output).copy_(strip.to_map(sums))
         return output
@@ -136,10 +133,12 @@ class CarafeFunction(torch.autograd.Function):
         dtype = compute_dtype(x, mask)
         grad_x = torch.zeros_like(x, dtype=dtype) if ctx.needs_input_grad[0] else None
         grad_mask = torch.empty_like(mask) if ctx.needs_input_grad[1] else None
-        for strip in strips(x, *ctx.geometry):
+        for strip in strips(x, dtype, *ctx.geometry):
             grad_rows = strip.to_rows(grad_output, dtype)
             if grad_mask is not None:
-                strip.of(grad_mask).copy_(strip.to_map(mask_gradient(strip, strip.table(x, dtype), grad_rows)))
+                at_most = int(GATHERED_PART * grad_output.numel() * dtype.itemsize)
+                strip.of(grad_mask).copy_(strip.to_map(
+                    gathered_dot(strip.table(x, dtype), strip.index, grad_rows, at_most)))
             if grad_x is not None:
                 weights = strip.to_rows(mask, dtype)
                 strip.add_table(grad_x, WeightedScatter(strip.index, strip.table_rows)(grad_rows, weights))
@@ -160,21 +159,12 @@ class Strip:
     group: int
     up: int
     index: Tensor  # (n·h·u·W·u·G, k²), the table rows that each output row reads
-    output_elements: int  # of the whole operator, all strips together
-
-    @property
-    def count(self) -> int:
-        return self.images.stop - self.images.start
-
-    @property
-    def height(self) -> int:
-        return self.rows.stop - self.rows.start
 
     @property
     def bordered(self) -> tuple[int, int, int]:
         """(n, h + 2r, W + 2r)."""
         border = self.kernel_size - 1
-        return self.count, self.height + border, self.width + border
+        return (self.images.stop - self.images.start, self.rows.stop - self.rows.start + border, self.width + border)
 
     @property
     def table_rows(self) -> int:
@@ -213,36 +203,22 @@ class Strip:
 
     def to_map(self, rows: Tensor) -> Tensor:
         """The inverse of ``to_rows``: (n, channels, h·u, W·u)."""
-        return rows.view(self.count, self.height * self.up, self.width * self.up, -1).permute(0, 3, 1, 2)
+        channels = self.group * rows.shape[1]
+        return rows.view(self.bordered[0], -1, self.width * self.up, channels).permute(0, 3, 1, 2)
 
 
-def strips(x: Tensor, kernel_size: int, group: int, up: int) -> Iterator[Strip]:
+def strips(x: Tensor, dtype: torch.dtype, kernel_size: int, group: int, up: int) -> Iterator[Strip]:
     """Cut the maps into strips; small images go several at a time."""
     batch, channels, height, width = x.shape
-    row_elements = max(channels, group * kernel_size**2) * width * up**2
-    output_elements = x.numel() * up**2
-    budget = min(OUTPUT_CHUNKS * chunk_elements(x.device), int(STRIP_PART * output_elements))
+    # Half of the bytes count, as a strip's output is only written.
+    row_bytes, output_bytes = (elements * up**2 * dtype.itemsize // 2 for elements in (
+        max(channels, group * kernel_size**2) * width, x.numel()))
     index = index_size = None
-    for images in parts(batch, row_elements * height, budget):
-        for rows in parts(height, row_elements * (images.stop - images.start), budget):
-            size = images.stop - images.start, rows.stop - rows.start, width
-            if size != index_size:
-                index, index_size = table_index(*size, kernel_size, group, up, x.device), size
-            yield Strip(images, rows, width, kernel_size, group, up, index, output_elements)
-
-
-def mask_gradient(strip: Strip, table: Tensor, grad_rows: Tensor) -> Tensor:
-    """The gradient of the strip's mask, (n·h·u·W·u·G, k²), from that of its output: a few rows at a time."""
-    budget = min(chunk_elements(table.device), int(GATHERED_PART * strip.output_elements))
-    return torch.cat([gathered_dot(table, strip.index[rows], grad_rows[rows])
-                      for rows in parts(len(grad_rows), strip.index.shape[1] * table.shape[1], budget)])
-
-
-def parts(count: int, elements_each: int, budget: int) -> Iterator[slice]:
-    """Cut range(count) so that the elements of a part stay within the budget where one alone does."""
-    step = max(1, budget // max(1, elements_each))
-    for start in range(0, count, step):
-        yield slice(start, min(start + step, count))
+    for images, rows in blocks(batch, height, row_bytes, x.device, int(STRIP_PART * output_bytes)):
+        size = images.stop - images.start, rows.stop - rows.start, width
+        if size != index_size:
+            index, index_size = table_index(*size, kernel_size, group, up, x.device), size
+        yield Strip(images, rows, width, kernel_size, group, up, index)
 
 
 def table_index(images: int, height: int, width: int, kernel_size: int, group: int, up: int,

@@ -24,9 +24,10 @@ from torch.nn import functional as F
 
 from freqdino.ops.autocast import without_autocast
 from freqdino.ops.backends import FusedKernel
+from freqdino.ops.blocking import slices
 from freqdino.ops.constants import constant
 from freqdino.ops.modules import is_recorded
-from freqdino.ops.weighted_gather import WeightedScatter, chunks, compute_dtype, gathered_dot, weighted_gather
+from freqdino.ops.weighted_gather import WeightedScatter, compute_dtype, gathered_dot, weighted_gather
 
 # Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
 # so that both its value and its slope are zero.
@@ -55,12 +56,10 @@ def ms_deform_attn(
         attention_weights: (B, Q, M, L, P).
         operators: ``auto``, ``torch`` or ``fused`` (:mod:`freqdino.ops.backends`).
 
-    Returns:
-        (B, Q, M·D) of value's dtype.
+    Returns (B, Q, M·D) of value's dtype.
 
-    Raises:
-        ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point type.
-        RuntimeError: ``fused`` where the kernel cannot run.
+    Raises ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point
+    type; RuntimeError: ``fused`` where the kernel cannot run.
     """
     if is_recorded():
         return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
@@ -226,7 +225,7 @@ class MSDeformAttnFunction(torch.autograd.Function):
         output = value.new_empty(layout.tokens, layout.heads, layout.channels)
         locations = sampling_locations.reshape(layout.tokens, len(layout.scale))
         weights = attention_weights.reshape(layout.tokens, layout.heads, layout.samples)
-        for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
+        for chunk in slices(layout.tokens, layout.bytes_each, value.device):
             cell, x, y = layout.locate(locations[chunk], chunk)
             corner_weights = x.new_empty(*x.shape[:2], len(CORNERS), layout.samples)
             fill_corner_weights(corner_weights.unbind(2), x, y, weights[chunk].to(layout.dtype))
@@ -249,7 +248,7 @@ class MSDeformAttnFunction(torch.autograd.Function):
         grad_weights = attention_weights.new_empty(shape)
         cells = torch.empty(shape, dtype=torch.int32, device=value.device)
         corner_weights = table.new_empty(len(CORNERS), *shape)
-        for chunk in chunks(layout.tokens, layout.heads * layout.samples * len(CORNERS), value.device):
+        for chunk in slices(layout.tokens, layout.bytes_each, value.device):
             cell, x, y = layout.locate(locations[chunk], chunk)
             weight = weights[chunk].to(layout.dtype)
             cells[chunk] = cell
@@ -281,6 +280,7 @@ class TableLayout:
         self.channels = value.shape[-1]
         self.tokens, self.samples = self.batch * self.queries, levels * points
         self.dtype = compute_dtype(value, sampling_locations, attention_weights)
+        self.bytes_each = self.heads * self.samples * len(CORNERS) * self.dtype.itemsize    # a token's corner weights
         self.areas = [height * width for height, width in sizes]
         self.bordered_sizes = [(height + 2 * BORDER, width + 2 * BORDER) for height, width in sizes]
         self.bordered_areas = [height * width for height, width in self.bordered_sizes]

@@ -6,16 +6,13 @@ the CPU, hence the two functions below the primitive, from which the operators m
 
 T: rows of the table, D: channels, R: output rows, J: summands of a row.
 """
-from collections.abc import Iterator
 from functools import reduce
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Elements of the largest intermediate made at a time: on the CPU what a cache holds, elsewhere what memory can spare.
-CHUNK_ELEMENTS = {"cpu": 2**19}
-CHUNK_ELEMENTS_ELSEWHERE = 2**26
+from freqdino.ops.blocking import slices
 
 
 def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -27,12 +24,9 @@ def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         table: (T, D).
         index: (R, J) of int32 or int64, each in [0, T).
         weight: (R, J).
+    Returns (R, D) of the table's dtype.
 
-    Returns:
-        (R, D) of the table's dtype.
-
-    Raises:
-        ValueError: arguments whose ranks or sizes do not fit each other.
+    Raises ValueError: arguments whose ranks or sizes do not fit each other.
     """
     check_arguments(table, index, weight)
     if index.numel() == 0:
@@ -49,17 +43,17 @@ def weighted_gather_reference(table: Tensor, index: Tensor, weight: Tensor) -> T
     return (weight.to(dtype)[..., None] * table.to(dtype)[index]).sum(dim=1).to(table.dtype)
 
 
-def gathered_dot(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+def gathered_dot(table: Tensor, index: Tensor, rows: Tensor, at_most: int | None = None) -> Tensor:
     """dot[r, j] = rows[r] · table[index[r, j]]: the gradient of the weights, (R, J) from rows (R, D).
 
-    Not differentiable.
+    ``at_most``: bytes to gather at a time, see :func:`slices`. Not differentiable.
     """
     dots = rows.new_empty(index.shape)
-    for chunk in chunks(len(index), index.shape[1] * rows.shape[1], rows.device):
-        # Bags of one row: embedding_bag fetches ahead, index_select does not.
-        gathered = F.embedding_bag(index[chunk].reshape(-1, 1), table, mode="sum")
-        # One row of products: with the factors exchanged bmm takes a path that is five times slower.
-        dots[chunk] = (rows[chunk, None] @ gathered.view(*index[chunk].shape, rows.shape[1]).mT).squeeze(1)
+    for some in slices(len(index), index.shape[1] * rows.shape[1] * rows.element_size(), rows.device, at_most):
+        # Bags of one row: embedding_bag fetches ahead, index_select does not. One row of products: with the factors
+        # exchanged bmm takes a path that is five times slower. What is gathered has no name to outlive its part.
+        dots[some] = (rows[some, None] @ F.embedding_bag(index[some].reshape(-1, 1), table, mode="sum").view(
+            *index[some].shape, rows.shape[1]).mT).squeeze(1)
     return dots
 
 
@@ -81,17 +75,6 @@ class WeightedScatter:
         """(table_rows, D) from rows (R, D) and weight (R, J)."""
         weight = weight.reshape(-1).index_select(0, self.order)
         return F.embedding_bag(self.readers, rows, self.bags, mode="sum", per_sample_weights=weight)
-
-
-def chunks(count: int, elements_each: int, device: torch.device) -> Iterator[slice]:
-    """Cut range(count) so that the elements of a chunk stay within the device's budget."""
-    step = max(1, chunk_elements(device) // max(1, elements_each))
-    for start in range(0, count, step):
-        yield slice(start, min(start + step, count))
-
-
-def chunk_elements(device: torch.device) -> int:
-    return CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS_ELSEWHERE)
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

@@ -4,12 +4,15 @@ ResNets have no attention: their FDAM is frequency scaling alone. Sources of the
 R-CNN, Mask R-CNN and Panoptic FPN (arXiv 2408.12879) and FDConv's Faster and Mask R-CNN (arXiv 2503.18783).
 """
 import logging
+from collections.abc import Callable
 from functools import partial
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
 from detectron2.modeling import build_backbone as build_registered_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
 
 from freqdino.config.checks import check_switches
 from freqdino.errors import ConfigError
@@ -23,7 +26,7 @@ from freqdino.frequency.rivals.upsamplers import (
 )
 from freqdino.modeling.backbones import resnet, token_block
 from freqdino.modeling.backbones.fpn import FusionFPN
-from freqdino.modeling.backbones.freezing import STAGE_NAMES
+from freqdino.modeling.backbones.freezing import STAGE_NAMES, FreezableBackbone
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
 from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
@@ -32,7 +35,7 @@ from freqdino.registration.binding import build, errors_about, register, switche
 logger = logging.getLogger(__name__)
 
 
-def build_backbone(cfg):
+def build_backbone(cfg: CfgNode) -> Backbone:
     """The backbone named by MODEL.BACKBONE.NAME; Detectron2's ResNet with the frequency modules that are switched on.
 
     Raises ConfigError for a frequency module that the backbone has no place for.
@@ -43,7 +46,7 @@ def build_backbone(cfg):
     return build_registered_backbone(cfg)
 
 
-def freeze(cfg, network) -> None:
+def freeze(cfg: CfgNode, network: FreezableBackbone) -> None:
     """Freeze what MODEL.BACKBONE.FREEZE_AT says, in place, before frequency modules come in: these learn everywhere."""
     freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
     with errors_about(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}"):
@@ -52,7 +55,7 @@ def freeze(cfg, network) -> None:
     say_frozen(cfg, network)
 
 
-def say_frozen(cfg, network) -> None:
+def say_frozen(cfg: CfgNode, network: nn.Module) -> None:
     """One log line that names what is frozen, and the key."""
     frozen = sum(parameter.numel() for parameter in network.parameters() if not parameter.requires_grad)
     freeze_at = cfg.MODEL.BACKBONE.FREEZE_AT
@@ -61,7 +64,7 @@ def say_frozen(cfg, network) -> None:
                     freeze_at, ", ".join(STAGE_NAMES[:freeze_at]), cfg.MODEL.BACKBONE.NAME, f"{frozen:,}")
 
 
-def resnet_backbone(cfg, input_shape):
+def resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Detectron2's ResNet with what MODEL.BACKBONE.FDCONV.ENABLED and MODEL.BACKBONE.FDAM.ENABLED switch on."""
     options = cfg.MODEL.BACKBONE.FDCONV
     if options.ENABLED and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
@@ -79,13 +82,13 @@ def resnet_backbone(cfg, input_shape):
 
 
 @BACKBONE_REGISTRY.register()
-def build_fdconv_resnet_backbone(cfg, input_shape):
+def build_fdconv_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """build_resnet_backbone with MODEL.BACKBONE.FDCONV.ENABLED, for any of Detectron2's models."""
     return resnet_backbone(switched_on(cfg, "MODEL.BACKBONE.FDCONV"), input_shape)
 
 
 @BACKBONE_REGISTRY.register()
-def build_fdam_resnet_backbone(cfg, input_shape):
+def build_fdam_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """build_resnet_backbone with MODEL.BACKBONE.FDAM.ENABLED, for any of Detectron2's models."""
     return resnet_backbone(switched_on(cfg, "MODEL.BACKBONE.FDAM"), input_shape)
 
@@ -103,7 +106,7 @@ def freqfusion(channels: int) -> FreqFusionSum:
 
 
 # Value of MODEL.FPN.UPSAMPLER -> what makes the fusion of two levels of so many channels.
-UPSAMPLERS = {
+UPSAMPLERS: dict[str, Callable[..., nn.Module]] = {
     "freqfusion": freqfusion,
     "nearest": lambda channels: InterpolationSum("nearest"),
     "bilinear": lambda channels: InterpolationSum("bilinear"),
@@ -116,7 +119,7 @@ UPSAMPLERS = {
 
 
 @BACKBONE_REGISTRY.register()
-def build_resnet_freqfusion_fpn_backbone(cfg, input_shape):
+def build_resnet_freqfusion_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Detectron2's build_resnet_fpn_backbone with MODEL.FPN.UPSAMPLER in its top-down path.
 
     Reads Detectron2's keys of ResNet and FPN, and MODEL.BACKBONE.{FDCONV,FDAM}.ENABLED for the ResNet. With "nearest"
@@ -131,7 +134,7 @@ def build_resnet_freqfusion_fpn_backbone(cfg, input_shape):
                  make_fusion=partial(UPSAMPLERS[options.UPSAMPLER], options.OUT_CHANNELS))
 
 
-def add_frequency_modules(cfg, network, section: str) -> None:
+def add_frequency_modules(cfg: CfgNode, network: nn.Module, section: str) -> None:
     """Put what is switched on into all blocks of ``network``, in place.
 
     Raises ConfigError for a number of groups that does not fit, and for channels that do not, which ``section`` sets.
@@ -146,7 +149,7 @@ def add_frequency_modules(cfg, network, section: str) -> None:
 
 
 @register(BACKBONE_REGISTRY, "D2SwinTransformer")
-def build_swin_backbone(cfg, input_shape):
+def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """MODEL.SWIN.* -> `freqdino.modeling.backbones.swin.D2SwinTransformer`.
 
     MODEL.BACKBONE.FDAM.ENABLED: attention inversion in each window and frequency scaling of both branches;
@@ -164,7 +167,7 @@ def build_swin_backbone(cfg, input_shape):
 
 
 @BACKBONE_REGISTRY.register()
-def build_mit_backbone(cfg, input_shape):
+def build_mit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """MODEL.MIT.* -> `freqdino.modeling.backbones.mit.MixTransformer`.
 
     MODEL.BACKBONE.FDAM.ENABLED: inverted attention and frequency scaling of both branches;
@@ -179,7 +182,7 @@ def build_mit_backbone(cfg, input_shape):
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_backbone(cfg, input_shape):
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """MODEL.TIMM.* -> `freqdino.modeling.backbones.timm_backbone.timm_backbone`.
 
     MODEL.WEIGHTS may be a checkpoint of timm's. MODEL.BACKBONE.FDCONV.ENABLED: FDConv for the convolutions that it
@@ -202,7 +205,7 @@ def build_timm_backbone(cfg, input_shape):
 
 
 @BACKBONE_REGISTRY.register()
-def build_vit_backbone(cfg, input_shape):
+def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """MODEL.VIT.* -> `freqdino.modeling.backbones.vit.ViTBackbone`.
 
     MODEL.BACKBONE.FDAM.ENABLED gives it FDAM's blocks, MODEL.BACKBONE.FDCONV.ENABLED FDLinear in its blocks.
@@ -220,6 +223,6 @@ def build_vit_backbone(cfg, input_shape):
 
 
 @BACKBONE_REGISTRY.register()
-def build_fdam_vit_backbone(cfg, input_shape):
+def build_fdam_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """build_vit_backbone with MODEL.BACKBONE.FDAM.ENABLED."""
     return build_vit_backbone(switched_on(cfg, "MODEL.BACKBONE.FDAM"), input_shape)

@@ -37,13 +37,12 @@ def errors_about(subject: str | None, **keys: str) -> Iterator[None]:
     except ConfigError:
         raise
     except ValueError as error:
-        key = keys.get(error.argument) if isinstance(error, ArgumentError) else None
-        if key is None and subject is None:
+        if isinstance(error, ArgumentError) and error.argument in keys:
+            where = f" (in {'.'.join(error.parts)})" if error.parts else ""
+            raise ConfigError(f"{whole_key(subject, keys[error.argument])} {error.problem}{where}") from error
+        if subject is None:
             raise
-        if key is None:
-            raise ConfigError(f"{subject}: {error}") from error
-        where = f" (in {'.'.join(error.parts)})" if error.parts else ""
-        raise ConfigError(f"{whole_key(subject, key)} {error.problem}{where}") from error
+        raise ConfigError(f"{subject}: {error}") from error
 
 
 def whole_key(section: str | None, key: str) -> str:
@@ -57,7 +56,7 @@ def upper(*arguments: str) -> dict[str, str]:
 
 
 def build(make: Callable, cfg: CfgNode, section: str, keys: Mapping[str, str], names: Mapping[str, str] = {},
-          **arguments) -> Any:
+          **arguments: Any) -> Any:
     """``make`` called with the values of ``keys`` (argument -> key, see `errors_about`) and ``arguments``, which win.
 
     ``names``: what errors are to call other arguments: of its parts, or made of several keys.

@@ -1,5 +1,8 @@
 """What the data sets' metadata says about classes: how many there are, and which have instances."""
-from detectron2.data import MetadataCatalog
+from collections.abc import Collection
+
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
 
 from freqdino.config import lookup
 from freqdino.errors import ConfigError
@@ -11,18 +14,18 @@ CLASS_TABLES = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguou
                 "stuff_dataset_id_to_contiguous_id")
 
 
-def training_metadata(cfg):
+def training_metadata(cfg: CfgNode) -> Metadata | None:
     """Metadata of the first training set, or None where the configuration names none."""
     return MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
 
 
-def training_class_tables(cfg) -> dict[str, object]:
+def training_class_tables(cfg: CfgNode) -> dict[str, object]:
     """What a checkpoint says about its classes: the tables of the first training set's metadata, names and ids."""
     metadata = training_metadata(cfg)
     return {} if metadata is None else {key: value for key, value in metadata.as_dict().items() if key in CLASS_TABLES}
 
 
-def count_classes(metadata) -> int | None:
+def count_classes(metadata: Metadata) -> int | None:
     """Classes that a model for this data set tells apart; None where the metadata does not say.
 
     Things and stuff together where both have ids; else those that the kind of the data set evaluates.
@@ -39,7 +42,7 @@ def count_classes(metadata) -> int | None:
     return len(names) if names else None
 
 
-def check_num_classes(cfg) -> None:
+def check_num_classes(cfg: CfgNode) -> None:
     """Hold MODEL.SEM_SEG_HEAD.NUM_CLASSES against the data sets; ConfigError has both numbers and the option."""
     configured = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -49,7 +52,7 @@ def check_num_classes(cfg) -> None:
                               f"{configured}; set MODEL.SEM_SEG_HEAD.NUM_CLASSES {counted}")
 
 
-def check_detector_classes(cfg) -> None:
+def check_detector_classes(cfg: CfgNode) -> None:
     """Hold Detectron2's own detectors against the data sets; raises ConfigError with both numbers and the option.
 
     Their instances have the classes of things, counted from 0, and the label maps of Panoptic FPN have
@@ -74,13 +77,13 @@ def check_detector_classes(cfg) -> None:
                          cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, metadata.get("stuff_classes"))
 
 
-def _check_count(name, what, key, configured, classes) -> None:
+def _check_count(name: str, what: str, key: str, configured: int, classes: Collection[str] | None) -> None:
     if classes is not None and len(classes) != configured:
         raise ConfigError(f"the data set {name} has {len(classes)} {what}, but {key} is {configured}; "
                           f"set {key} {len(classes)}")
 
 
-def thing_classes(cfg) -> frozenset[int]:
+def thing_classes(cfg: CfgNode) -> frozenset[int]:
     """Contiguous ids of the classes that have instances, from the first training set's metadata.
 
     Without a table every class has.

@@ -4,8 +4,10 @@ So UPerNet, SegFormer and the detectors too give a picture the result that it ha
 classes; those that are built come with a forward of their own. A configuration without our keys changes nothing.
 """
 import functools
+from collections.abc import Sequence
 
 from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
 
 from freqdino.modeling.inference import Inference
 from freqdino.registration.inference import inference_of
@@ -13,7 +15,8 @@ from freqdino.registration.inference import inference_of
 MODELS = ("GeneralizedRCNN", "PanopticFPN", "ProposalNetwork", "RetinaNet", "SemanticSegmentor")
 
 
-def _forward(model, inference: Inference, size_divisibility: int, batched_inputs):
+def _forward(model: nn.Module, inference: Inference, size_divisibility: int, batched_inputs: Sequence[dict]
+             ) -> list[dict]:
     """Detectron2's; in evaluation called as ``inference`` says."""
     forward = functools.partial(type(model).forward, model)
     return forward(batched_inputs) if model.training else inference(forward, batched_inputs, size_divisibility)

@@ -1,6 +1,7 @@
 """How the models of a configuration are called in evaluation: TEST.GROUP_BY_SIZE and TEST.SLIDING_WINDOW."""
 import logging
 
+from detectron2.config import CfgNode
 from detectron2.utils.logger import log_first_n
 
 from freqdino.errors import ConfigError
@@ -13,7 +14,7 @@ SECTION = "TEST.SLIDING_WINDOW"
 logger = logging.getLogger(__name__)
 
 
-def inference_of(cfg, size_divisibility: int) -> Inference:
+def inference_of(cfg: CfgNode, size_divisibility: int) -> Inference:
     """What TEST says for a model that pads to multiples of ``size_divisibility``. Raises ConfigError, see
     `sliding_window`; windows that the model pads are said in the log.
     """
@@ -25,7 +26,7 @@ def inference_of(cfg, size_divisibility: int) -> Inference:
     return Inference(group_by_size=cfg.TEST.GROUP_BY_SIZE, window=window)
 
 
-def sliding_window(cfg) -> SlidingWindow | None:
+def sliding_window(cfg: CfgNode) -> SlidingWindow | None:
     """The window of TEST.SLIDING_WINDOW, None where it is not enabled.
 
     Raises ConfigError for a model that predicts more or other than semantic maps, and for a size or stride that cannot
@@ -47,10 +48,11 @@ def sliding_window(cfg) -> SlidingWindow | None:
         return SlidingWindow(size=size, stride=stride)
 
 
-def _height_and_width(key, value) -> tuple[int, int]:
+def _height_and_width(key: str, value: object) -> tuple[int, int]:
     sides = (value, value) if isinstance(value, (int, float)) else value
     if (not isinstance(sides, (list, tuple)) or len(sides) != 2
             or any(not isinstance(side, (int, float)) or isinstance(side, bool) or side % 1 for side in sides)):
         raise ConfigError(f"{key} is {value!r}; expected one whole number of pixels or two, [height, width], as in "
                           f"{SECTION}.SIZE 512 {SECTION}.STRIDE 341")
-    return tuple(int(side) for side in sides)
+    height, width = map(int, sides)
+    return height, width

@@ -1,4 +1,6 @@
 """Mask2Former by its registry names: meta-architectures, heads and transformer decoder."""
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
 
 from freqdino.errors import ConfigError
@@ -29,13 +31,13 @@ SECTION = "MODEL.MASK_FORMER"
 
 
 @register(META_ARCH_REGISTRY, "MaskFormer")
-def build_mask2former(cfg):
+def build_mask2former(cfg: CfgNode) -> MaskClassificationModel:
     """MODEL.MASK_FORMER.* -> Mask2Former."""
     return _mask_former(cfg, MaskClassificationModel, "MaskFormerHead")
 
 
 @register(META_ARCH_REGISTRY, "MaskFormerFreqAware")
-def build_image_guided_mask2former(cfg):
+def build_image_guided_mask2former(cfg: CfgNode) -> MaskClassificationModel:
     """The published name of Mask2Former with the image-guided head, `MaskFormerHeadFreqAware`."""
     return _mask_former(cfg, ImageGuidedModel, "MaskFormerHeadFreqAware")
 
@@ -68,13 +70,13 @@ def _criterion(cfg):
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHead")
-def build_mask2former_head(cfg, input_shape):
+def build_mask2former_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> SegmentationHead:
     """Mask2Former's head. Raises ConfigError for the inputs of the first MaskFormer, which this decoder cannot read."""
     return SegmentationHead(**_parts(cfg, input_shape))
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "MaskFormerHeadFreqAware")
-def build_image_guided_head(cfg, input_shape):
+def build_image_guided_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> SegmentationHead:
     """Mask2Former's head with the last masks brought to the input's size under the guidance of the image."""
     return build(ImageGuidedHead, cfg, "MODEL.SEM_SEG_HEAD", upper("mask_dim") | {"stride": "COMMON_STRIDE"},
                  **_parts(cfg, input_shape))
@@ -89,7 +91,7 @@ def _parts(cfg, input_shape):
 
 
 @register(TRANSFORMER_DECODER_REGISTRY, "MultiScaleMaskedTransformerDecoder")
-def build_mask2former_decoder(cfg, in_channels):
+def build_mask2former_decoder(cfg: CfgNode, in_channels: int) -> MultiScaleMaskedTransformerDecoder:
     """DEC_LAYERS counts predictions, the one from the raw queries included: one more than there are layers."""
     return build(MultiScaleMaskedTransformerDecoder, cfg, SECTION,
                  DECODER_KEYS | upper("pre_norm") | {"num_heads": "NHEADS"}, in_channels=in_channels,

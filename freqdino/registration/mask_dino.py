@@ -1,4 +1,8 @@
 """Mask DINO by its registry names: meta-architecture, head and transformer decoder."""
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
 
 from freqdino.errors import ConfigError
@@ -28,7 +32,7 @@ SECTION = "MODEL.MaskDINO"
 
 
 @register(META_ARCH_REGISTRY, "MaskDINO")
-def build_mask_dino(cfg):
+def build_mask_dino(cfg: CfgNode) -> MaskClassificationModel:
     """MODEL.MaskDINO.* -> Mask DINO."""
     family = cfg.MODEL.MaskDINO
     check_num_classes(cfg)
@@ -73,19 +77,19 @@ def _criterion(cfg):
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "MaskDINOHead")
-def build_mask_dino_head(cfg, input_shape):
+def build_mask_dino_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> SegmentationHead:
     """Mask DINO's head."""
     return SegmentationHead(**head_parts(cfg, input_shape, cfg.MODEL.MaskDINO))
 
 
 @register(TRANSFORMER_DECODER_REGISTRY, "MaskDINODecoder")
-def build_mask_dino_decoder(cfg, in_channels):
+def build_mask_dino_decoder(cfg: CfgNode, in_channels: int) -> MaskDINODecoder:
     """Mask DINO's decoder; with SEMANTIC_CE_LOSS the class layer has one more output, for "no object"."""
     family = cfg.MODEL.MaskDINO
     keys = DECODER_KEYS | upper("two_stage") | {
         "num_layers": "DEC_LAYERS", "num_levels": "MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS",
         "learn_content": "LEARN_TGT", "box_initialisation": "INITIALIZE_BOX_TYPE", "initial_prediction": "INITIAL_PRED",
         "num_denoising": "DN_NUM", "noise_scale": "DN_NOISE_SCALE"}
-    without = {"num_denoising": 0} if family.DN == "no" else {}
+    without: dict[str, Any] = {"num_denoising": 0} if family.DN == "no" else {}
     return build(MaskDINODecoder, cfg, SECTION, keys, in_channels=in_channels,
                  num_class_logits=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES + bool(family.SEMANTIC_CE_LOSS), **without)

@@ -1,7 +1,11 @@
 """Parts that both families build in the same way, from their section of the configuration (``family``)."""
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+
 from freqdino.errors import ConfigError
 from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
-from freqdino.modeling.post_processing import PostProcessing
+from freqdino.modeling.post_processing import PostProcessing, SigmoidScores, SoftmaxScores
 from freqdino.registration.binding import errors_about, upper
 from freqdino.registration.class_tables import thing_classes
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
@@ -13,10 +17,13 @@ DECODER_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "mask_dim": "MO
 MATCHER_KEYS = {"num_points": "TRAIN_NUM_POINTS"}
 CRITERION_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", **MATCHER_KEYS, **upper(
     "no_object_weight", "deep_supervision", "oversample_ratio", "importance_sample_ratio")}
+# Arguments that a batch may not go with, in the words of users.
+BATCH_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "norm": "MODEL.SEM_SEG_HEAD.NORM", "with_masks":
+              "MODEL.MaskDINO's MASK_WEIGHT, DICE_WEIGHT, COST_MASK_WEIGHT and COST_DICE_WEIGHT"}
 HEADS = ("MaskFormerHead", "MaskFormerHeadFreqAware", "MaskDINOHead")
 
 
-def head_parts(cfg, input_shape, family) -> dict:
+def head_parts(cfg: CfgNode, input_shape: dict[str, ShapeSpec], family: CfgNode) -> dict:
     """What a head is made of: the pixel decoder and the predictor named by ``family.TRANSFORMER_DECODER_NAME``.
 
     Raises ConfigError for a predictor that is not registered or cannot read as many levels as the pixel decoder gives.
@@ -33,14 +40,15 @@ def head_parts(cfg, input_shape, family) -> dict:
     return {"pixel_decoder": pixel_decoder, "predictor": predictor}
 
 
-def check_family(cfg, head_name: str) -> None:
+def check_family(cfg: CfgNode, head_name: str) -> None:
     """Raise ConfigError where the head is the other family's."""
     if cfg.MODEL.SEM_SEG_HEAD.NAME in HEADS and cfg.MODEL.SEM_SEG_HEAD.NAME != head_name:
         raise ConfigError(f"MODEL.SEM_SEG_HEAD.NAME is {cfg.MODEL.SEM_SEG_HEAD.NAME}; MODEL.META_ARCHITECTURE "
                           f"{cfg.MODEL.META_ARCHITECTURE} goes with {head_name}")
 
 
-def build_post_processing(cfg, family, *, scores, rescore_by_mask: bool) -> PostProcessing:
+def build_post_processing(cfg: CfgNode, family: CfgNode, *, scores: SoftmaxScores | SigmoidScores,
+                          rescore_by_mask: bool) -> PostProcessing:
     """The results that ``family.TEST`` switches on. Raises ConfigError where it switches on none."""
     test = family.TEST
     if not (test.SEMANTIC_ON or test.INSTANCE_ON or test.PANOPTIC_ON):
@@ -59,6 +67,6 @@ def build_post_processing(cfg, family, *, scores, rescore_by_mask: bool) -> Post
     )
 
 
-def size_divisibility(family, backbone) -> int:
+def size_divisibility(family: CfgNode, backbone: Backbone) -> int:
     """The multiple that images are padded to: the family's, or the backbone's where that is negative."""
     return backbone.size_divisibility if family.SIZE_DIVISIBILITY < 0 else family.SIZE_DIVISIBILITY

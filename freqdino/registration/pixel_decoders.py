@@ -6,7 +6,10 @@ Mask DINO, in the deformable encoder. No code was published for the latter; this
 minus what its query attended to, gates from the query, scaling of each level's map.
 """
 from collections.abc import Callable
+from typing import Any
 
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
 from torch import nn
@@ -26,7 +29,7 @@ Transformer decoders by the name under MODEL.<family>.TRANSFORMER_DECODER_NAME. 
 """
 
 
-def build_pixel_decoder(cfg, input_shape):
+def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
     """The pixel decoder named by MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME, reading the maps of IN_FEATURES."""
     head = cfg.MODEL.SEM_SEG_HEAD
     shapes = head_inputs(cfg, input_shape)
@@ -43,7 +46,8 @@ def build_pixel_decoder(cfg, input_shape):
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "MSDeformAttnPixelDecoder")
-def build_ms_deform_attn_pixel_decoder(cfg, input_shape):
+def build_ms_deform_attn_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]
+                                       ) -> MultiScaleDeformablePixelDecoder:
     """Mask2Former's: levels coarse to fine, encoder feed-forward width 1024."""
     return _multi_scale_deformable(
         cfg, input_shape, "MASK_FORMER",
@@ -55,7 +59,7 @@ def build_ms_deform_attn_pixel_decoder(cfg, input_shape):
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "MaskDINOEncoder")
-def build_mask_dino_encoder(cfg, input_shape):
+def build_mask_dino_encoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> MultiScaleDeformablePixelDecoder:
     """Mask DINO's: extra levels, either order, and one step of the top-down path in any case."""
     head = cfg.MODEL.SEM_SEG_HEAD
     return _multi_scale_deformable(
@@ -69,7 +73,7 @@ def build_mask_dino_encoder(cfg, input_shape):
 
 @register(SEM_SEG_HEADS_REGISTRY, "FreqAwareMSDeformAttnPixelDecoder")
 @register(SEM_SEG_HEADS_REGISTRY, "FreqAwareMSDeformAttnPixelDecoder2")
-def build_freq_aware_pixel_decoder(cfg, input_shape):
+def build_freq_aware_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> MultiScaleDeformablePixelDecoder:
     """The published names of Mask2Former's decoder with MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED.
 
     The one without the 2 is that of the published ADE20K R50 configuration; the published code has none of that name.
@@ -77,7 +81,8 @@ def build_freq_aware_pixel_decoder(cfg, input_shape):
     return build_ms_deform_attn_pixel_decoder(switched_on(cfg, FREQFUSION), input_shape)
 
 
-def _multi_scale_deformable(cfg, input_shape, section: str, **family_arguments) -> MultiScaleDeformablePixelDecoder:
+def _multi_scale_deformable(cfg: CfgNode, input_shape: dict[str, ShapeSpec], section: str, **family_arguments: Any
+                            ) -> MultiScaleDeformablePixelDecoder:
     keys = upper("mask_dim", "norm", "common_stride") | {
         "encoder_features": "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "num_layers": "TRANSFORMER_ENC_LAYERS",
         "conv_dim": "CONVS_DIM", "num_heads": f"MODEL.{section}.NHEADS", "dropout": f"MODEL.{section}.DROPOUT"}
@@ -89,7 +94,7 @@ def _multi_scale_deformable(cfg, input_shape, section: str, **family_arguments) 
     return decoder
 
 
-def freqfusion_maker(cfg) -> Callable[[int, int], nn.Module] | None:
+def freqfusion_maker(cfg: CfgNode) -> Callable[[int, int], nn.Module] | None:
     """What makes the fusion of two neighbouring levels, given their strides, coarse first; None where it is off.
 
     Levels of one stride simply add. Raises ConfigError for options that make no FreqFusion; so does what it returns for
@@ -113,16 +118,16 @@ def freqfusion_maker(cfg) -> Callable[[int, int], nn.Module] | None:
     return make
 
 
-def check_freqfusion(cfg, decoder: nn.Module) -> None:
+def check_freqfusion(cfg: CfgNode, decoder: MultiScaleDeformablePixelDecoder) -> None:
     """Raise ConfigError where FreqFusion is on but no two levels of the decoder are there to be fused by it."""
     head = cfg.MODEL.SEM_SEG_HEAD
-    if head.FREQFUSION.ENABLED and not any(isinstance(unit, FreqFusionSum) for unit in decoder.freqfusions):
+    if head.FREQFUSION.ENABLED and not any(isinstance(unit, FreqFusionSum) for unit in decoder.freqfusions or ()):
         maps = list(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES)
         raise ConfigError(f"{FREQFUSION}.ENABLED needs two neighbouring levels, but the encoder reads {maps} alone and "
                           "no finer map follows; name more maps in DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES")
 
 
-def encoder_modulation_maker(cfg, *, num_heads: int) -> Callable[[], dict[str, nn.Module]]:
+def encoder_modulation_maker(cfg: CfgNode, *, num_heads: int) -> Callable[[], dict[str, nn.Module]]:
     """What makes one encoder layer's modules: none where FDAM is off."""
     if not cfg.MODEL.SEM_SEG_HEAD.FDAM.ENABLED:
         return dict
@@ -135,7 +140,7 @@ def encoder_modulation_maker(cfg, *, num_heads: int) -> Callable[[], dict[str, n
     return make
 
 
-def check_fdam(cfg, decoder: nn.Module) -> None:
+def check_fdam(cfg: CfgNode, decoder: nn.Module) -> None:
     """Raise ConfigError where FDAM is on but no layer of the pixel decoder has it."""
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.FDAM.ENABLED and not any(isinstance(module, InversionGates) for module in decoder.modules()):

@@ -2,6 +2,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from detectron2.config import CfgNode
+
 from freqdino.config import lookup
 from freqdino.config.keys import FAMILY_SECTIONS
 
@@ -18,7 +20,7 @@ class Predictions:
     masks: bool
 
 
-def predictions_of(cfg) -> Predictions:
+def predictions_of(cfg: CfgNode) -> Predictions:
     """Of Detectron2's own models instances have masks with MODEL.MASK_ON, of ours always."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     section = FAMILY_SECTIONS.get(architecture)
@@ -29,7 +31,7 @@ def predictions_of(cfg) -> Predictions:
     return Predictions(tasks, masks=True)
 
 
-def how_to_predict(cfg, tasks: Collection[str]) -> str:
+def how_to_predict(cfg: CfgNode, tasks: Collection[str]) -> str:
     """The settings with which a configuration's model, or another one, predicts these tasks and no others."""
     section = FAMILY_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
     if section is not None:

@@ -1,4 +1,6 @@
 """Heads of Detectron2's SemanticSegmentor by their registry names, with OpenMMLab's sizes where no key sets one."""
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from freqdino.errors import ConfigError
@@ -9,14 +11,14 @@ from freqdino.registration.class_tables import check_num_classes, training_metad
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "UPerNetHead")
-def build_upernet_head(cfg, input_shape):
+def build_upernet_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> UPerNetHead:
     """MODEL.SEM_SEG_HEAD.* -> `freqdino.modeling.upernet_head.UPerNetHead`."""
     return _build(UPerNetHead, cfg, input_shape, pool_scales=(1, 2, 3, 6), auxiliary_channels=256,
                   auxiliary_weight=0.4)
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "SegFormerHead")
-def build_segformer_head(cfg, input_shape):
+def build_segformer_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> SegFormerHead:
     """MODEL.SEM_SEG_HEAD.* -> `freqdino.modeling.segformer_head.SegFormerHead`."""
     return _build(SegFormerHead, cfg, input_shape)
 

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from freqdino.evaluation.results import COLUMNS
+from freqdino.evaluation.tables import number
+from freqdino.visualization.charts import line_chart
 
-NOTHING = "–"
 JPEG_QUALITY = 90
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -19,10 +20,8 @@ th, td { padding: 2px 10px; border-bottom: 1px solid #e4e4e4; text-align: left; 
 td:first-child, td:last-child { white-space: nowrap; } td { overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .charts, .images { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 1em; }
-figure { margin: 0; } figcaption { font-size: 14px; } .images img { width: 100%; display: block; }
-.chart text { font: 12px system-ui, sans-serif; fill: #555; } .chart .grid { stroke: #e4e4e4; }
-.legend { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: 0 1em; font-size: 13px; }
-.legend span { display: inline-block; width: 12px; height: 12px; margin-right: 4px; } .note { color: #555; }
+figure { margin: 0; } figcaption { font-size: 14px; } figure img { width: 100%; display: block; }
+.note { color: #555; }
 """
 
 
@@ -45,21 +44,16 @@ def paragraph(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence], *, text_columns: int = 1) -> str:
+def table(headings: Sequence[str], rows: Iterable[Sequence], *, text_columns: int = 1, digits: int = 1) -> str:
     """Cells are escaped; those from column ``text_columns`` on are numbers, None of them a dash."""
     def row(cells, tag):
         return "<tr>" + "".join(
             f"<{tag}>{escape(str(cell))}</{tag}>" if index < text_columns else
-            f'<{tag} class="number">{escape(number(cell))}</{tag}>' for index, cell in enumerate(cells)) + "</tr>"
+            f'<{tag} class="number">{escape(number(cell, digits=digits))}</{tag}>'
+            for index, cell in enumerate(cells)) + "</tr>"
 
     return (f'<table><thead>{row(headings, "th")}</thead>\n<tbody>' + "\n".join(row(cells, "td") for cells in rows)
             + "</tbody></table>")
-
-
-def number(value: float | str | None) -> str:
-    if value is None:
-        return NOTHING
-    return value if isinstance(value, str) else f"{value:.1f}"
 
 
 def metrics_tables(results: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
@@ -90,6 +84,18 @@ def picture(pixels: np.ndarray, caption: str) -> str:
     """An RGB picture (H, W, 3) as a figure, in the file itself."""
     with io.BytesIO() as file:
         Image.fromarray(pixels).save(file, format="JPEG", quality=JPEG_QUALITY)
-        data = base64.b64encode(file.getvalue()).decode()
-    return (f'<figure><img alt="{escape(caption)}" src="data:image/jpeg;base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>")
+        return _figure(file.getvalue(), "jpeg", caption, caption)
+
+
+def chart(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x_label: str) -> str:
+    """A `line_chart` as a figure, in the file itself; where it cannot be seen, the lines' ends are read out."""
+    ends = ", ".join(f"{name} {points[0][1]:.4g} at {points[0][0]:g} to {points[-1][1]:.4g} at {points[-1][0]:g}"
+                     for name, points in series.items())
+    with io.BytesIO() as file:
+        line_chart(series, x_label=x_label).savefig(file, format="svg", metadata={"Date": None})
+        return _figure(file.getvalue(), "svg+xml", title, f"{title} by {x_label}: {ends}")
+
+
+def _figure(data: bytes, kind: str, caption: str, description: str) -> str:
+    return (f'<figure><img alt="{escape(description)}" src="data:image/{kind};base64,'
+            f'{base64.b64encode(data).decode()}"><figcaption>{escape(caption)}</figcaption></figure>')

@@ -19,9 +19,8 @@ TASKS = {InstanceReader: ("instance",), BoxReader: ("box",), PanopticReader: ("p
 def choose_records(cfg: CfgNode, *, count: int, seed: int) -> list[dict]:
     """At most ``count`` records of the training sets, drawn by lot, in the order of the sets.
 
-    Raises:
-        OSError: files of a set are missing.
-        ValueError: there is no training set, one is not registered, or they are empty.
+    Raises OSError: files of a set are missing; ValueError: there is no training set, one is not registered, or they are
+    empty.
     """
     records = []
     for name in cfg.DATASETS.TRAIN:

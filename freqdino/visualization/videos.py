@@ -15,9 +15,8 @@ UNKNOWN_FRAME_RATE = 30.0
 class VideoReader:
     """The frames, RGB uint8 (H, W, 3), of a video file (its path) or a camera (its number); a context manager.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no video that OpenCV reads, or there is no such camera.
+    Raises FileNotFoundError: there is no such file; ValueError: the file is no video that OpenCV reads, or there is no
+    such camera.
     """
 
     def __init__(self, source: str | int):
@@ -57,8 +56,7 @@ class VideoWriter:
 
     The codecs have even sides only: of an odd one the last row or column is doubled.
 
-    Raises:
-        ValueError: the suffix is not one of VIDEO_CODECS.
+    Raises ValueError: the suffix is not one of VIDEO_CODECS.
     """
 
     def __init__(self, path: Path, frame_rate: float):

@@ -7,6 +7,7 @@ import pytest
 
 from freqdino.analysis import ablation
 from freqdino.commands.ablation import main
+from helpers.tables import cells
 
 TRAIN = """
 import json, sys
@@ -34,16 +35,14 @@ def root(tmp_path, monkeypatch):
 def test_table_over_the_seeds(root, capsys):
     main(["--seeds", "1", "3", "--jobs", "2"])
     out, err = capsys.readouterr()
-    assert out.splitlines() == [
-        "mask2former, seeds 1 3, 400 iterations",
-        "",
-        "| variant | mask AP | PQ |",
-        "|---|---:|---:|",
-        "| plain | 22.0 ± 1.4 | 50.0 ± 0.0 |",      # 21 and 23: √((1 + 1) / (2 − 1))
-        "| freqfusion | 32.0 ± 1.4 | – |",
-        "| fdconv | 32.0 ± 1.4 | – |",
-        "| fdam | 32.0 ± 1.4 | – |",
-        "| all | 52.0 ± 1.4 | – |",
+    assert out.splitlines()[:2] == ["mask2former, seeds 1 3, 400 iterations", ""]
+    assert cells(out) == [
+        ["variant", "mask AP", "PQ"],
+        ["plain", "22.0 ± 1.4", "50.0 ± 0.0"],      # 21 and 23: √((1 + 1) / (2 − 1))
+        ["freqfusion", "32.0 ± 1.4", "–"],
+        ["fdconv", "32.0 ± 1.4", "–"],
+        ["fdam", "32.0 ± 1.4", "–"],
+        ["all", "52.0 ± 1.4", "–"],
     ]
     assert err.count(" s\n") == 10
 
@@ -55,21 +54,10 @@ def test_finished_runs_are_not_repeated_unless_their_options_change(root, capsys
     capsys.readouterr()
     main(["--seeds", "1"])
     out, err = capsys.readouterr()
-    assert "| plain | 7.0 | 8.0 |" in out and err.count("done before") == 5
+    assert ["plain", "7.0", "8.0"] in cells(out) and err.count("done before") == 5
     main(["--seeds", "1", "SOLVER.MAX_ITER", "9"])
     out, err = capsys.readouterr()
-    assert "| plain | 21.0 | 50.0 |" in out and "SOLVER.MAX_ITER 9" in out and "done before" not in err
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--jobs", "0"], "--jobs must be at least 1, got 0"),
-    (["--sedes", "1"], "unrecognized arguments: --sedes"),
-    (["SOLVER.MAX_ITER"], "expected KEY VALUE pairs"),
-])
-def test_wrong_arguments(root, capsys, arguments, message):
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert message in capsys.readouterr().err
+    assert ["plain", "21.0", "50.0"] in cells(out) and "SOLVER.MAX_ITER 9" in out and "done before" not in err
 
 
 def test_an_unknown_model(root, capsys):

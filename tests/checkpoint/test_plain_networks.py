@@ -3,18 +3,16 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
 from torchvision.models import resnet18, resnet34, resnet50
 
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.errors import CheckpointError
 from freqdino.frequency import FDAMVisionTransformer, FDConv, FrequencyScale
 from freqdino.frequency.fdam.vision_transformer import resize_position_embedding
-from freqdino.registration.backbones import build_backbone
 from helpers.caffe2 import caffe2_blobs
 from helpers.small_detectors import BACKBONE as RESNET_FPN
 from helpers.small_detectors import FASTER_RCNN
-from helpers.small_models import RESNET18, small_config, small_model
+from helpers.small_models import RESNET18, BackboneModel, small_model
 
 PLAIN = {**RESNET18, "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3"]}
 FREQUENCY = {**PLAIN, "MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDAM.ENABLED": True}
@@ -23,14 +21,6 @@ SMALL_VIT = {"MODEL.BACKBONE.NAME": "build_fdam_vit_backbone", "MODEL.VIT.IMG_SI
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4}
 FPN = {**FASTER_RCNN, **RESNET_FPN}
 ENCODER_FDAM = {"MODEL.SEM_SEG_HEAD.FDAM.ENABLED": True}
-
-
-class BackboneModel(nn.Module):
-    """A backbone where models have it, without a head."""
-
-    def __init__(self, options):
-        super().__init__()
-        self.backbone = build_backbone(small_config(options))
 
 
 def load(path, options, **kwargs):

@@ -7,6 +7,7 @@ import pytest
 
 from freqdino.commands.check_data import main
 from helpers.small_training import options
+from helpers.tables import cells
 
 
 @pytest.fixture
@@ -24,11 +25,6 @@ def edit(path, change):
     path.write_text(json.dumps(document))
 
 
-def row(text, class_name):
-    line = next(line for line in text.splitlines() if line.startswith(f"| {class_name} "))
-    return [int(cell) for cell in line.strip("|").split("|")[1:]]
-
-
 def test_counts_by_class_and_size(copied, capsys):
     name, path, _ = copied
     polygon = [0, 0, 40, 0, 40, 40, 0, 40]      # 1600 pixels: medium; the squares have 400
@@ -36,8 +32,9 @@ def test_counts_by_class_and_size(copied, capsys):
         {"id": 9, "image_id": 1, "category_id": 2, "segmentation": [polygon]}))
     assert main([name]) == 0
     said = capsys.readouterr()
-    # pictures, objects, small, medium, large
-    assert row(said.out, "bright") == [2, 2, 2, 0, 0] and row(said.out, "dark") == [3, 3, 2, 1, 0]
+    assert cells(said.out) == [["class", "pictures", "objects", "small", "medium", "large"],
+                               ["bright", "2", "2", "2", "0", "0"], ["dark", "3", "3", "2", "1", "0"],
+                               ["all classes", "4", "5", "4", "1", "0"]]
     assert "4 pictures, 0 of them cannot be read" in said.out and "data sets checked: 1; faults found: 0" in said.out
     assert said.err == ""
 
@@ -79,7 +76,3 @@ def test_names_that_are_none(squares, tmp_path, capsys):
     assert "4 pictures" in said.out and "data sets checked: 3; faults found: 2" in said.out
     assert main(["SEED", "1"]) == 1
     assert "SEED is an option of a configuration" in capsys.readouterr().err
-    for words in ([], ["--processes", "0", squares]):
-        with pytest.raises(SystemExit) as end:
-            main(words)
-        assert end.value.code == 2

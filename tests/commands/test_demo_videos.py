@@ -11,8 +11,7 @@ from helpers.demo_project import demo_project, run
 
 @pytest.fixture
 def project(tmp_path):
-    with demo_project(tmp_path) as folder:
-        yield folder
+    return demo_project(tmp_path)
 
 
 def write_clip(path, frames=4):

@@ -22,11 +22,3 @@ def test_several_modules_on_the_command_line(capsys):
     main(["mask2former", "freqfusion", "fdconv"])
     assert capsys.readouterr().out == ("MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED True "
                                        "MODEL.BACKBONE.FDCONV.ENABLED True\n")
-
-
-@pytest.mark.parametrize(("modules", "message"), [(["freqfuson"], "there is no module freqfuson"),
-                                                  (["fdam", "fdam"], "a module is named twice: fdam fdam")])
-def test_bad_modules(capsys, modules, message):
-    with pytest.raises(SystemExit):
-        main(["mask2former", *modules])
-    assert message in capsys.readouterr().err

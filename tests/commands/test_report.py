@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
@@ -51,9 +50,7 @@ def evaluated_run(tmp_path_factory):
         {"iteration": 40, "panoptic_seg/PQ": 12.5}])))
     (run / "inference" / "results.json").write_text(json.dumps(
         {data: {"panoptic_seg": {"PQ": 12.5, "PQ-cat": 20.0, "PQ-sky": 5.0}}}))
-    yield run
-    DatasetCatalog.remove(data)
-    MetadataCatalog.remove(data)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +179,6 @@ def test_output_file(evaluated_run, tmp_path, monkeypatch, capsys):
     assert report.main([str(evaluated_run), "--output", str(path), "--max-images", "1"]) == 0
     assert f"report written to {path}" in capsys.readouterr().out
     assert "Of the first 1 images" in path.read_text()
-
-
-@pytest.mark.parametrize("name", ["--max-images", "--shown"])
-def test_bad_arguments(capsys, name):
-    with pytest.raises(SystemExit, match="2"):
-        report.main(["folder", name, "0"])
-    assert f"{name} must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_an_output_that_is_a_folder_is_said_at_once(tmp_path, capsys):

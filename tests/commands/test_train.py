@@ -138,7 +138,7 @@ def test_masks_asked_of_boxes_alone(boxes_alone, capsys):
     error = fails(capsys, boxes_alone("coco_instance_lsj"))
     assert ".png (image_id " in error and "no segmentation, but masks are needed" in error and "coco_boxes_lsj" in error
     error = fails(capsys, boxes_alone("coco_boxes_lsj", {}))
-    assert ".png: the ground truth has no masks, which this model learns from" in error and "MASK_WEIGHT" in error
+    assert ".png: the ground truth has no masks" in error and "COST_DICE_WEIGHT must be off, which Mask DINO" in error
 
 
 def test_eval_only_wants_all_weights(trained, squares, tmp_path, capsys):

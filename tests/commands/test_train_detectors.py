@@ -3,7 +3,6 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic_separated
 from PIL import Image
 
@@ -57,10 +56,6 @@ def squares(tmp_path_factory):
                 "stuff_classes": ["things", "wall"], "stuff_dataset_id_to_contiguous_id": {3: 1, 0: 0}}
     paths = [str(folder / name) for name in ("images", "panoptic", "panoptic.json", "stuff", "instances.json")]
     register_coco_panoptic_separated(NAME, metadata, *paths)
-    yield
-    for name in (SEPARATED, f"{NAME}_stuffonly"):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name)
 
 
 def options(detector, output, **changes):

@@ -1,11 +1,10 @@
 """Values that no run can work with are refused when the configuration is loaded, with key, value and condition."""
 import pytest
-from detectron2.config import get_cfg
 
 from freqdino.config import load_config
 from freqdino.config.bounds import BOUNDS, check_run, remarks_on
 from freqdino.config.effects import flat_keys
-from freqdino.config.keys import add_freqdino_config
+from freqdino.config.keys import default_config
 from freqdino.errors import ConfigError
 
 TOGETHER = {"SOLVER.IMS_PER_BATCH": ["SOLVER.REFERENCE_WORLD_SIZE", "2"],
@@ -56,8 +55,7 @@ def test_the_cosine_schedule_ends_below_its_start():
 
 
 def test_every_bound_is_one_of_a_key():
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
+    cfg = default_config()
     keys = [key for _, _, bounded in BOUNDS for key in bounded]
     assert set(keys) <= set(flat_keys(cfg)) and len(keys) == len(set(keys))
 

@@ -1,14 +1,13 @@
 """Every key has one rule: read, ignored or refused; a changed key that nobody reads is said in one warning line."""
 import itertools
-import os
 
 import pytest
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, build_model
 
 from freqdino.config import load_config
-from freqdino.config.effects import OTHER_BACKBONES, RULES, flat_keys, keys_without_effect, rules_of, table
-from freqdino.config.keys import IGNORED_KEYS, add_freqdino_config
+from freqdino.config.effects import OTHER_BACKBONES, RULES, flat_keys, keys_without_effect, rules_of
+from freqdino.config.keys import IGNORED_KEYS, default_config
 from freqdino.data import register_custom_datasets
 from freqdino.data.mapper import MAPPERS
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
@@ -19,14 +18,6 @@ from helpers.small_models import RESNET18, small_config
 from helpers.small_semantic_heads import SMALL_MODEL
 from helpers.small_training import options
 
-PAGE = CONFIGS / "KEYS.md"
-
-
-def all_keys():
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
-    return cfg
-
 
 def warnings(caplog):
     return [record.getMessage() for record in caplog.records
@@ -34,18 +25,9 @@ def warnings(caplog):
 
 
 def test_every_key_of_detectron2_and_of_the_project_has_one_rule():
-    for key in flat_keys(all_keys()):
+    for key in flat_keys(default_config()):
         assert len(rules_of(key)) == 1, key
     assert {rule.status for rule in RULES} == {"read", "ignored", "refused"}
-
-
-def test_the_written_table_is_that_of_the_rules():
-    """Where it is not, FREQDINO_WRITE_KEYS=1 has this test write the table anew."""
-    text, heading, _ = PAGE.read_text().partition("| key |")
-    page = text + table(all_keys())
-    if os.environ.get("FREQDINO_WRITE_KEYS"):
-        PAGE.write_text(page)
-    assert PAGE.read_text() == page
 
 
 @pytest.mark.parametrize("opts, said", [

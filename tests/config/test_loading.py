@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 
-from freqdino.config.keys import add_freqdino_config
+from freqdino.config.keys import default_config
 from freqdino.config.loading import load_config, merge_config_file
 from freqdino.errors import ConfigError, UnknownKeyError
 from helpers.paths import CONFIGS
@@ -22,8 +21,7 @@ def warnings(caplog):
 
 
 def test_defaults_are_the_published_ones():
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
+    cfg = default_config()
     assert cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES == 100 and cfg.MODEL.MASK_FORMER.CLASS_WEIGHT == 1.0
     assert cfg.MODEL.MaskDINO.DN == "seg" and cfg.MODEL.MaskDINO.CLASS_WEIGHT == 4.0
     assert cfg.MODEL.SWIN.EMBED_DIM == 96 and cfg.SOLVER.OPTIMIZER == "ADAMW"
@@ -125,8 +123,7 @@ def test_bases_in_a_circle(tmp_path):
 
 
 def test_an_empty_file_changes_nothing(tmp_path):
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
+    cfg = default_config()
     before = cfg.dump()
     merge_config_file(cfg, write(tmp_path, "empty.yaml", "# nothing\n"))
     assert cfg.dump() == before

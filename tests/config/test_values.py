@@ -1,10 +1,10 @@
 """Values as people write them, in YAML and on the command line: understood alike, or refused with what was expected."""
 import pytest
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 from freqdino.config import load_config, lookup
-from freqdino.config.keys import add_freqdino_config
+from freqdino.config.keys import default_config
 from freqdino.config.loading import read_yaml
 from freqdino.config.values import converted
 from freqdino.errors import ConfigError
@@ -143,8 +143,7 @@ def test_a_section_is_no_value_and_a_dash_no_key():
 
 def merged_by_yacs(path):
     """The file as Detectron2's own loader would merge it, base by base: what it takes must stay as it takes it."""
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
+    cfg = default_config()
 
     def merge(file):
         values = yaml.safe_load(file.read_text())

@@ -2,15 +2,12 @@
 
 Options make the leaf's model narrow and shallow and keep what it is made of: levels, switches, heads, losses.
 """
-from pathlib import Path
-
 import pytest
 
 from freqdino.config import load_config
+from helpers.config_leaves import LEAVES
+from helpers.paths import CONFIGS
 from helpers.training_step import assert_a_step_reaches_every_parameter
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-LEAVES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("*/*/*.yaml"))
 
 FAMILY = {"HIDDEN_DIM": 64, "NHEADS": 2, "DIM_FEEDFORWARD": 32, "NUM_OBJECT_QUERIES": 5, "TRAIN_NUM_POINTS": 32}
 SMALL = {

@@ -3,12 +3,11 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from PIL import Image
 
-from freqdino.config.keys import add_freqdino_config
+from freqdino.config.keys import default_config
 from freqdino.data import build_mapper, register_custom_datasets
 
 SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]  # x 2..6, y 1..5
@@ -18,8 +17,7 @@ SQUARE = [2, 1, 6, 1, 6, 5, 2, 5]  # x 2..6, y 1..5
 def config():
     """Makes a configuration; ``crop`` is INPUT.CROP's (TYPE, SIZE), the other settings are keys of INPUT."""
     def make(train, mapper, *, crop=None, **settings):
-        cfg = get_cfg()
-        add_freqdino_config(cfg)
+        cfg = default_config()
         cfg.DATASETS.TRAIN = (train,)
         cfg.INPUT.DATASET_MAPPER_NAME = mapper
         cfg.INPUT.FORMAT = "RGB"
@@ -106,9 +104,7 @@ def separated_set(tmp_path):
         "file_name": str(tmp_path / "picture.png"), "image_id": 1, "height": 6, "width": 8, "annotations": annotations,
         "sem_seg_file_name": str(tmp_path / "labels.png")}])
     MetadataCatalog.get(name).set(thing_classes=["cat", "dog"], stuff_classes=["things", "sky", "road"])
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.pop(name)
+    return name
 
 
 @pytest.fixture

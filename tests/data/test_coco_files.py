@@ -83,15 +83,10 @@ def message_of(folder, document, folders="@{0}/pictures", edit=lambda document: 
     path = folder / "a.json"
     path.write_text(json.dumps(document))
     name = f"{path}{folders.format(folder)}"
-    try:
+    with pytest.raises(DataError) as caught:
         register_custom_datasets([name])
         DatasetCatalog.get(name)
-    except DataError as error:
-        return str(error)
-    finally:
-        DatasetCatalog.pop(name, None)
-        MetadataCatalog.pop(name, None)
-    return ""
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("edit, message", [

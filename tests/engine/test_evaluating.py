@@ -33,6 +33,7 @@ def test_nothing_to_evaluate_is_said_before_training(squares, tmp_path, capsys, 
 
 
 def test_nothing_to_evaluate_of_detectron2_models(squares):
+    register_custom_datasets([squares])
     cfg = small_config({"MODEL.META_ARCHITECTURE": "SemanticSegmentor", "DATASETS.TEST": [squares]})
     with pytest.raises(ConfigError, match="SemanticSegmentor predicts semantic; set MODEL.META_ARCHITECTURE to one of"):
         check_evaluation(cfg, predictions_of(cfg))

@@ -9,6 +9,7 @@ from freqdino.engine.launch import load_checked_config, set_up
 from freqdino.engine.trainer import Trainer
 from freqdino.errors import ArgumentError, ConfigError
 from helpers.paths import CONFIGS
+from helpers.refusals import refuses
 
 
 @pytest.mark.parametrize("words, message", [
@@ -79,11 +80,9 @@ def test_what_the_configuration_says_stands_in_the_log_file_too(tmp_path, monkey
     assert not any("WARMUP_ITERS" in remark for remark in evaluation.remarks)
 
 
-@pytest.mark.parametrize("words, message", [
+test_runs_that_cannot_work = refuses(lambda words: load_checked_config(parse_arguments(
+    ["DATASETS.TRAIN", "a", *words])), [
     (["MODEL.KEYPOINT_ON", "True"], "MODEL.KEYPOINT_ON is True, but the mappers read no keypoints"),
     (["MODEL.META_ARCHITECTURE", "MaskFormr"], "MODEL.META_ARCHITECTURE is 'MaskFormr', which is not registered"),
     (["SOLVER.BASE_LR", "0"], "SOLVER.BASE_LR is 0.0; it must be above 0"),
-])
-def test_runs_that_cannot_work(words, message):
-    with pytest.raises(ConfigError, match=message):
-        load_checked_config(parse_arguments(["DATASETS.TRAIN", "a", *words]))
+], error=ConfigError)

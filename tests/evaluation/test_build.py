@@ -36,9 +36,7 @@ def dataset(tmp_path):
             thing_dataset_id_to_contiguous_id={5: 0}, stuff_dataset_id_to_contiguous_id={6: 1})
         MetadataCatalog.get(NAME).set(**{key: value for key, value in metadata.items() if key not in without})
         return NAME
-    yield register
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.pop(NAME, None)
+    return register
 
 
 def chosen(name, tasks=TASKS):

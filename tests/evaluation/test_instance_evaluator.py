@@ -45,8 +45,7 @@ def dataset(tmp_path):
         metadata.setdefault("thing_dataset_id_to_contiguous_id", {3: 0, 9: 1, 12: 2})
         MetadataCatalog.get(NAME).set(json_file=str(path), **metadata)
         return NAME
-    yield register
-    MetadataCatalog.pop(NAME, None)
+    return register
 
 
 def predict(*objects):
@@ -224,14 +223,10 @@ def test_dataset_registered_from_python(tmp_path):
          "segmentation": ANNOTATIONS[0]["segmentation"]}]}]
     DatasetCatalog.register(name, lambda: records)
     MetadataCatalog.get(name).thing_classes = ["cat"]
-    try:
-        evaluator = InstanceEvaluator(name, output_dir=str(tmp_path))
-        assert evaluate(evaluator, PERFECT[1])["segm"]["AP"] == pytest.approx(100)
-        with pytest.raises(ValueError, match=f"dataset '{name}' cannot be evaluated: its metadata has no 'json_file'"):
-            InstanceEvaluator(name)
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    evaluator = InstanceEvaluator(name, output_dir=str(tmp_path))
+    assert evaluate(evaluator, PERFECT[1])["segm"]["AP"] == pytest.approx(100)
+    with pytest.raises(ValueError, match=f"dataset '{name}' cannot be evaluated: its metadata has no 'json_file'"):
+        InstanceEvaluator(name)
 
 
 def test_masks_are_encoded_as_they_are():

@@ -31,8 +31,7 @@ def dataset(tmp_path):
     MetadataCatalog.get(name).set(panoptic_json=str(path), panoptic_root=str(tmp_path / "truth"), label_divisor=100,
                                   thing_dataset_id_to_contiguous_id={20: 1},
                                   stuff_dataset_id_to_contiguous_id={10: 0, 30: 2})
-    yield name
-    MetadataCatalog.remove(name)
+    return name
 
 
 def model_output(ids=TRUTH, classes=((1, 0, False), (2, 1, True), (3, 1, True), (4, 2, False))):

@@ -10,6 +10,7 @@ from freqdino.data import sample_scenes
 from freqdino.data.panoptic_png import id_to_rgb, read_segment_ids
 from freqdino.evaluation.panoptic_files import panoptic_quality
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
+from helpers.refusals import refuses
 
 THING, STUFF, OTHER = 7, 40, 3  # category ids, neither contiguous nor sorted
 CATEGORIES = (THING, STUFF, OTHER)
@@ -103,16 +104,14 @@ def test_average():
     assert np.isnan(average_quality(np.zeros((1, 4)), [True])["All"]).all()
 
 
-@pytest.mark.parametrize(("found", "found_segments", "message"), [
+test_inconsistent_segments = refuses(lambda found, found_segments: match_segments(
+    np.array([[1, 1]]), np.array([found]), segments(s1=THING), found_segments, CATEGORIES), [
     ([1, 2], segments(s1=THING), r"predicted segments in the PNG but not in segments_info: \[2\]"),
     ([1, 1], segments(s1=THING, s2=THING), r"predicted segments in segments_info but not in the PNG: \[2\]"),
     ([1, 1], segments(s1=THING) * 2, r"predicted segments listed more than once: \[1\]"),
     ([1, 1], segments(s1=5), "predicted segment 1 has category_id 5"),
     ([1, 1, 1], segments(s1=THING), "the ground truth has 2x1 pixels, the prediction 3x1"),
 ])
-def test_inconsistent_segments(found, found_segments, message):
-    with pytest.raises(ValueError, match=message):
-        match_segments(np.array([[1, 1]]), np.array([found]), segments(s1=THING), found_segments, CATEGORIES)
 
 
 def test_inconsistent_ground_truth():

@@ -16,7 +16,6 @@ from freqdino.evaluation.build import UndefinedAsNan
 from freqdino.evaluation.instance_evaluator import InstanceEvaluator
 from freqdino.evaluation.metadata import distinct_names
 from freqdino.evaluation.panoptic_evaluator import PanopticEvaluator
-from freqdino.evaluation.remarks import some
 from freqdino.evaluation.results import write_results
 from freqdino.evaluation.semantic_evaluator import SemanticEvaluator
 
@@ -42,9 +41,7 @@ def dataset(tmp_path):
         panoptic_json=str(tmp_path / "panoptic.json"), panoptic_root=str(tmp_path), ignore_label=255,
         json_file=str(tmp_path / "instances.json"), stuff_classes=["sky", "cat", "dog"],
         thing_dataset_id_to_contiguous_id={2: 1, 3: 2}, stuff_dataset_id_to_contiguous_id={1: 0})
-    yield NAME
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
+    return NAME
 
 
 def said(caplog, evaluator, output):
@@ -132,8 +129,3 @@ def test_lvis_has_no_negative_precision(monkeypatch):
     monkeypatch.setattr(LVISEvaluator, "evaluate", lambda self: {"bbox": {"AP": 12.5, "APs": -100.0}})
     metrics = UndefinedAsNan.__new__(UndefinedAsNan).evaluate()["bbox"]
     assert metrics["AP"] == 12.5 and math.isnan(metrics["APs"])
-
-
-def test_some_of_many_names():
-    assert some(["a"], "class", "classes") == "class 'a'"
-    assert some(list("abcdefghijkl"), "class", "classes").endswith("'i', 'j', ... (12 in all)")

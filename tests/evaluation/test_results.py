@@ -16,5 +16,5 @@ def test_undefined_metrics_are_null(tmp_path):
 def test_other_json_is_an_error(tmp_path, contents):
     (tmp_path / "inference").mkdir()
     (tmp_path / "inference" / "results.json").write_text(contents)
-    with pytest.raises(ValueError, match="results.json does not hold data set → task → metric → number"):
+    with pytest.raises(ValueError, match="results.json does not hold data set -> task -> metric -> number"):
         read_results(tmp_path)

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
@@ -32,9 +32,7 @@ def dataset(tmp_path):
         "categories": [{"id": 5, "name": "cat", "isthing": 1}, {"id": 7, "name": "sky", "isthing": 0}]}))
     name = f"{tmp_path}/panoptic.json@{tmp_path}/images@{tmp_path}/segments"
     register_custom_datasets([name])
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    return name
 
 
 def test_pictures_that_are_left_out_are_not_opened(dataset, tmp_path):

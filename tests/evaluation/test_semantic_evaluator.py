@@ -19,19 +19,14 @@ LABELS = np.array([[0, 0, 1, 1], [0, 0, 2, 255]])
 def dataset(tmp_path):
     """A function that registers one image with the given label map and returns the dataset's name."""
     def register(labels=LABELS, classes=CLASSES, **metadata):
-        forget()
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            catalog.pop(NAME, None)
         path = tmp_path / "labels.png"
         Image.fromarray(np.asarray(labels).astype(np.uint8)).save(path)
         DatasetCatalog.register(NAME, lambda: [{"file_name": "1.jpg", "sem_seg_file_name": str(path)}])
         MetadataCatalog.get(NAME).set(stuff_classes=list(classes), ignore_label=255, **metadata)
         return NAME
-
-    def forget():
-        if NAME in DatasetCatalog.list():
-            DatasetCatalog.remove(NAME)
-        MetadataCatalog.pop(NAME, None)
-    yield register
-    forget()
+    return register
 
 
 def scores(labels, classes=len(CLASSES)):
@@ -91,12 +86,8 @@ def test_what_does_not_fit(dataset, labels, output, message):
 def test_dataset_without_label_maps():
     name = "semantic_evaluator_no_labels"
     DatasetCatalog.register(name, lambda: [{"file_name": "7.jpg"}])
-    try:
-        with pytest.raises(ValueError, match=f"'{name}' cannot be evaluated: its metadata has no 'stuff_classes'"):
-            SemanticEvaluator(name)
-        MetadataCatalog.get(name).set(stuff_classes=CLASSES, ignore_label=255)
-        with pytest.raises(ValueError, match=f"dataset '{name}' has no semantic ground truth: 7.jpg .*SEMANTIC_ON"):
-            SemanticEvaluator(name)
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    with pytest.raises(ValueError, match=f"'{name}' cannot be evaluated: its metadata has no 'stuff_classes'"):
+        SemanticEvaluator(name)
+    MetadataCatalog.get(name).set(stuff_classes=CLASSES, ignore_label=255)
+    with pytest.raises(ValueError, match=f"dataset '{name}' has no semantic ground truth: 7.jpg .*SEMANTIC_ON"):
+        SemanticEvaluator(name)

@@ -1,23 +1,16 @@
 """How frequency modules take a plain network's entries: what they add, convert, keep and refuse, without changing."""
 import copy
-import doctest
 
 import pytest
 import torch
 from torch import nn
 
-from freqdino.frequency import FDAMBlock, FDConv, FrequencyScale, InversionGates, ResidualFrequencyScale, plain_state
-
-
-def shuffled(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_()
-    return module
+from freqdino.frequency import FDAMBlock, FDConv, FrequencyScale, InversionGates, ResidualFrequencyScale
+from helpers.modules import randomised
 
 
 def test_a_plain_convolution_becomes_a_neutral_fdconv_and_the_module_stays():
-    plain, layer = nn.Conv2d(20, 24, 3, padding=1), shuffled(FDConv(20, 24, 3, padding=1, kernel_num=4))
+    plain, layer = nn.Conv2d(20, 24, 3, padding=1), randomised(FDConv(20, 24, 3, padding=1, kernel_num=4), std=1.0)
     before = copy.deepcopy(layer.state_dict())
     state = {f"a.{name}": tensor for name, tensor in plain.state_dict().items()}
     neutral = layer.adapt_plain_state(state, "a.")
@@ -32,7 +25,7 @@ def test_a_plain_convolution_becomes_a_neutral_fdconv_and_the_module_stays():
 def test_entries_of_the_module_itself_stay():
     for module in (FDConv(20, 24, 3, kernel_num=4), FrequencyScale(32), InversionGates(32, 2),
                    FDAMBlock(dim=32, num_heads=2)):
-        state = {f"a.{name}": tensor for name, tensor in shuffled(module).state_dict().items()}
+        state = {f"a.{name}": tensor for name, tensor in randomised(module, std=1.0).state_dict().items()}
         expected = dict(state)
         assert module.adapt_plain_state(state, "a.") == []
         assert state.keys() == expected.keys() and all(state[name] is tensor for name, tensor in expected.items())
@@ -52,13 +45,8 @@ def test_an_inactive_fdconv_is_the_plain_layer():
 
 
 def test_residual_frequency_scale_is_the_scale_of_fdams_blocks():
-    residual = shuffled(ResidualFrequencyScale(32))
+    residual = randomised(ResidualFrequencyScale(32), std=1.0)
     block = FDAMBlock(dim=32, num_heads=2)
     block.freq_scale_1.load_state_dict(residual.state_dict())
     x = torch.randn(2, 32, 5, 7)
     torch.testing.assert_close(residual(x), x + block.freq_scale_1(x), rtol=1e-4, atol=1e-4)
-
-
-def test_documented_examples():
-    result = doctest.testmod(plain_state)
-    assert result.attempted > 0 and result.failed == 0

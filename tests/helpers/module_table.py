@@ -16,6 +16,8 @@ from freqdino.frequency import (
     InversionGates,
     ResidualFrequencyScale,
 )
+from freqdino.frequency.fdam.transformer_block import TransformerBlock
+from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.frequency.rivals.upsamplers import (
     CarafeSum,
@@ -24,20 +26,34 @@ from freqdino.frequency.rivals.upsamplers import (
     InterpolationSum,
     PixelShuffleSum,
 )
-from freqdino.layers.deformable_attention import DeformableEncoderLayer, MSDeformAttn, pixel_centres
+from freqdino.layers.deformable_attention import DeformableEncoder, DeformableEncoderLayer, MSDeformAttn, pixel_centres
 from freqdino.layers.linear import Linear
 from freqdino.layers.mlp import MLP
-from freqdino.layers.transformer import CrossAttentionLayer, FeedForwardLayer
+from freqdino.layers.transformer import CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
+from freqdino.modeling.backbones.mit import ReducedAttention
 
 SIZES = [(5, 6), (3, 3)]
+BLOCKED = torch.ones(11, 11, dtype=torch.bool).triu(1)      # whom a query may not see
 TOKENS = sum(height * width for height, width in SIZES)
 
 
+HALF, SINGLE, SAME = "half", "single", "as the input"
+
+
 class Case(NamedTuple):
-    """``make()`` gives the module, ``inputs(batch)`` the floating-point tensors, ``rest`` what else the call takes."""
+    """``make()`` gives the module, ``inputs(batch)`` the floating-point tensors, ``rest`` what else the call takes.
+
+    ``typed``: names of the inputs, if the module itself asks for the type of its parameters. ``half``: share of the
+    values that half precision may err by. ``autocast``: the type of the outputs under it, HALF, SINGLE or the input's.
+    ``places``: reads a map at places computed in float32, which no gradient can be checked through.
+    """
     make: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[torch.Tensor, ...]]
     rest: tuple = ()
+    typed: tuple[str, ...] = ()
+    half: float = 0.03
+    autocast: tuple[str, ...] = (SAME, SAME, SAME)
+    places: bool = False
 
 
 def maps(*shapes):
@@ -60,40 +76,67 @@ def of_levels(batch):
 
 TWO_MAPS = maps((32, 9, 10), (32, 5, 5))
 IMAGE = maps((20, 9, 10))
+GATES = ("value", "attended", "query")
+
+
+def fdconv(inputs=IMAGE, *, channels=24, kernel_size=3, **options):
+    return Case(lambda: FDConv(20, channels, kernel_size, **options), inputs, typed=("FDConv's x",), autocast=(HALF,))
+
+
+def fusion(kind, **options):
+    """Where filters decide what is read where, half precision shows."""
+    return Case(lambda: kind(32, 32, compressed_channels=16, **options), TWO_MAPS, typed=("hr_feat", "lr_feat"),
+                half=0.1, autocast=(SINGLE, SAME, SAME) if kind is FreqFusion else (SAME,))
+
+
+def vision_transformer(kind):
+    return Case(lambda: kind(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, out_indices=(0, 1)),
+                maps((3, 33, 40)), typed=("image",), autocast=(SINGLE, SINGLE))
+
+
 MODULES = {
-    "FDConv": Case(lambda: FDConv(20, 24, 3, padding=1, kernel_num=4), IMAGE),
-    "FDConv, multiplied": Case(lambda: FDConv(20, 32, 3, stride=2, padding=1, kernel_num=4), maps((20, 2, 3))),
-    "FDConv 1 × 1": Case(lambda: FDConv(20, 24, 1, bias=False, kernel_num=4), IMAGE),
-    "FDConv, 2 sets, tanh": Case(lambda: FDConv(20, 24, 3, param_ratio=2, ksm_global_act="tanh"), IMAGE),
-    "FDConv in groups": Case(lambda: FDConv(20, 40, 3, groups=20), IMAGE),
-    "FDConv, plain weight": Case(lambda: FDConv(20, 24, 3, convert_param=False), IMAGE),
-    "FDConv, no KSM_Local": Case(lambda: FDConv(20, 24, 3, use_ksm_local=False), IMAGE),
-    "FDConv, plain": Case(lambda: FDConv(20, 16, 3), IMAGE),
-    "FDLinear": Case(lambda: FDLinear(20, 24, kernel_num=4), maps((11, 20))),
-    "InversionGates": Case(lambda: InversionGates(32, 4), maps(*[(11, 32)] * 3)),
-    "AttentionInversion": Case(lambda: AttentionInversion(32, 4), maps((11, 32))),
-    "FrequencyScale": Case(lambda: FrequencyScale(32), maps((32, 6, 7))),
-    "ResidualFrequencyScale": Case(lambda: ResidualFrequencyScale(32), maps((32, 14, 14))),
-    "FDAMBlock": Case(lambda: FDAMBlock(dim=32, num_heads=4), maps((30, 32)), ((5, 6),)),
-    "FDAMVisionTransformer": Case(lambda: FDAMVisionTransformer(
-        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, out_indices=(0, 1)), maps((3, 33, 40))),
-    "FreqFusion": Case(lambda: FreqFusion(32, 32, compressed_channels=16, feature_resample=True), TWO_MAPS),
-    "FreqFusion, no semi_conv": Case(lambda: FreqFusion(32, 32, compressed_channels=16, semi_conv=False), TWO_MAPS),
-    "FreqFusionSum": Case(lambda: FreqFusionSum(32, 32, compressed_channels=16, comp_feat_upsample=False), TWO_MAPS),
-    "nearest": Case(lambda: InterpolationSum("nearest"), TWO_MAPS),
-    "deconvolution": Case(lambda: DeconvolutionSum(32), TWO_MAPS),
-    "pixel shuffle": Case(lambda: PixelShuffleSum(32), TWO_MAPS),
-    "CARAFE": Case(lambda: CarafeSum(32), TWO_MAPS),
-    "DySample+": Case(lambda: DySampleSum(32, groups=4, shuffle_first=False), TWO_MAPS),
-    "DySample-S+": Case(lambda: DySampleSum(32, groups=8, shuffle_first=True), TWO_MAPS),
+    "FDConv": fdconv(padding=1, kernel_num=4),
+    "FDConv, multiplied": fdconv(maps((20, 2, 3)), channels=32, stride=2, padding=1, kernel_num=4),
+    "FDConv 1 × 1": fdconv(kernel_size=1, bias=False, kernel_num=4),
+    "FDConv, 2 sets, tanh": fdconv(param_ratio=2, ksm_global_act="tanh"),
+    "FDConv 3 × 1, 2 sets, local tanh": fdconv(kernel_size=(3, 1), param_ratio=2, ksm_local_act="tanh"),
+    "FDConv in groups": fdconv(channels=40, groups=20),
+    "FDConv, plain weight": fdconv(convert_param=False),
+    "FDConv, no KSM_Local": fdconv(use_ksm_local=False),
+    "FDConv, plain": fdconv(channels=16),
+    "FDLinear": Case(lambda: FDLinear(20, 24, kernel_num=4), maps((11, 20)), typed=("FDLinear's x",),
+                     autocast=(HALF,)),
+    "InversionGates": Case(lambda: InversionGates(32, 4), maps(*[(11, 32)] * 3), typed=GATES),
+    "AttentionInversion": Case(lambda: AttentionInversion(32, 4, qkv_bias=True), maps((11, 32)), typed=("x",),
+                               autocast=(HALF,)),
+    "FrequencyScale": Case(lambda: FrequencyScale(32), maps((32, 6, 7)), typed=("x",)),
+    "ResidualFrequencyScale": Case(lambda: ResidualFrequencyScale(32), maps((32, 14, 14)), typed=("x",)),
+    **{kind.__name__: Case(lambda kind=kind: kind(dim=32, num_heads=4), maps((30, 32)), ((5, 6),), autocast=(SINGLE,))
+       for kind in (TransformerBlock, FDAMBlock)},
+    "VisionTransformer": vision_transformer(VisionTransformer),
+    "FDAMVisionTransformer": vision_transformer(FDAMVisionTransformer),
+    "FreqFusion": fusion(FreqFusion, feature_resample=True),
+    "FreqFusion, no semi_conv": fusion(FreqFusion, semi_conv=False),
+    "FreqFusionSum": fusion(FreqFusionSum, comp_feat_upsample=False),
+    **{name: Case(make, TWO_MAPS) for name, make in {
+        "nearest": lambda: InterpolationSum("nearest"),
+        "bilinear": lambda: InterpolationSum("bilinear"),
+        "deconvolution": lambda: DeconvolutionSum(32),
+        "pixel shuffle": lambda: PixelShuffleSum(32),
+        "CARAFE": lambda: CarafeSum(32),
+        "DySample+": lambda: DySampleSum(32, groups=4, shuffle_first=False),
+        "DySample-S+": lambda: DySampleSum(32, groups=8, shuffle_first=True)}.items()},
+    "ReducedAttention": Case(lambda: ReducedAttention(32, 2, reduction=2), maps((30, 32)), ((5, 6),), autocast=(HALF,)),
     "MSDeformAttn": Case(lambda: MSDeformAttn(dim=32, num_heads=4, num_levels=2), lambda batch: (
-        *maps((7, 32), (7, 2))(batch), *maps((TOKENS, 32))(batch)), (SIZES,)),
-    "encoder layer": Case(encoder_layer, of_levels, (pixel_centres(SIZES)[None], SIZES)),
-    "Linear": Case(lambda: Linear(20, 24), maps((11, 20))),
-    "MLP": Case(lambda: MLP(20, 24, 8, 3), maps((11, 20))),
+        *maps((7, 32), (7, 2))(batch), *maps((TOKENS, 32))(batch)), (SIZES,), autocast=(HALF,), places=True),
+    "encoder layer": Case(encoder_layer, of_levels, (pixel_centres(SIZES)[None], SIZES), places=True),
+    "encoder": Case(lambda: DeformableEncoder(num_layers=2, dim=32, num_heads=4, num_levels=2, dim_feedforward=48,
+                                              dropout=0.0), of_levels, (SIZES,), places=True),
+    "Linear": Case(lambda: Linear(20, 24), maps((11, 20)), autocast=(HALF,)),
+    "MLP": Case(lambda: MLP(20, 24, 8, 3), maps((11, 20)), autocast=(HALF,)),
     "feed-forward": Case(lambda: FeedForwardLayer(20, 24), maps((11, 20))),
-    "cross-attention": Case(lambda: CrossAttentionLayer(32, 4), maps(*[(11, 32)] * 4),
-                            (torch.zeros(11, 11, dtype=torch.bool),)),
+    "self-attention": Case(lambda: SelfAttentionLayer(32, 4, pre_norm=True), maps(*[(11, 32)] * 2)),
+    "cross-attention": Case(lambda: CrossAttentionLayer(32, 4), maps(*[(11, 32)] * 4), (BLOCKED,)),
 }
 
 
@@ -105,6 +148,18 @@ def build(name):
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return module.eval()
+
+
+def assert_alike(outputs, expected, tolerance=1e-4):
+    assert len(outputs) == len(expected)
+    for output, value in zip(outputs, expected):
+        assert output.shape == value.shape and output.isfinite().all()
+        assert (output.float() - value).abs().max() <= tolerance * value.abs().max() + 1e-6
+
+
+def differentiate(module, outputs):
+    if list(module.parameters()):
+        sum(output.sum() for output in outputs).backward()
 
 
 def run(name, module, inputs=None):

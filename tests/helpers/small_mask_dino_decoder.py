@@ -1,6 +1,5 @@
 """A small Mask DINO decoder, with random maps and ground truth for it."""
 import torch
-from torch import nn
 
 from freqdino.modeling.mask_dino_decoder import MaskDINODecoder
 from helpers.targets import image_targets
@@ -24,13 +23,6 @@ def inputs(batch=2, channels=DIM, sizes=SIZES):
 
 def targets(*label_lists):
     return [image_targets(labels, boxes=[[0.5, 0.5, 0.2, 0.4]] * len(labels)) for labels in label_lists]
-
-
-def randomise(module, std=0.1):
-    """Parameters away from the zeros that some of them start at."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=std)
-    return module
 
 
 OPTIONS = [{}, {"box_initialisation": "bitmask"}, {"box_initialisation": "mask2box"}, {"learn_content": True},

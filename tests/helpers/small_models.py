@@ -2,9 +2,11 @@
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from torch import nn
 
 import freqdino.registration  # noqa: F401  fills the registries
 from freqdino.config import load_config
+from freqdino.registration.backbones import build_backbone
 from helpers import golden_models  # noqa: F401  registers PatchBackbone
 
 OPTIONS = {
@@ -50,6 +52,14 @@ def small_config(options=None):
 def small_model(options=None):
     """The model with random weights."""
     return build_model(small_config(options))
+
+
+class BackboneModel(nn.Module):
+    """A backbone where models have it, without a head."""
+
+    def __init__(self, options):
+        super().__init__()
+        self.backbone = build_backbone(small_config(options))
 
 
 def example(height, width, labels=None, /, *, masks=None, **entries):

@@ -74,9 +74,9 @@ class FixedBatchTrainer(Trainer):
 
 
 def train(models, folder):
-    """Train each of ``models`` (name → options) on this process's share of the batch.
+    """Train each of ``models`` (name -> options) on this process's share of the batch.
 
-    name → parameters before and after go to <folder>/<number of processes>_<rank>.pth.
+    name -> parameters before and after go to <folder>/<number of processes>_<rank>.pth.
     """
     torch.set_num_threads(1)
     before, after = {}, {}

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from freqdino.errors import ConfigError
 from freqdino.modeling.image_guided_head import ImageGuidedHead, ImageGuidedStage, ImageGuidedUpsampler, ImageHighPass
+from helpers.refusals import refuses
 from helpers.small_models import example, small_model
 
 GUIDED = {"MODEL.META_ARCHITECTURE": "MaskFormerFreqAware", "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHeadFreqAware",
@@ -134,15 +135,12 @@ def test_masks_of_stride_1_are_the_semantic_map_as_they_are():
     assert torch.allclose(result["sem_seg"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("options", "message"), [
+test_head_and_meta_architecture_go_together = refuses(small_model, [
     ({**GUIDED, "MODEL.META_ARCHITECTURE": "MaskFormer"},
      "NAME is MaskFormerHeadFreqAware; MODEL.META_ARCHITECTURE MaskFormer goes with MaskFormerHead"),
     ({**GUIDED, "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead"},
      "NAME is MaskFormerHead; MODEL.META_ARCHITECTURE MaskFormerFreqAware goes with MaskFormerHeadFreqAware"),
-])
-def test_head_and_meta_architecture_go_together(options, message):
-    with pytest.raises(ConfigError, match=message):
-        small_model(options)
+], error=ConfigError)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 6])

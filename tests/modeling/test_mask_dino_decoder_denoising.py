@@ -3,13 +3,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.small_mask_dino_decoder import DIM, KEYS, OPTIONS, decoder, inputs, randomise, targets
+from helpers.modules import randomised
+from helpers.small_mask_dino_decoder import DIM, KEYS, OPTIONS, decoder, inputs, targets
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("labels", [([0, 2], [1]), ([], [1, 1, 1]), ([0] * 9, [])])
 def test_denoising_queries_do_not_change_the_others(options, labels):
-    module, arguments = randomise(decoder(**options)).eval(), inputs()
+    module, arguments = randomised(decoder(**options)).eval(), inputs()
     alone, beside = module(*arguments), module(*arguments, targets(*labels))
     assert "denoising" in beside
     for a, b in zip([alone, *alone["aux_outputs"]], [beside, *beside["aux_outputs"]]):
@@ -18,7 +19,7 @@ def test_denoising_queries_do_not_change_the_others(options, labels):
 
 
 def test_groups_do_not_change_each_other():
-    module, arguments = randomise(decoder(noise_scale=0.0)).eval(), inputs()
+    module, arguments = randomised(decoder(noise_scale=0.0)).eval(), inputs()
     known, _ = module(*arguments, targets([0, 2], [1, 0]))["denoising"]
     for prediction in known:            # without noise the three groups ask the same
         for key in ("pred_logits", "pred_boxes"):

@@ -1,23 +1,16 @@
 """What Mask DINO makes of known predictions: boxes, scores, semantic maps and panoptic segments by hand."""
-import itertools
-
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from torch import nn
 
 from freqdino.modeling.prediction import Outputs
+from helpers.behaviour import evaluate
 from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_model
 from helpers.small_models import example
 from helpers.targets import image_targets, predicted
 
 PREFIX = "MODEL.MaskDINO."
-
-
-def evaluate(model, *examples):
-    model.eval()
-    with torch.no_grad():
-        return model(examples)
 
 
 class FixedPrediction(nn.Module):
@@ -63,12 +56,9 @@ def test_scores_are_sigmoids_times_the_quality_of_the_mask():
         assert instances.pred_classes[order].tolist() == [0, 1, 2]
 
 
-COUNTER = itertools.count()
-
-
 def panoptic_data_set():
     """A data set of three classes, of which only the second has instances."""
-    name = f"mask_dino_test_{next(COUNTER)}"
+    name = "mask_dino_test"
     MetadataCatalog.get(name).set(
         thing_classes=["road", "cat", "sky"], stuff_classes=["road", "cat", "sky"], evaluator_type="coco_panoptic_seg",
         thing_dataset_id_to_contiguous_id={7: 1}, stuff_dataset_id_to_contiguous_id={1: 0, 9: 2})

@@ -11,7 +11,7 @@ from freqdino.modeling.post_processing import (
     panoptic_segments,
     semantic_map,
 )
-from freqdino.ops import weighted_gather
+from freqdino.ops import blocking
 
 
 def logit(p):
@@ -81,7 +81,7 @@ def test_instances_with_predicted_boxes_and_plain_scores():
 
 
 def test_instances_that_share_a_mask_and_are_enlarged(monkeypatch):
-    monkeypatch.setitem(weighted_gather.CHUNK_ELEMENTS, "cpu", 1)      # one mask at a time
+    monkeypatch.setitem(blocking.BUDGET, "cpu", 1)      # one mask at a time
     scores, classes, masks = instance_arguments()
     queries = torch.tensor([1, 0, 0])
     result = instances_from_masks(torch.ones(3), torch.arange(3), masks, queries=queries,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 
 from freqdino.modeling.upernet_head import UPerNetHead
+from helpers.modules import count
 from helpers.small_semantic_heads import SHAPES, bilinear, conv_norm_relu, features, randomised, small_head
 
 
@@ -26,7 +27,7 @@ def test_number_of_parameters(widths):
     pyramid = sum(conv_parameters(width, 512, 1) for width in widths[:3]) + 3 * conv_parameters(512, 512, 3)
     fusion = conv_parameters(4 * 512, 512, 3) + 513 * 150
     auxiliary = conv_parameters(widths[2], 256, 3) + 257 * 150
-    assert sum(parameter.numel() for parameter in head.parameters()) == pooling + pyramid + fusion + auxiliary
+    assert count(head) == pooling + pyramid + fusion + auxiliary
 
 
 def test_keys_are_openmmlabs():

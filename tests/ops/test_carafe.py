@@ -5,7 +5,7 @@ from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
 
 from freqdino.analysis.benchmarks.measure import allocation_peak
-from freqdino.ops import weighted_gather as weighted_gather_module
+from freqdino.ops import blocking
 from freqdino.ops.carafe import carafe, carafe_reference
 
 BOTH = pytest.mark.parametrize("operator", [carafe, carafe_reference])
@@ -60,9 +60,9 @@ def test_centre_tap_alone_repeats_pixels_and_border_taps_are_not_renormalised(op
 
 
 @GEOMETRIES
-@pytest.mark.parametrize("chunk_elements", [50, 1000, 2**19])
-def test_value_and_gradient_agree_with_the_definition(shape, kernel_size, group, up, chunk_elements, monkeypatch):
-    monkeypatch.setitem(weighted_gather_module.CHUNK_ELEMENTS, "cpu", chunk_elements)
+@pytest.mark.parametrize("budget", [400, 8000, 2**21])
+def test_value_and_gradient_agree_with_the_definition(shape, kernel_size, group, up, budget, monkeypatch):
+    monkeypatch.setitem(blocking.BUDGET, "cpu", budget)
     x, mask = arguments(shape, kernel_size, group, up)
     actual, expected = (operator(x, mask, kernel_size, group, up) for operator in (carafe, carafe_reference))
     torch.testing.assert_close(actual, expected)

@@ -4,8 +4,8 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
 
+from freqdino.ops import blocking
 from freqdino.ops import ms_deform_attn as ms_deform_attn_module
-from freqdino.ops import weighted_gather as weighted_gather_module
 from freqdino.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
 
 
@@ -84,11 +84,11 @@ def test_levels_points_and_heads_add_up():
     torch.testing.assert_close(output, torch.tensor([[[66.0, 7 * 66.0]]]))
 
 
-@pytest.mark.parametrize("chunk_elements", [1, 300, 2**19])
+@pytest.mark.parametrize("budget", [1, 2400, 2**21])
 @pytest.mark.parametrize("shape", [{}, dict(batch=1, heads=1, points=1), dict(sizes=[(1, 1)]),
                                    dict(channels=1, points=5)])
-def test_value_and_gradient_agree_with_the_definition(shape, chunk_elements, monkeypatch):
-    monkeypatch.setitem(weighted_gather_module.CHUNK_ELEMENTS, "cpu", chunk_elements)
+def test_value_and_gradient_agree_with_the_definition(shape, budget, monkeypatch):
+    monkeypatch.setitem(blocking.BUDGET, "cpu", budget)
     inputs = value, locations, weights = arguments(**shape)
     sizes = shape.get("sizes", SIZES)
     actual, expected = (operator(value, sizes, locations, weights)

@@ -1,4 +1,4 @@
-"""FDConv and FDAM by configuration: which backbone reads which key, and that everything trains in both families."""
+"""FDConv and FDAM by configuration: which backbone reads which key, what it costs, what is refused."""
 import pickle
 
 import pytest
@@ -11,7 +11,7 @@ from freqdino.frequency import FDConv, FrequencyScale, InversionGates
 from freqdino.modeling.backbones.vit import FDAMViTBackbone
 from freqdino.registration.backbones import build_backbone
 from helpers.small_mask_dino import OPTIONS as MASK_DINO
-from helpers.small_models import RESNET18, example, small_config, small_model
+from helpers.small_models import RESNET18, small_config, small_model
 
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True}
 FDAM = {"MODEL.BACKBONE.FDAM.ENABLED": True}
@@ -84,19 +84,6 @@ def test_settings_of_the_vision_transformer():
     assert backbone.pos_embed.shape == (1, 6 * 6, 32) and len(backbone.blocks) == 4
     assert backbone.blocks[0].attn.num_heads == 2 and backbone.activation_checkpointing
     assert backbone.blocks[3].drop_path.probability == 0.15 and backbone.blocks[0].gamma_1[0] == 0.5
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("options", [{**RESNET18, **FDCONV, **FDAM}, SMALL_VIT, ENCODER_FDAM],
-                         ids=["FDConv and FreqScale", "vision transformer", "encoder"])
-def test_a_training_step_reaches_every_parameter(family, options):
-    torch.manual_seed(0)
-    model = small_model({**FAMILIES[family], **options}).train()
-    loss = sum(model([example(64, 96, [0, 2]), example(48, 64, [1])]).values())
-    assert torch.isfinite(loss)
-    loss.backward()
-    assert [name for name, parameter in model.named_parameters()
-            if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())] == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)

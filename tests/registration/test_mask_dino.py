@@ -1,5 +1,4 @@
 """Mask DINO from a configuration: keys reach their place, and what cannot be built says why."""
-import itertools
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from helpers.small_mask_dino import BOXES_ONLY, SEMANTIC, mask_dino_config, mask
 from helpers.small_models import example, small_model
 
 PREFIX = "MODEL.MaskDINO."
-COUNTER = itertools.count()
 
 
 def test_options_reach_the_decoder():
@@ -96,7 +94,7 @@ def test_focus_on_boxes():
 
 
 def test_panoptic_box_loss_is_of_the_things_of_the_metadata():
-    name = f"mask_dino_registration_{next(COUNTER)}"
+    name = "mask_dino_registration"
     MetadataCatalog.get(name).set(
         thing_classes=["a", "b", "c"], stuff_classes=["a", "b", "c"], evaluator_type="coco_panoptic_seg",
         thing_dataset_id_to_contiguous_id={90: 2, 5: 0}, stuff_dataset_id_to_contiguous_id={91: 1})

@@ -7,8 +7,8 @@ from freqdino.checkpoint import StrictCheckpointer
 from freqdino.errors import CheckpointError, ConfigError
 from freqdino.frequency import AttentionInversion, FDAMBlock, FDLinear, FrequencyScale
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer, resize_position_embedding
-from freqdino.registration.backbones import build_backbone
-from helpers.small_models import small_config
+from helpers.modules import randomised
+from helpers.small_models import BackboneModel
 
 timm = pytest.importorskip("timm")
 
@@ -24,27 +24,16 @@ DEIT = {"deit_small_patch16_224": (384, 6), "deit_small_distilled_patch16_224": 
 DISTILLED = {"dist_token", "head_dist.weight", "head_dist.bias"}
 
 
-class BackboneModel(nn.Module):
-    """A backbone where models have it, without a head."""
-
-    def __init__(self, options):
-        super().__init__()
-        self.backbone = build_backbone(small_config({**PLAIN, **options}))
-
-
 def deit(name):
     """timm's model, shallow, with random values everywhere, and the options of a backbone of its size."""
     width, heads = DEIT[name]
     torch.manual_seed(0)
     source = timm.create_model(name, depth=DEPTH, embed_dim=width, num_heads=heads).eval()
-    with torch.no_grad():
-        for parameter in source.parameters():
-            parameter.normal_(std=0.1)
-    return source, {"MODEL.VIT.EMBED_DIM": width, "MODEL.VIT.NUM_HEADS": heads}
+    return randomised(source), {"MODEL.VIT.EMBED_DIM": width, "MODEL.VIT.NUM_HEADS": heads}
 
 
 def loaded(path, options):
-    model = BackboneModel(options)
+    model = BackboneModel({**PLAIN, **options})
     StrictCheckpointer(model).load(str(path))
     return model.backbone.eval()
 
@@ -61,7 +50,7 @@ def parts(backbone, *kinds):
     (SWITCHES["FDAM and FDLinear"], {"FDAMBlock", "FrequencyScale", "FDLinear"}),
 ])
 def test_switches(options, expected):
-    backbone = BackboneModel({"MODEL.VIT.EMBED_DIM": 32, "MODEL.VIT.NUM_HEADS": 2, **options}).backbone
+    backbone = BackboneModel({**PLAIN, "MODEL.VIT.EMBED_DIM": 32, "MODEL.VIT.NUM_HEADS": 2, **options}).backbone
     assert parts(backbone, FDAMBlock, FrequencyScale, FDLinear) == expected
     gated = {module.hf_dy_weight and module.lf_dy_weight for module in backbone.modules()
              if isinstance(module, AttentionInversion)}
@@ -118,7 +107,7 @@ def test_every_entry_is_used_or_named(tmp_path, name, caplog):
 
 def test_images_of_other_channels():
     grey = {"MODEL.PIXEL_MEAN": [120.0], "MODEL.PIXEL_STD": [60.0], "MODEL.VIT.EMBED_DIM": 32, "MODEL.VIT.NUM_HEADS": 2}
-    assert BackboneModel(grey).backbone.patch_embed.proj.weight.shape == (32, 1, 16, 16)
+    assert BackboneModel({**PLAIN, **grey}).backbone.patch_embed.proj.weight.shape == (32, 1, 16, 16)
 
 
 def test_a_checkpoint_of_another_width(tmp_path):
@@ -140,4 +129,4 @@ def test_a_checkpoint_of_another_width(tmp_path):
 ])
 def test_bad_settings(options, message):
     with pytest.raises(ConfigError, match=message):
-        BackboneModel(options)
+        BackboneModel({**PLAIN, **options})

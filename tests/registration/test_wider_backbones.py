@@ -9,8 +9,9 @@ from freqdino.engine.solver import build_optimizer
 from freqdino.errors import CheckpointError, ConfigError
 from freqdino.frequency import FDConv, FDLinear, FrequencyScale, InversionGates
 from freqdino.registration.backbones import build_backbone
+from helpers.modules import randomised
 from helpers.small_mask_dino import OPTIONS as MASK_DINO
-from helpers.small_models import example, small_config, small_model
+from helpers.small_models import BackboneModel, example, small_config, small_model
 
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 16}
 FDAM = {"MODEL.BACKBONE.FDAM.ENABLED": True}
@@ -32,21 +33,6 @@ NEW_PARTS = {"Swin": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale", "Invers
 def frequency_parts(module):
     kinds = (FDConv, FDLinear, FrequencyScale, InversionGates)
     return {kind.__name__ for kind in kinds if any(isinstance(part, kind) for part in module.modules())}
-
-
-class BackboneModel(nn.Module):
-    """A backbone where models have it, without a head."""
-
-    def __init__(self, options):
-        super().__init__()
-        self.backbone = build_backbone(small_config(options))
-
-
-def randomised_state(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.1)
-    return module.state_dict()
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -114,7 +100,7 @@ def saved(state, path):
 def test_timm_checkpoints(tmp_path, caplog, name, switch, suffix):
     timm = pytest.importorskip("timm")
     source = timm.create_model(BACKBONES[name]["MODEL.TIMM.NAME"]).eval()
-    path = saved(randomised_state(source), tmp_path / f"timm{suffix}")
+    path = saved(randomised(source).state_dict(), tmp_path / f"timm{suffix}")
     model = small_model({**BACKBONES[name], **SWITCHES[switch]}).eval()
     with caplog.at_level("INFO"):
         StrictCheckpointer(model).load(str(path))
@@ -132,7 +118,7 @@ def test_timm_checkpoints(tmp_path, caplog, name, switch, suffix):
 @torch.no_grad()
 def test_plain_checkpoints_keep_their_function(tmp_path, name, switch):
     source = BackboneModel(BACKBONES[name]).backbone.eval()
-    state = randomised_state(source)
+    state = randomised(source).state_dict()
     classifier = {"head.weight": torch.zeros(10, 64), "head.bias": torch.zeros(10)}
     path = saved({**state, **classifier}, tmp_path / "plain.pth")
     model = small_model({**BACKBONES[name], **SWITCHES[switch]}).eval()
@@ -146,7 +132,7 @@ def test_plain_checkpoints_keep_their_function(tmp_path, name, switch):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_trained_backbone_comes_back_as_it_was(tmp_path, name):
     source = BackboneModel({**BACKBONES[name], **SWITCHES["both"]}).backbone
-    path = saved(randomised_state(source), tmp_path / "trained.pth")
+    path = saved(randomised(source).state_dict(), tmp_path / "trained.pth")
     model = small_model({**BACKBONES[name], **SWITCHES["both"]})
     StrictCheckpointer(model).load(str(path))
     actual = model.backbone.state_dict()

@@ -1,7 +1,8 @@
 """The report's page: tables of metrics, and everything escaped."""
+import base64
 import xml.etree.ElementTree as ElementTree
 
-from freqdino.visualization.page import metrics_tables, page, table
+from freqdino.visualization.page import chart, metrics_tables, page, table
 
 
 def cells(text):
@@ -22,3 +23,12 @@ def test_everything_is_escaped():
     assert cells(table(["<a>", "n"], [["x & y", 1.0]])) == [["<a>", "n"], ["x & y", "1.0"]]
     text = page("<b>", "x < y", {"First one": "<p>content</p>"})
     assert "&lt;b&gt;" in text and '<section id="first">' in text and 'href="#first"' in text and "<b>" not in text
+
+
+def test_a_chart_is_in_the_file_and_says_what_it_shows():
+    figure = ElementTree.fromstring(chart({"a < b": [(0, 1.0), (10, 4.25)]}, title="T & U", x_label="step")
+                                    .replace('"><figcaption', '"/><figcaption'))
+    image = figure.find("img")
+    assert figure.find("figcaption").text == "T & U" and image.get("alt") == "T & U by step: a < b 1 at 0 to 4.25 at 10"
+    kind, _, data = image.get("src").partition(";base64,")
+    assert kind == "data:image/svg+xml" and ElementTree.fromstring(base64.b64decode(data)).tag.endswith("}svg")

@@ -2,12 +2,12 @@
 
 Source of the sizes: DeiT-S (384 channels, 6 heads) on a 1024 × 1024 image, 64 × 64 tokens.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from freqdino.analysis.benchmarks.measure import Case
+from freqdino.analysis.benchmarks.measure import Case, with_gradient, without_gradient
 from freqdino.frequency.fdam.attention_inversion import AttentionInversion
 from freqdino.frequency.fdam.scale_spectrum import scale_spectrum, scale_spectrum_reference
 from freqdino.frequency.fdam.transformer_block import MLP, FDAMBlock
@@ -67,11 +67,3 @@ def cases(device: torch.device) -> Iterator[Case]:
 
 def tokens_of(feature_map: Tensor) -> Tensor:
     return feature_map.flatten(2).transpose(1, 2).contiguous()
-
-
-def without_gradient(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    return torch.no_grad()(run)
-
-
-def with_gradient(run: Callable[[], Tensor]) -> Callable[[], None]:
-    return lambda: run().sum().backward()

@@ -6,13 +6,14 @@ CPU.
 Forward and backward: those of a ResNet-18's last two stages on a 128 × 128 image, batch 4, where the weight of each
 image costs more than its map.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqdino.analysis.benchmarks.measure import Case
+from freqdino.analysis.benchmarks.measure import Case, with_gradient, without_gradient
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.conv import FDConv
 
@@ -25,15 +26,15 @@ def cases(device: torch.device) -> Iterator[Case]:
         x = torch.randn(2, channels, height, width, device=device)
         plain, layer = layers(channels, device)
         yield Case(f"forward, 2 × {channels} × {height} × {width}",
-                   {"Conv2d": without_gradient(plain, x), "FDConv": without_gradient(layer, x),
-                    "FDConv, plainly": without_gradient(plain_fdconv, layer, x)},
+                   {"Conv2d": without_gradient(partial(plain, x)), "FDConv": without_gradient(partial(layer, x)),
+                    "FDConv, plainly": without_gradient(partial(plain_fdconv, layer, x))},
                    "Conv2d", f"FDConv ≤ {target} times Conv2d's time")
     for channels, height, width in SMALL_MAPS:
         x = torch.randn(4, channels, height, width, device=device, requires_grad=True)
         plain, layer = layers(channels, device)
         yield Case(f"forward and backward, 4 × {channels} × {height} × {width}",
-                   {"Conv2d": with_gradient(plain, x), "FDConv": with_gradient(layer, x),
-                    "FDConv, plainly": with_gradient(plain_fdconv, layer, x)},
+                   {"Conv2d": with_gradient(partial(plain, x)), "FDConv": with_gradient(partial(layer, x)),
+                    "FDConv, plainly": with_gradient(partial(plain_fdconv, layer, x))},
                    "FDConv, plainly", "FDConv ≥ 2 times as fast")
 
 
@@ -43,14 +44,6 @@ def layers(channels: int, device: torch.device) -> tuple[nn.Conv2d, FDConv]:
     layer = FDConv(channels, channels, 3, padding=1, kernel_num=64, device=device).eval()
     layer.load_state_dict(plain.state_dict())
     return plain, layer
-
-
-def without_gradient(function: Callable[..., Tensor], *arguments: object) -> Callable[[], Tensor]:
-    return torch.no_grad()(lambda: function(*arguments))
-
-
-def with_gradient(function: Callable[..., Tensor], *arguments: object) -> Callable[[], None]:
-    return lambda: function(*arguments).sum().backward()
 
 
 def plain_fdconv(layer: FDConv, x: Tensor) -> Tensor:

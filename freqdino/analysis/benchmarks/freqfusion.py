@@ -64,9 +64,7 @@ def plain_fusion(fusion: FreqFusion, hr: Tensor, lr: Tensor) -> tuple[Tensor, Te
     Args:
         hr: (B, 256, 2·H, 2·W).
         lr: (B, 256, H, W).
-
-    Returns:
-        The low-pass filters (B, 25, 2·H, 2·W), hr sharpened and lr upsampled, both (B, 256, 2·H, 2·W).
+    Returns the low-pass filters (B, 25, 2·H, 2·W), hr sharpened and lr upsampled, both (B, 256, 2·H, 2·W).
     """
     hr_guide, lr_guide = fusion.hr_channel_compressor(hr), fusion.lr_channel_compressor(lr)
 
@@ -94,9 +92,7 @@ def plain_sampler(sampler: torch.nn.Module, hr_guide: Tensor, lr_guide: Tensor, 
         hr_guide: (B, D, 2·H, 2·W).
         lr_guide: (B, D, H, W).
         features: (B, C, 2·H, 2·W).
-
-    Returns:
-        (B, C, 2·H, 2·W).
+    Returns (B, C, 2·H, 2·W).
     """
     height, width = lr_guide.shape[-2:]
     fine, coarse = plain_similarity(hr_guide), plain_similarity(lr_guide)
@@ -120,7 +116,7 @@ def plain_sampler(sampler: torch.nn.Module, hr_guide: Tensor, lr_guide: Tensor, 
 def plain_similarity(guide: Tensor) -> Tensor:
     """The guide and, as eight more channels, its cosine similarities with the neighbours at distance 2, row by row.
 
-    Neighbours outside the map are zeros: (B, D, H, W) → (B, D + 8, H, W).
+    Neighbours outside the map are zeros: (B, D, H, W) -> (B, D + 8, H, W).
     """
     height, width = guide.shape[-2:]
     bordered = F.pad(guide, (2, 2, 2, 2))

@@ -9,11 +9,13 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from freqdino.evaluation.tables import growing_table
 
 WARM_UP_RUNS = 2
 MIB = 2**20
@@ -33,6 +35,18 @@ class Case:
     def __post_init__(self):
         if self.baseline not in self.variants:
             raise ValueError(f"case {self.title!r}: baseline {self.baseline!r} is none of {', '.join(self.variants)}")
+
+
+def without_gradient(run: Callable[[], torch.Tensor]) -> Callable[[], object]:
+    return torch.no_grad()(run)
+
+
+def with_gradient(run: Callable[[], torch.Tensor], inputs: Sequence[torch.Tensor] = (),
+                  gradient: torch.Tensor | None = None) -> Callable[[], object]:
+    """The run and its backward pass: from ``gradient`` to ``inputs``, without them from the sum to every parameter."""
+    if gradient is None:
+        return lambda: run().sum().backward()
+    return lambda: torch.autograd.grad(run(), inputs, gradient)
 
 
 @dataclass
@@ -92,18 +106,16 @@ def allocation_peak(run: Callable[[], object], device: torch.device) -> int:
 
 def table(cases: Iterable[Case], device: torch.device, repeats: int) -> Iterator[str]:
     """The lines of a Markdown table, each case's as soon as it is measured; ratios above 1 favour the variant."""
-    yield "| case | variant | time ms | × faster | peak MiB | × less memory | target |"
-    yield "| --- | --- | ---: | ---: | ---: | ---: | --- |"
-    for case in cases:
-        measurements = measure(case, device, repeats)
-        baseline = measurements[case.baseline]
-        for name, measurement in measurements.items():
-            faster = ratio(baseline.seconds, measurement.seconds)
-            leaner = ratio(baseline.peak_bytes, measurement.peak_bytes)
-            target = "baseline" if name == case.baseline else case.target
-            yield (f"| {case.title} | {name} | {measurement.seconds * 1e3:.2f} | {faster} "
-                   f"| {measurement.peak_bytes / MIB:.2f} | {leaner} | {target} |")
+    return growing_table(["case", "variant", "time ms", "× faster", "peak MiB", "× less memory", "target"],
+                         (rows_of(case, measure(case, device, repeats)) for case in cases), text=(0, 1, 6))
 
 
-def ratio(baseline: float, variant: float) -> str:
-    return f"{baseline / variant:.2f}" if variant else "-"
+def rows_of(case: Case, measurements: dict[str, Measurement]) -> list[list]:
+    baseline = measurements[case.baseline]
+    return [[case.title, name, one.seconds * 1e3, ratio(baseline.seconds, one.seconds),
+             one.peak_bytes / MIB, ratio(baseline.peak_bytes, one.peak_bytes),
+             "baseline" if name == case.baseline else case.target] for name, one in measurements.items()]
+
+
+def ratio(baseline: float, variant: float) -> float | None:
+    return baseline / variant if variant else None

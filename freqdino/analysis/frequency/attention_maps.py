@@ -52,7 +52,7 @@ def reader_of(model: nn.Module, module: nn.Module) -> Callable | None:
 
 
 def attention_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Name → block, in the order of the model."""
+    """Name -> block, in the order of the model."""
     return {name: module for name, module in model.named_modules() if reader_of(model, module) is not None}
 
 

@@ -1,16 +1,14 @@
 """Figures of the subjects' numbers, of one model or of several side by side: nothing is drawn that JSON does not hold.
 
-Every function takes runs, pairs of a label and a subject's numbers, and returns file name → figure.
+Every function takes runs, pairs of a label and a subject's numbers, and returns file name -> figure.
 """
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+
+from freqdino.visualization.charts import array, count_from_zero, curve, curve_figure, finish, panel_rows, short
 
 Runs = Sequence[tuple[str, dict]]
 
@@ -24,83 +22,14 @@ STACK_STYLES = {"plain": {"color": "tab:blue", "linewidth": 3, "alpha": 0.5},
 LOCAL_PANELS = {"response": "log10 of |F| of the kernel", "inverted_response": "log10 of |F| of the inverted kernel"}
 
 
-def array(numbers: list) -> np.ndarray:
-    """JSON's None as NaN."""
-    return np.array(numbers, dtype=float)
-
-
-def panel_rows(rows: Sequence[Sequence[tuple[str, np.ndarray]]], title: str, scale: str, *,
-               limits: tuple[float, float] | None = None, counted: str = "") -> Figure:
-    """Rows of pictures under their titles; all of one colour scale, whose meaning is ``scale``. With "" each has its
-    own, whose range stands in its title. ``counted`` is what the rows and columns of matrices number."""
-    columns = max(map(len, rows))
-    figure = Figure(figsize=(2.2 * columns + 1, 2.3 * len(rows) + 0.6), layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    shared = {}
-    if scale:
-        finite = np.concatenate([picture[np.isfinite(picture)] for row in rows for _, picture in row])
-        low, high = limits or ((finite.min(), finite.max()) if finite.size else (0, 1))
-        shared = {"vmin": low, "vmax": high}
-    for row, panels in zip(axes, rows):
-        for axis, panel in zip_longest(row, panels):
-            axis.set_axis_off()
-            if panel is not None:
-                if counted:
-                    axis.set_axis_on()
-                    count_from_zero(axis.xaxis, axis.yaxis)
-                    axis.tick_params(labelsize=5)
-                    axis.set_xlabel(counted, fontsize=6)
-                    axis.set_ylabel(counted, fontsize=6)
-                image = axis.imshow(panel[1], cmap="viridis", **shared)
-                own = "" if scale else f"\n{np.nanmin(panel[1]):.3g} to {np.nanmax(panel[1]):.3g}"
-                axis.set_title(panel[0] + own, fontsize=6)
-    if scale:
-        bar = figure.colorbar(image, ax=axes, shrink=0.8)
-        bar.set_label(scale, fontsize=7)
-        bar.ax.tick_params(labelsize=6)
-    return figure
-
-
-def count_from_zero(*axes: Axis) -> None:
-    """Ticks at whole numbers only."""
-    for axis in axes:
-        axis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
-
-
 def in_rows(runs: Sequence[Sequence[tuple[str, np.ndarray]]]) -> list[list[tuple[str, np.ndarray]]]:
     """The runs' panels in rows of COLUMNS, those of one place of all runs under each other."""
     longest = max(map(len, runs))
     return [row for start in range(0, longest, COLUMNS) for panels in runs if (row := panels[start:start + COLUMNS])]
 
 
-def curve(axis: Axes, x: list, y: list, label: str | None = None, **style) -> None:
-    """A line through what is defined."""
-    x, y = array(x), array(y)
-    known = np.isfinite(y)
-    axis.plot(x[known], y[known], label=label, **style)
-
-
-def curve_figure(groups: Sequence[str], title: str) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel for each group."""
-    figure = Figure(figsize=(4.5 * min(len(groups), 3) + 1, 3.4 * -(-len(groups) // 3)), layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    axes = figure.subplots(-(-len(groups) // 3), min(len(groups), 3), squeeze=False).flatten()
-    for axis, group in zip_longest(axes, groups):
-        if group is None:
-            axis.set_axis_off()
-        else:
-            axis.set_title(short(group), fontsize=7)
-    return figure, dict(zip(groups, axes))
-
-
 def labelled(label: str, name: str) -> str:
     return f"{label}\n{name}" if label else name
-
-
-def short(name: str) -> str:
-    """The last parts of a long module name."""
-    return ".".join(name.split(".")[-3:])
 
 
 def groups_of(runs: Runs) -> list[str]:
@@ -150,17 +79,6 @@ def attention(runs: Runs) -> dict[str, Figure]:
                           linestyle=style, **look)
         finish(axes, "frequency (cycles per token)", "product over layers", log=True)
     return figures
-
-
-def finish(axes: dict[str, Axes], x_label: str, y_label: str, *, log: bool = False) -> None:
-    for axis in axes.values():
-        axis.set_xlabel(x_label, fontsize=7)
-        axis.set_ylabel(y_label, fontsize=7)
-        axis.tick_params(which="both", labelsize=6)     # both: a logarithmic axis labels its minor ticks
-        if log and axis.lines:
-            axis.set_yscale("log")
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=5)
 
 
 def representation(runs: Runs) -> dict[str, Figure]:

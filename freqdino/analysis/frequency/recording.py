@@ -14,7 +14,7 @@ class Call(NamedTuple):
     output: object
 
 
-Calls = Mapping[str, list[Call]]    # name of the module in the model → its calls, in their order
+Calls = Mapping[str, list[Call]]    # name of the module in the model -> its calls, in their order
 
 
 @contextmanager

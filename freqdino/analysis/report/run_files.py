@@ -8,9 +8,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from freqdino.config import add_freqdino_config, merge_config_file, read_yaml
+from freqdino.config import default_config, lookup, merge_config_file, read_yaml
+from freqdino.config.effects import flat_keys
 from freqdino.config.loading import find_config_file
 from freqdino.evaluation.results import COLUMNS
 
@@ -42,8 +43,7 @@ def find_checkpoint(run: Path, cfg: CfgNode) -> str:
 
     Where the run's last start was one of --eval-only, what that evaluated: MODEL.WEIGHTS, unless it had --resume.
 
-    Raises:
-        FileNotFoundError: there is none; the message says how to name one.
+    Raises FileNotFoundError: there is none; the message says how to name one.
     """
     arguments = command_line(run)
     if arguments.get("eval_only") and not arguments.get("resume") and cfg.MODEL.WEIGHTS:
@@ -82,7 +82,7 @@ def configuration_differences(run: Path) -> tuple[str, list[Difference]]:
     arguments = command_line(run)
     name = arguments.get("config_file", "")
     file = find_config_file(name)
-    base, file_values = defaults(), None
+    base, file_values = default_config(), None
     if not Path(file).is_file():
         description = (f"the defaults: the configuration file {name} is not there any more" if name else
                        "the defaults: log.txt does not name the configuration file")
@@ -91,11 +91,11 @@ def configuration_differences(run: Path) -> tuple[str, list[Difference]]:
         bases = [bases] if isinstance(bases, str) else bases
         for path in bases:
             merge_config_file(base, os.path.join(os.path.dirname(file), os.path.expanduser(path)))
-        of_file = defaults()
+        of_file = default_config()
         merge_config_file(of_file, file)
         file_values = flatten(of_file)
         description = f"{', '.join(bases) or 'the defaults'}, on which {name} is built"
-    of_run = defaults()
+    of_run = default_config()
     merge_config_file(of_run, str(find_config(run)))
     options, base_values = set(arguments.get("opts", [])[::2]), flatten(base)
     differences = []
@@ -107,21 +107,9 @@ def configuration_differences(run: Path) -> tuple[str, list[Difference]]:
     return description, differences
 
 
-def defaults() -> CfgNode:
-    cfg = get_cfg()
-    add_freqdino_config(cfg)
-    return cfg
-
-
-def flatten(node: CfgNode, prefix: str = "") -> dict[str, object]:
+def flatten(cfg: CfgNode) -> dict[str, object]:
     """Dotted key -> value; tuples become lists, which YAML does not tell apart."""
-    values = {}
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            values.update(flatten(value, f"{prefix}{key}."))
-        else:
-            values[prefix + key] = as_lists(value)
-    return values
+    return {key: as_lists(lookup(cfg, key)) for key in flat_keys(cfg)}
 
 
 def as_lists(value: object) -> object:
@@ -133,8 +121,7 @@ def read_curves(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
     Of an iteration that was done again after --resume the later values count. Empty where nothing was trained.
 
-    Raises:
-        ValueError: metrics.json is damaged.
+    Raises ValueError: metrics.json is damaged.
     """
     path = run / "metrics.json"
     if not path.is_file():

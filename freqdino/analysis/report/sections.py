@@ -6,8 +6,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata
 from tqdm import tqdm
 
-from freqdino.analysis.costs.measuring import Analysis, analyze, build, noise
-from freqdino.analysis.costs.tables import number, parts_of
+from freqdino.analysis.costs.measuring import analyze, build, noise
+from freqdino.analysis.costs.tables import part_rows
 from freqdino.analysis.report.image_scores import DESCRIPTIONS, INSTANCE_THRESHOLD, score_image
 from freqdino.analysis.report.run_files import configuration_differences, find_checkpoint, find_config, read_curves
 from freqdino.config import load_config
@@ -15,7 +15,6 @@ from freqdino.data import dataset_records, register_custom_datasets
 from freqdino.data.image_reading import read_image
 from freqdino.engine.predictor import Predictor, class_metadata
 from freqdino.evaluation.results import read_results
-from freqdino.visualization.charts import line_chart
 from freqdino.visualization.drawing import (
     GROUND_TRUTH_KEYS,
     OUTPUT_KEYS,
@@ -24,7 +23,7 @@ from freqdino.visualization.drawing import (
     draw_prediction,
     side_by_side,
 )
-from freqdino.visualization.page import metrics_tables, page, paragraph, picture, table
+from freqdino.visualization.page import chart, metrics_tables, page, paragraph, picture, table
 
 PICTURE_WIDTH = 300     # pixels of each half of a picture
 
@@ -39,8 +38,7 @@ def write_report(run: Path, *, output: Path | None = None, weights: str | None =
         max_images: images of the test set to look at.
         shown: best and worst images to show of either.
         options: KEY VALUE ... that change the run's configuration.
-    Raises:
-        ValueError, OSError: the run was not evaluated, or its configuration, checkpoint or test set is not there.
+    Raises ValueError, OSError: the run was not evaluated, or its configuration, checkpoint or test set is not there.
     """
     if not run.is_dir():
         raise FileNotFoundError(f"{run}: there is no such folder")
@@ -75,7 +73,7 @@ def configuration_section(run: Path) -> str:
 
 
 def training_section(run: Path) -> str:
-    charts = [line_chart(lines, title=title, x_label="iteration") for title, lines in read_curves(run).items()]
+    charts = [chart(lines, title=title, x_label="iteration") for title, lines in read_curves(run).items()]
     if not charts:
         return paragraph("There is no metrics.json: nothing was trained in this folder.")
     return f'<div class="charts">{"".join(charts)}</div>'
@@ -139,10 +137,4 @@ def cost_section(cfg: CfgNode, image_size: tuple[int, int]) -> str:
     analysis, = analyze([build(cfg)], noise(1, *image_size), timed=True)
     return (paragraph(f"One image of {image_size[1]} x {image_size[0]} pixels (width x height), the size at which the "
                       f"model sees the first test image, on {cfg.MODEL.DEVICE}. 1 FLOP is one multiply-add; see "
-                      "analyze_model.py --help.") + cost_table(analysis))
-
-
-def cost_table(analysis: Analysis) -> str:
-    rows = [[part, *(number(figures.get(part)) for figures in analysis.figures.values())]
-            for part in parts_of(analysis)]
-    return table(["part", *analysis.figures], rows)
+                      "analyze_model.py --help.") + table(["part", *analysis.figures], part_rows(analysis), digits=2))

@@ -1,9 +1,12 @@
 """The two styles of names in Mask2Former's checkpoints, told by the names alone, and parallel wrappers' prefix."""
+from collections.abc import Collection, Mapping
+from typing import Any
+
 from freqdino.errors import CheckpointError
 
 
-def upgrade_keys(tensors, model_keys):
-    """``tensors`` (name → tensor) under the names of ``model_keys``: a new dictionary that shares the tensors.
+def upgrade_keys(tensors: Mapping[str, Any], model_keys: Collection[str]) -> dict[str, Any]:
+    """``tensors`` (name -> tensor) under the names of ``model_keys``: a new dictionary that shares the tensors.
 
     Drops the prefix ``module.`` of parallel wrappers. In a model with ``sem_seg_head.pixel_decoder``, Mask2Former's
     first key style ``sem_seg_head.X`` becomes ``sem_seg_head.pixel_decoder.X`` unless X starts with the name of a part

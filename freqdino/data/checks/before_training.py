@@ -21,8 +21,8 @@ from freqdino.data.target_readers import (
     SeparatedReader,
 )
 from freqdino.data.targets import LabelReader, TargetReader
-from freqdino.data.values import Faults, some
-from freqdino.errors import DataError
+from freqdino.data.values import Faults
+from freqdino.errors import DataError, first_few
 
 
 def label_readers(reader: TargetReader) -> list[LabelReader]:
@@ -116,9 +116,8 @@ def check_datasets(cfg: CfgNode, *, tasks: Collection[str], masks: bool) -> None
 
     Args:
         tasks, masks: what the model predicts, as `freqdino.registration.predictions` says.
-    Raises:
-        MissingDataError: files of a data set are missing.
-        DataError: with all faults that were found, where it is not one of a whole data set.
+    Raises MissingDataError: files of a data set are missing; DataError: with all faults that were found, where it is
+    not one of a whole data set.
     """
     check_same_classes(cfg.DATASETS.TRAIN, "training")
     loaded = {name: dataset_records(name) for name in cfg.DATASETS.TEST}
@@ -146,5 +145,6 @@ def check_instance_file(name: str, records: Sequence[dict], tasks: Collection[st
     elif not path:
         texts = [record["image_id"] for record in records if isinstance(record.get("image_id"), str)]
         if texts:
-            raise DataError(f"the data set {name} has texts as image_id ({some(map(repr, texts))}) and no json_file in "
-                            "its metadata: Detectron2 writes one for the evaluation, which takes whole numbers")
+            raise DataError(f"the data set {name} has texts as image_id ({first_few(map(repr, texts))}) and no "
+                            "json_file in its metadata: Detectron2 writes one for the evaluation, which takes whole "
+                            "numbers")

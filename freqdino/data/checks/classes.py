@@ -9,8 +9,7 @@ from detectron2.data import MetadataCatalog
 
 from freqdino.data.target_readers import AnnotationReader
 from freqdino.data.targets import LabelReader
-from freqdino.data.values import some
-from freqdino.errors import DataError
+from freqdino.errors import DataError, first_few
 
 CLASS_KEYS = ("thing_classes", "stuff_classes")
 
@@ -38,7 +37,7 @@ def _difference(first: Sequence[str] | None, second: Sequence[str] | None) -> st
         return ""
     only = [[name for name in names if name not in others] for names, others in ((first, second), (second, first))]
     if any(only):
-        return ", ".join(f"{some(map(repr, names))} only in the {which}"
+        return ", ".join(f"{first_few(map(repr, names))} only in the {which}"
                          for names, which in zip(only, ("first", "second")) if names)
     if len(first) != len(second):
         return f"the first has {len(first)} of them, the second {len(second)}"
@@ -57,7 +56,7 @@ def difference_of_kind(first: str, second: str) -> str:
         tables.append(set(things.values()))
     names = MetadataCatalog.get(first).get("stuff_classes") or ()
     differ = [repr(names[index]) for index in sorted(tables[0] ^ tables[1]) if index < len(names)]
-    return f"{some(differ)} has instances (isthing 1) in the one and not in the other" if differ else ""
+    return f"{first_few(differ)} has instances (isthing 1) in the one and not in the other" if differ else ""
 
 
 def warn_of_other_classes(trained: Sequence[str], tested: str) -> None:
@@ -92,7 +91,7 @@ def warn_of_absent_classes(names: Sequence[str], reader: LabelReader, present: C
     absent = [repr(classes[index]) for index in range(len(classes)) if index not in present]
     if absent:
         logger.warning("no label of the data set %s has the class%s %s: what no label holds is neither learnt nor "
-                       "scored", ", ".join(names), "es" if len(absent) > 1 else "", some(absent))
+                       "scored", ", ".join(names), "es" if len(absent) > 1 else "", first_few(absent))
 
 
 def class_names(name: str, reader: LabelReader) -> Sequence[str]:

@@ -11,8 +11,7 @@ from freqdino.data.checks.classes import class_names, warn_of_absent_classes
 from freqdino.data.checks.scanning import Tally, scan
 from freqdino.data.target_readers import SemanticReader
 from freqdino.data.targets import NO_CLASS, LabelReader
-from freqdino.data.values import some
-from freqdino.errors import DataError
+from freqdino.errors import DataError, first_few
 
 SECONDS = 30    # for which files are opened; those of a few thousand pictures
 
@@ -24,8 +23,7 @@ def readable_records(names: Sequence[str], records: Sequence[dict], readers: Seq
     """The records, their files opened: for `SECONDS`, and with ``skip`` all of them, where what cannot be decoded is
     left out with a warning. To be called on every rank.
 
-    Raises:
-        DataError: with every fault that was found, or where no record is left.
+    Raises DataError: with every fault that was found, or where no record is left.
     """
     tally = open_files(names, records, readers, seconds=None if skip else SECONDS)
     left_out = tally.unreadable if skip else set()
@@ -36,7 +34,7 @@ def readable_records(names: Sequence[str], records: Sequence[dict], readers: Seq
     if left_out:
         logger.warning("%d of the %d pictures of %s, or their labels, cannot be read and are left out: %s",
                        len(left_out), len(records), ", ".join(names),
-                       some(records[number]["file_name"] for number in sorted(left_out)))
+                       first_few(records[number]["file_name"] for number in sorted(left_out)))
         if len(left_out) == len(records):
             raise DataError(f"no picture of {', '.join(names)} can be read")
     check_label_maps(names, readers, tally, len(records))
@@ -66,9 +64,8 @@ def open_files(names: Sequence[str], records: Sequence[dict], readers: Sequence[
 def check_label_maps(names: Sequence[str], readers: Sequence[LabelReader], tally: Tally, pictures: int) -> None:
     """Warn of classes that no label map holds, where all were opened, and of a class that stands alone.
 
-    Raises:
-        DataError: of two classes and more they hold the first and the ignored value alone, as masks of 0 and 255 do;
-            a warning where not all were opened.
+    Raises DataError: of two classes and more they hold the first and the ignored value alone, as masks of 0 and 255 do;
+    a warning where not all were opened.
     """
     for number, reader in enumerate(readers):
         if not isinstance(reader, SemanticReader):
@@ -80,7 +77,7 @@ def check_label_maps(names: Sequence[str], readers: Sequence[LabelReader], tally
                            shown, classes[0], reader.ignore_label)
         masks = len(classes) > 1 and present <= {0, NO_CLASS} and NO_CLASS in present
         message = (f"the label maps of {shown} hold no other values than 0 ({classes[0]!r}) and {reader.ignore_label}, "
-                   f"which is ignored: no pixel is {some(map(repr, classes[1:]))}. Masks of 0 and 255 have to be "
+                   f"which is ignored: no pixel is {first_few(map(repr, classes[1:]))}. Masks of 0 and 255 have to be "
                    "written as class indices, with 1 for 255")
         if tally.opened == pictures and masks:
             raise DataError(message)

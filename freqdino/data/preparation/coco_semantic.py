@@ -31,7 +31,7 @@ def prepare(root: Path, split: str, processes: int, *, folder: str = "panoptic_s
             value_of_id: Callable[[ClassTable], dict[int, int]] = lambda classes: classes.index_of_id) -> Path:
     """Convert a split, "train2017" or "val2017", of the data sets below ``root``; returns the folder of the maps.
 
-    ``folder``: what the maps' folder is called, before the split. ``value_of_id``: category id → value of a pixel.
+    ``folder``: what the maps' folder is called, before the split. ``value_of_id``: category id -> value of a pixel.
     """
     coco = root / "coco"
     path, target = str(coco / "annotations" / f"panoptic_{split}.json"), coco / f"{folder}_{split}"

@@ -16,6 +16,7 @@ from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.plain_state import keep_additions
 from freqdino.frequency.star_relu import StarReLU
+from freqdino.ops.blocking import by_pieces
 from freqdino.ops.modules import kept_whole, overwrites
 
 GAMMA_START = 1e-5
@@ -23,9 +24,6 @@ GAMMA_START = 1e-5
 GATE_NAMES = ("dy_freq", "lf_gamma", "hf_gamma")
 # The high-pass gate 2u / (u + HALF_GATE) is 1 at u = HALF_GATE: near exp(-1), as published.
 HALF_GATE = 0.3678
-# Without gradients on the CPU, tokens go through the gates in pieces that stay in the cache: fresh buffers of a whole
-# map cost several times the arithmetic.
-PIECE_BYTES = 2**19
 
 
 def attention_inversion(value: Tensor, attended: Tensor, low: Tensor | None = None,
@@ -112,14 +110,10 @@ class InversionGates(nn.Module):
         self._check_channels("query", query)
         if not (self.lf_dy_weight or self.hf_dy_weight):
             return attended
-        if not overwrites() or query.device.type != "cpu":
+        if not overwrites():
             return self._invert_tokens(value, attended, query)
-        result = torch.empty_like(attended, memory_format=torch.contiguous_format)
-        tokens = max(1, PIECE_BYTES // (self.dim * query.element_size()))
-        pieces = (tensor.reshape(-1, self.dim).split(tokens) for tensor in (value, attended, query))
-        for value, attended, query, result_piece in zip(*pieces, result.view(-1, self.dim).split(tokens)):
-            result_piece.copy_(self._invert_tokens(value, attended, query))
-        return result
+        tokens = [tensor.reshape(-1, self.dim) for tensor in (value, attended, query)]
+        return by_pieces(self._invert_tokens, tokens, 0, 4 * query.element_size() * self.dim).view_as(attended)
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`: a plain attention has no gates."""

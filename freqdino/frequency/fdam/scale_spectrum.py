@@ -2,8 +2,7 @@
 
 Source: the operator of FreqScale in FDAM (ICCV 2025, arXiv 2507.12006).
 With a real filter the operator is self-adjoint, so its gradient in x is the operator again; autograd's own rule for
-rfft2 would transform the zero-padded full spectrum instead. On the CPU the channels go through in pieces that stay in
-the cache: in a network, fresh buffers of a whole map cost about as much as the transforms.
+rfft2 would transform the zero-padded full spectrum instead.
 
 B: batch, C: channels, H × W: map.
 """
@@ -11,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from freqdino.ops.blocking import pieces, place_bytes
 from freqdino.ops.modules import is_recorded
 
-PIECE_BYTES = 2**19
+# What a channel takes, in its filter's size: the spectrum is of two, and each transform makes more of that.
+PASSES = 8
 
 
 def scale_spectrum(x: Tensor, filters: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class ScaleSpectrum(torch.autograd.Function):
     def forward(ctx, x: Tensor, filters: Tensor) -> Tensor:
         ctx.save_for_backward(x, filters)
         result = torch.empty_like(x)
-        for x_piece, filters_piece, result_piece in pieces(x, filters, result):
+        for x_piece, filters_piece, result_piece in pieces((x, filters, result), 1, PASSES * place_bytes(filters, 1)):
             spectrum = transform(x_piece, filters.dtype)
             result_piece.copy_(inverse_transform(spectrum.mul_(filters_piece), x))
         return result
@@ -63,7 +64,7 @@ class ScaleSpectrum(torch.autograd.Function):
         if x.shape[-1] % 2 == 0:
             mirrored[-1:].fill_(1)
         for x_piece, filters_piece, grad_piece, grad_x_piece, grad_filters_piece in pieces(
-                x, filters, grad_result, grad_x, grad_filters):
+                (x, filters, grad_result, grad_x, grad_filters), 1, PASSES * place_bytes(filters, 1)):
             grad_spectrum = transform(grad_piece, filters.dtype)
             if grad_filters is not None:
                 product = transform(x_piece, filters.dtype).mul_(grad_spectrum.conj())
@@ -79,14 +80,3 @@ def transform(piece: Tensor, dtype: torch.dtype) -> Tensor:
 
 def inverse_transform(spectrum: Tensor, x: Tensor) -> Tensor:
     return torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho")
-
-
-def pieces(x: Tensor, filters: Tensor, *others: Tensor | None):
-    """The tensors in step, a few channels at a time on the CPU and whole elsewhere; None stays None."""
-    channels = x.shape[1]
-    if x.device.type == "cpu":
-        spectrum_bytes = 2 * filters.element_size() * filters[:, 0].numel()
-        channels = max(1, PIECE_BYTES // spectrum_bytes)
-    count = -(-x.shape[1] // channels)
-    return zip(*([None] * count if tensor is None else tensor.split(channels, dim=1)
-                 for tensor in (x, filters, *others)))

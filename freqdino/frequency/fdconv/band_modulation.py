@@ -5,7 +5,6 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 
 Shape key: B: batch, C: channels, H, W: map size, G: spatial groups, n: number of cut-offs.
 """
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,11 +17,9 @@ from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, gate
-from freqdino.ops.modules import is_recorded, overwrites
+from freqdino.ops.blocking import by_pieces, place_bytes
 
 GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
-# Elements a CPU transforms at once: then a spectrum and its low-pass copy stay in the cache (measured: half the time).
-CHUNK = 2**19
 
 
 class Box(NamedTuple):
@@ -67,7 +64,7 @@ def low_pass(spectrum: Tensor, width: int, box: Box) -> Tensor:
 
 
 class FrequencyBandModulation(nn.Module):
-    """(B, C, H, W) → the same shape: the sum of x's frequency bands, each times a map that is predicted from x.
+    """(B, C, H, W) -> the same shape: the sum of x's frequency bands, each times a map that is predicted from x.
 
     The low-pass copies L_i of x at the cut-offs 0.5/k of ``k_list`` (L_0 = x) give the bands L_i − L_{i+1} and the
     rest L_n. Band i is multiplied by gate(conv_i(x)), one map for each of G = ``spatial_group`` channel groups; the
@@ -98,13 +95,7 @@ class FrequencyBandModulation(nn.Module):
         maps = self.band_maps(x)
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
         precise = x.to(at_least_float32(x)).unflatten(1, (self.spatial_group, -1))
-        chunks = math.ceil(precise.numel() / CHUNK) if x.device.type == "cpu" and not is_recorded() else 1
-        if overwrites():
-            bands = torch.empty_like(precise, memory_format=torch.contiguous_format)
-            for chunk, out in zip(precise.chunk(chunks, 2), bands.chunk(chunks, 2)):
-                weighted_sum(chunk, boxes, changes, out)
-        else:
-            bands = torch.cat([weighted_sum(chunk, boxes, changes) for chunk in precise.chunk(chunks, 2)], 2)
+        bands = by_pieces(lambda part: weighted_sum(part, boxes, changes), [precise], 2, place_bytes(precise, 2))
         return bands.flatten(1, 2).to(x.dtype)
 
     def band_maps(self, x: Tensor) -> list[Tensor]:
@@ -115,7 +106,7 @@ class FrequencyBandModulation(nn.Module):
         """
         convs = self.freq_weight_conv_list
         size = convs[0].kernel_size[0]
-        # (bands·G, C/G, k, k) → (G, bands·k², C/G)
+        # (bands·G, C/G, k, k) -> (G, bands·k², C/G)
         taps = torch.stack([conv.weight for conv in convs], 1).flip(3, 4).permute(0, 1, 3, 4, 2).flatten(1, 3)
         responses = taps @ x.unflatten(1, (self.spatial_group, -1)).flatten(3)
         logits = F.fold(responses.flatten(1, 2), x.shape[-2:], size, padding=size // 2)
@@ -125,14 +116,11 @@ class FrequencyBandModulation(nn.Module):
         return maps if len(maps) > len(self.k_list) else [*maps, torch.ones_like(maps[0])]
 
 
-def weighted_sum(x: Tensor, boxes: list[Box], weights: list[Tensor], out: Tensor | None = None) -> Tensor:
-    """x·weights[0] + Σ_i (x's frequencies in boxes[i])·weights[i + 1]. x: (B, G, channels, H, W).
-
-    Written to ``out`` where that is given, which autograd does not serve.
-    """
+def weighted_sum(x: Tensor, boxes: list[Box], weights: list[Tensor]) -> Tensor:
+    """x·weights[0] + Σ_i (x's frequencies in boxes[i])·weights[i + 1]. x: (B, G, channels, H, W)."""
     columns = max(box.left for box in boxes)
     spectrum = torch.fft.fft(torch.fft.rfft(x)[..., :columns], dim=-2)
-    total = torch.mul(x, weights[0], out=out)
+    total = x * weights[0]
     for box, weight in zip(boxes, weights[1:]):
         total.addcmul_(low_pass(spectrum, x.shape[-1], box), weight)
     return total

@@ -32,7 +32,7 @@ SMALL_MAP = 4
 
 
 class FDConv(DynamicWeight, nn.Conv2d):
-    """Drop-in for nn.Conv2d: (B, Ci, H, W) → (B, Co, H', W'), with a weight of its own for each image.
+    """Drop-in for nn.Conv2d: (B, Ci, H, W) -> (B, Co, H', W'), with a weight of its own for each image.
 
     Active where min(Ci, Co) > ``use_fdconv_if_c_gt`` and kh and kw are in ``use_fdconv_if_k_in``; elsewhere it is the
     plain convolution, with its keys. Active: y = conv(FBM(x), W · KSM(mean of x)), where
@@ -134,7 +134,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
         return y if self.activation is None else self.activation(y)
 
     def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
-        """x: (B, Ci, H, W), pooled: (B, Ci) → (B, Co, H', W'), before norm and activation."""
+        """x: (B, Ci, H, W), pooled: (B, Ci) -> (B, Co, H', W'), before norm and activation."""
         if self.FBM is not None:
             x = self.FBM(x)
         if SMALL_MAP * math.prod(x.shape[2:]) <= self.out_channels // self.groups:

@@ -6,6 +6,7 @@ Shape key: B: batch, Co, Ci: output and input channels, G: groups of the convolu
 R = Co·kh, K = (Ci/G)·kw: the weight matrix, p: param_ratio.
 """
 import copy
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -23,6 +24,7 @@ from freqdino.frequency.fdconv.gated_product import gated, gated_product
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal, make_neutral
 from freqdino.frequency.fdconv.plain_weight import PlainWeight, cannot_be_computed_with
 from freqdino.ops.autocast import autocast_type, without_autocast
+from freqdino.ops.blocking import by_pieces, place_bytes
 from freqdino.ops.modules import DerivedBuffers, overwrites
 
 MODULATION = ("KSM_Global", "KSM_Local", "FBM")
@@ -94,7 +96,7 @@ class DynamicWeight(DerivedBuffers):
         super().register_parameter(name, param)
 
     def to_coefficients(self, weight: Tensor) -> Tensor:
-        """A plain weight → (p, R, K//2 + 1, 2) of its type: p equal shares, since their sum is what counts."""
+        """A plain weight -> (p, R, K//2 + 1, 2) of its type: p equal shares, since their sum is what counts."""
         spectrum = weight_to_spectrum(weight.reshape(self.conv_shape)) / (self.scale * self.param_ratio)
         return spectrum.to(weight.dtype).expand(self.param_ratio, -1, -1, -1).clone()
 
@@ -170,17 +172,16 @@ class DynamicWeight(DerivedBuffers):
         """The layer's output for x (B, …), each image under its own weight. pooled: (B, Ci), the mean of x.
 
         ``respond`` gives the output for some of the images from their parts of x, of ``pooled`` and of the factors.
-        On a CPU without gradients the images go one by one: weights and maps of one fit the caches where those of all
-        do not, and only one weight is held at a time.
+        Without gradients the images go in pieces: weights and maps of one may fit a cache where those of all do not.
         """
         self.materialise()
         with without_autocast(x):
             pooled = pooled.to((self.dft_weight if self.convert_param else self.weight).dtype)
             factors = self.KSM_Global(pooled[..., None, None])
-        if x.device.type != "cpu" or not overwrites() or x.shape[0] == 1:
+        if not overwrites():
             return respond(x, pooled, factors)
-        images = [slice(image, image + 1) for image in range(x.shape[0])]
-        return torch.cat([respond(x[one], pooled[one], factors.of_images(one)) for one in images])
+        return by_pieces(lambda x, pooled, *factors: respond(x, pooled, KernelFactors(*factors)), (x, pooled, *factors),
+                         0, math.prod(self.conv_shape) * x.element_size() + place_bytes(x, 0))
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`. ValueError, and nothing changed, for a weight of another shape."""

@@ -39,20 +39,20 @@ def frequency_groups(rows: int, columns: int, kernel_num: int) -> Tensor:
 
 
 def weight_to_spectrum(weight: Tensor) -> Tensor:
-    """(Co, Ci, kh, kw) → real and imaginary parts (R, K//2 + 1, 2), in float32 at least."""
+    """(Co, Ci, kh, kw) -> real and imaginary parts (R, K//2 + 1, 2), in float32 at least."""
     out_channels, in_channels, height, width = weight.shape
     matrix = weight.to(at_least_float32(weight)).permute(0, 2, 1, 3).reshape(out_channels * height, in_channels * width)
     return torch.view_as_real(torch.fft.rfft2(matrix))
 
 
 def spectrum_to_matrix(spectrum: Tensor, columns: int) -> Tensor:
-    """(B, R, K//2 + 1, 2) → the matrices (B, R, K). K is asked for, as it may be odd."""
+    """(B, R, K//2 + 1, 2) -> the matrices (B, R, K). K is asked for, as it may be odd."""
     # Two calls take two thirds of irfft2's time on a CPU.
     return torch.fft.irfft(torch.fft.ifft(torch.view_as_complex(spectrum), dim=-2), n=columns)
 
 
 def matrix_to_weight(matrix: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-    """(B, R, K) → (B, Co, Ci, kh, kw), a view. ``shape``: (Co, Ci, kh, kw)."""
+    """(B, R, K) -> (B, Co, Ci, kh, kw), a view. ``shape``: (Co, Ci, kh, kw)."""
     out_channels, in_channels, height, width = shape
     return matrix.unflatten(1, (out_channels, height)).unflatten(3, (in_channels, width)).transpose(2, 3)
 

@@ -7,17 +7,14 @@ Shape key: N: products, O: output rows, t: rows of M that one output row concate
 gate's logits, L: columns of X.
 """
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from freqdino.ops import blocking
 from freqdino.ops.modules import is_recorded
-
-# Elements of M that a CPU handles at once: the passes over a block then find it in the cache.
-BLOCK = 2**18
 
 
 def gated(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -49,18 +46,17 @@ class Gated(Function):
     def forward(ctx, matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
         ctx.save_for_backward(matrix, left, right)
         result = torch.empty_like(matrix)
-        for block in blocks(matrix):
-            part = result[block.products, block.rows]
-            gate_values(left, right, block, part).mul_(matrix[block.products, block.rows])
+        for block, _ in blocks(matrix):
+            gate_values(left, right, block, result[block]).mul_(matrix[block])
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, result_grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gradients = FactorGradients(*ctx.saved_tensors)
-        for block in blocks(gradients.matrix):
+        for block, _ in blocks(gradients.matrix):
             gradients.gate(block)
-            gradients.add(block, result_grad[block.products, block.rows])
+            gradients.add(block, result_grad[block])
         return gradients.results
 
 
@@ -71,11 +67,10 @@ class GatedProduct(Function):
         run = x.shape[1] // matrix.shape[2]
         y = x.new_empty(len(x), matrix.shape[1] // run, x.shape[2])
         room = Room(matrix)
-        for block in blocks(matrix, run):
-            part = matrix[block.products, block.rows]
+        for block, outputs in blocks(matrix, run):
+            part = matrix[block]
             gated_part = gate_values(left, right, block, room.like(part)).mul_(part)
-            torch.bmm(gated_part.view(len(part), -1, x.shape[1]).to(x.dtype), x[block.products],
-                      out=y[block.products, block.outputs])
+            torch.bmm(gated_part.view(len(part), -1, x.shape[1]).to(x.dtype), x[block[0]], out=y[outputs])
         return y
 
     @staticmethod
@@ -86,35 +81,26 @@ class GatedProduct(Function):
         x_type, x, y_grad = x.dtype, x.to(gradients.matrix.dtype), y_grad.to(gradients.matrix.dtype)
         x_grad = torch.zeros_like(x, memory_format=torch.contiguous_format)
         room = Room(gradients.matrix)
-        for block in blocks(gradients.matrix, x.shape[1] // gradients.matrix.shape[2]):
+        for block, outputs in blocks(gradients.matrix, x.shape[1] // gradients.matrix.shape[2]):
             gated_part = gradients.gate(block)
-            part_y_grad = y_grad[block.products, block.outputs]
+            part_y_grad = y_grad[outputs]
             by_output = (*part_y_grad.shape[:2], x.shape[1])
-            x_grad[block.products].baddbmm_(gated_part.view(by_output).mT, part_y_grad)
+            x_grad[block[0]].baddbmm_(gated_part.view(by_output).mT, part_y_grad)
             part_grad = room.like(gated_part)
-            torch.bmm(part_y_grad, x[block.products].mT, out=part_grad.view(by_output))
+            torch.bmm(part_y_grad, x[block[0]].mT, out=part_grad.view(by_output))
             gradients.add(block, part_grad)
         return *gradients.results, x_grad.to(x_type)
 
 
-class Block(NamedTuple):
-    """Slices of the products, of M's rows and of the output rows that those make."""
-    products: slice
-    rows: slice
-    outputs: slice
+Block = tuple[slice, slice]
 
 
-def blocks(matrix: Tensor, run: int = 1) -> Iterator[Block]:
-    """Blocks that together cover ``matrix`` (N, O·run, K)."""
+def blocks(matrix: Tensor, run: int = 1) -> Iterator[tuple[Block, Block]]:
+    """Slices (products, M's rows) that together cover ``matrix`` (N, O·run, K), and (products, their output rows)."""
     count, rows, columns = matrix.shape
-    outputs = rows // run
-    limit = BLOCK if matrix.device.type == "cpu" else matrix.numel()
-    some = max(1, limit // (rows * columns))
-    step = outputs if some > 1 else max(1, limit // (run * columns))
-    for first in range(0, count, some):
-        for output in range(0, outputs, step):
-            end = min(output + step, outputs)
-            yield Block(slice(first, first + some), slice(output * run, end * run), slice(output, end))
+    bytes_each = 2 * run * columns * matrix.element_size()      # the gate and the gated matrix
+    for products, outputs in blocking.blocks(count, rows // run, bytes_each, matrix.device):
+        yield (products, slice(outputs.start * run, outputs.stop * run)), (products, outputs)
 
 
 class Room:
@@ -130,7 +116,7 @@ class Room:
 
 
 def gate_values(left: Tensor, right: Tensor, block: Block, out: Tensor) -> Tensor:
-    return torch.bmm(left[block.products, block.rows], right[block.products], out=out).sigmoid_()
+    return torch.bmm(left[block], right[block[0]], out=out).sigmoid_()
 
 
 class FactorGradients:
@@ -143,18 +129,18 @@ class FactorGradients:
 
     def gate(self, block: Block) -> Tensor:
         """M ⊙ σ(U V) in the block."""
-        part = self.matrix[block.products, block.rows]
+        part = self.matrix[block]
         self.values, self.gated = (room.like(part) for room in self.rooms)
         gate_values(self.left, self.right, block, self.values)
         return torch.mul(part, self.values, out=self.gated)
 
     def add(self, block: Block, gated_grad: Tensor):
         """gated_grad: the gradient of what ``gate`` returned for the block."""
-        products, rows, _ = block
+        products = block[0]
         matrix_grad, left_grad, right_grad = self.results
-        part_grad = torch.mul(gated_grad, self.values, out=matrix_grad[products, rows])
+        part_grad = torch.mul(gated_grad, self.values, out=matrix_grad[block])
         # σ' = σ · (1 − σ): the logits' gradient is that of M times M · (1 − σ).
-        logits_grad = torch.sub(self.matrix[products, rows], self.gated, out=self.gated).mul_(part_grad)
+        logits_grad = torch.sub(self.matrix[block], self.gated, out=self.gated).mul_(part_grad)
         # Transposed, as V has few rows: a product with few columns is slow.
-        left_grad[products, rows] = torch.bmm(self.right[products], logits_grad.mT).mT
-        right_grad[products] += torch.bmm(self.left[products, rows].mT, logits_grad)
+        left_grad[block] = torch.bmm(self.right[products], logits_grad.mT).mT
+        right_grad[products] += torch.bmm(self.left[block].mT, logits_grad)

@@ -41,9 +41,6 @@ class KernelFactors(NamedTuple):
     spatial: Tensor | None
     kernel: Tensor
 
-    def of_images(self, images: slice) -> "KernelFactors":
-        return KernelFactors(*(None if factor is None else factor[images] for factor in self))
-
 
 class NeutralHead(nn.Module):
     """A convolution whose weight starts near zero and whose bias, where it has one, is constant.
@@ -66,7 +63,7 @@ class NeutralHead(nn.Module):
             nn.init.constant_(self.bias, self.neutral_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) → (B, out_channels, H, W)."""
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         return F.conv2d(x, self.weight, self.bias, padding=[size // 2 for size in self.kernel_size], groups=self.groups)
 
 
@@ -92,7 +89,7 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 class KSMGlobal(nn.Module):
-    """Pooled features (B, Ci, 1, 1) → KernelFactors.
+    """Pooled features (B, Ci, 1, 1) -> KernelFactors.
 
     ``act`` gives channel, filter and spatial factors: sigmoid: att_multi·σ(z/temp); tanh: 1 + tanh(z/temp).
     ``kernel_act`` gives those of the n groups, whose neutral value is 1/n: sigmoid: 2σ(z/kernel_temp)/n; tanh:
@@ -144,7 +141,7 @@ class KSMGlobal(nn.Module):
 
 
 class KSMLocal(nn.Module):
-    """Pooled features (B, Ci) → half the factor of each element of the weight, as σ(U V) with U and V of low rank.
+    """Pooled features (B, Ci) -> half the factor of each element of the weight, as σ(U V) with U and V of low rank.
 
     A one-dimensional convolution of ``width`` taps runs along the (layer-normalised) channels; its Co·k² outputs at
     channel i are the logits of the weight's elements that read channel i. The width grows with log2(Ci), as in ECA-Net.

@@ -19,7 +19,7 @@ from freqdino.ops.modules import kept_whole, with_zero_gradients
 
 
 class FDLinear(DynamicWeight, nn.Linear):
-    """Drop-in for nn.Linear on the tokens of images: (B, N, Ci) → (B, N, Co), also (B, H, W, Ci) → (B, H, W, Co).
+    """Drop-in for nn.Linear on the tokens of images: (B, N, Ci) -> (B, N, Co), also (B, H, W, Ci) -> (B, H, W, Co).
 
     Active where min(Ci, Co) > ``use_fdconv_if_c_gt``, elsewhere the plain linear layer. Arguments, keys, loading of
     a plain ``weight`` and neutral start: see FDConv. Raises ValueError for a wrong argument or an input of fewer than
@@ -71,7 +71,7 @@ class FDLinear(DynamicWeight, nn.Linear):
         return y.unflatten(1, x.shape[1:-1])
 
     def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
-        """x: (B, N, Ci), pooled: (B, Ci) → (B, N, Co)."""
+        """x: (B, N, Ci), pooled: (B, Ci) -> (B, N, Co)."""
         columns = x.mT.to(product_type(x)).unsqueeze(1)
         with without_autocast(x):
             y = self.product(columns, pooled, factors).mT

@@ -73,9 +73,8 @@ class FreqFusion(nn.Module):
 
         Arguments set to another value than their default where they compute nothing give one warning.
 
-        Raises:
-            ValueError: an argument out of its range, groups that do not divide the channels, or
-                ``use_high_pass=False`` with ``semi_conv`` and ``comp_feat_upsample``, which is undefined.
+        Raises ValueError: an argument out of its range, groups that do not divide the channels, or
+        ``use_high_pass=False`` with ``semi_conv`` and ``comp_feat_upsample``, which is undefined.
         """
         super().__init__()
         check_counts(hr_channels=hr_channels, lr_channels=lr_channels, up_group=up_group,
@@ -163,13 +162,10 @@ class FreqFusion(nn.Module):
         Args:
             hr_feat: (B, C_h, Y, X), 2·H − 1 ≤ Y ≤ 2·H + 1 and 2·W − 1 ≤ X ≤ 2·W + 1.
             lr_feat: (B, C_l, H, W).
+        Returns the low-pass filters (B, G·k², Y, X), each of which sums to one, the sharpened ``hr_feat`` (B, C_h, Y,
+        X) and the upsampled ``lr_feat`` (B, C_l, Y, X), both of their inputs' types.
 
-        Returns:
-            The low-pass filters (B, G·k², Y, X), each of which sums to one, the sharpened ``hr_feat`` (B, C_h, Y, X)
-            and the upsampled ``lr_feat`` (B, C_l, Y, X), both of their inputs' types.
-
-        Raises:
-            ValueError: maps whose ranks, channels, batches or sizes do not fit.
+        Raises ValueError: maps whose ranks, channels, batches or sizes do not fit.
         """
         if (node := kept_whole(self, hr_feat, lr_feat)) is not None:
             return node
@@ -272,7 +268,7 @@ class FreqFusionSum(FreqFusion):
     """
 
     def forward(self, hr_feat: Tensor, lr_feat: Tensor) -> Tensor:
-        """(B, C_h, Y, X) and (B, C_l, H, W) → (B, C_h, Y, X): the sharpened map plus the upsampled one.
+        """(B, C_h, Y, X) and (B, C_l, H, W) -> (B, C_h, Y, X): the sharpened map plus the upsampled one.
 
         Sizes and errors as in :meth:`FreqFusion.forward`.
         """
@@ -297,9 +293,7 @@ def make_filters(logits: Tensor, window: Tensor, groups: int) -> Tensor:
         logits: (B, G·k², H, W).
         window: (1, 1, k, k), or one element for none.
         groups: G.
-
-    Returns:
-        (B, G·k², H, W), channels last in memory.
+    Returns (B, G·k², H, W), channels last in memory.
     """
     filters = logits.permute(0, 2, 3, 1).unflatten(-1, (groups, -1)).softmax(dim=-1)
     if window.numel() > 1:

@@ -41,9 +41,7 @@ class SimilarityGuidedSampler(nn.Module):
             channels: D, of both guides.
             groups: G, must divide the channels of the map that is sampled.
             norm: whether the guides pass a GroupNorm of D // 8 groups first.
-
-        Raises:
-            ValueError: ``groups`` below 1, or ``norm`` where D // 8 groups do not divide D.
+        Raises ValueError: ``groups`` below 1, or ``norm`` where D // 8 groups do not divide D.
         """
         super().__init__()
         check_counts(channels=channels, groups=groups)
@@ -70,12 +68,9 @@ class SimilarityGuidedSampler(nn.Module):
             hr_guide: (B, D, Y, X).
             lr_guide: (B, D, H, W).
             features: (B, C, Y, X), the map to sample.
+        Returns (B, C, Y, X) in the type of ``features``, channels last in memory.
 
-        Returns:
-            (B, C, Y, X) in the type of ``features``, channels last in memory.
-
-        Raises:
-            ValueError: G does not divide C.
+        Raises ValueError: G does not divide C.
         """
         if features.shape[1] % self.groups:
             raise ValueError(f"groups must divide the channels of features: groups {self.groups}, "
@@ -109,7 +104,7 @@ def subpixel_positions(groups: int) -> Tensor:
 
 
 def with_similarity(x: Tensor) -> Tensor:
-    """(B, D, H, W) → (B, D + 8, H, W): the map and :func:`local_similarity` of it."""
+    """(B, D, H, W) -> (B, D + 8, H, W): the map and :func:`local_similarity` of it."""
     return torch.cat([x, local_similarity(x).to(x.dtype)], dim=1)
 
 
@@ -118,9 +113,7 @@ def local_similarity(x: Tensor) -> Tensor:
 
     Args:
         x: (B, C, H, W).
-
-    Returns:
-        (B, 8, H, W), the neighbours in row-major order, at least float32.
+    Returns (B, 8, H, W), the neighbours in row-major order, at least float32.
     """
     height, width = x.shape[-2:]
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -149,9 +142,7 @@ def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
     Args:
         features: (B, C, H, W).
         x, y: (B, G, H', W'), in pixels of ``features``: (0, 0) is the centre of the first. G divides C.
-
-    Returns:
-        (B, C, H', W'), channels last in memory.
+    Returns (B, C, H', W'), channels last in memory.
     """
     batch, channels, height, width = features.shape
     groups = x.shape[1]
@@ -182,9 +173,7 @@ def joint_conv(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
         x: (B, C, H, W).
         first, second: convolutions with a bias, alike in everything but their numbers of output channels; or what
             stands in for them.
-
-    Returns:
-        (B, output channels of first + output channels of second, H', W').
+    Returns (B, output channels of first + output channels of second, H', W').
     """
     if not (is_plain(first, nn.Conv2d) and is_plain(second, nn.Conv2d)):
         return torch.cat([first(x), second(x)], dim=1)

@@ -21,17 +21,16 @@ from freqdino.ops.modules import with_zero_gradients
 
 
 class UpsampleSum(nn.Module):
-    """hr + upsampled lr; a subclass defines ``upsample``, (B, C, H, W) → (B, C, 2·H, 2·W).
+    """hr + upsampled lr; a subclass defines ``upsample``, (B, C, H, W) -> (B, C, 2·H, 2·W).
 
     Sizes as in FreqFusion: where the fine map has 2·H + 1 rows the last row of lr is repeated first, where it has
     2·H − 1 the last row of the upsampled map is cut off; likewise columns.
     """
 
     def forward(self, hr: Tensor, lr: Tensor) -> Tensor:
-        """(B, C, Y, X) and (B, C, H, W) → (B, C, Y, X), 2·H − 1 ≤ Y ≤ 2·H + 1 and 2·W − 1 ≤ X ≤ 2·W + 1.
+        """(B, C, Y, X) and (B, C, H, W) -> (B, C, Y, X), 2·H − 1 ≤ Y ≤ 2·H + 1 and 2·W − 1 ≤ X ≤ 2·W + 1.
 
-        Raises:
-            ValueError: maps whose ranks, batches, channels or sizes do not fit.
+        Raises ValueError: maps whose ranks, batches, channels or sizes do not fit.
         """
         check_maps(hr, lr)
         if hr.shape[0] == 0:     # torch's pixel shuffle has no gradient for an empty batch
@@ -138,9 +137,7 @@ class DySampleSum(UpsampleSum):
             channels: C.
             groups: G, channel groups with positions of their own.
             shuffle_first: DySample-S+ rather than DySample+.
-
-        Raises:
-            ValueError: groups, or with ``shuffle_first`` the four pixels, that do not divide the channels.
+        Raises ValueError: groups, or with ``shuffle_first`` the four pixels, that do not divide the channels.
         """
         super().__init__()
         if groups < 1 or channels % groups:

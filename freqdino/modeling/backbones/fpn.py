@@ -30,10 +30,8 @@ class FusionFPN(FPN):
             norm: Detectron2's name of the normalisation of the pyramid's convolutions, "" for none.
             top_block: makes levels above the coarsest, as Detectron2's LastLevelMaxPool.
             fuse_type: "sum", or "avg" for half of it.
-
-        Raises:
-            ValueError: an unknown map or ``fuse_type``, maps that are not a factor of two apart, or none that
-                ``top_block`` reads.
+        Raises ValueError: an unknown map or ``fuse_type``, maps that are not a factor of two apart, or none that
+        ``top_block`` reads.
         """
         shapes = bottom_up.output_shape()
         absent = [name for name in in_features if name not in shapes]
@@ -52,7 +50,7 @@ class FusionFPN(FPN):
         self.fpn_fusions = nn.ModuleList(make_fusion() for _ in in_features[1:])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) → level name (p2, p3, ...) → (B, C, H_l, W_l), fine to coarse."""
+        """Images (B, 3, H, W) -> level name (p2, p3, ...) -> (B, C, H_l, W_l), fine to coarse."""
         maps = self.bottom_up(x)
         laterals = [lateral(maps[name]) for lateral, name in zip(self.lateral_convs, reversed(self.in_features))]
         level = laterals[0]

@@ -8,7 +8,7 @@ from torchvision.ops import roi_align
 
 from freqdino.analysis.costs.flop_counting import counting
 from freqdino.frequency import FrequencyScale
-from freqdino.ops import weighted_gather
+from freqdino.ops import blocking
 from freqdino.ops.carafe import CarafeFunction, carafe
 from freqdino.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
 
@@ -79,9 +79,9 @@ def test_embedding_bag():
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("chunk", [2**19, 1])
-def test_deformable_attention_reads_four_pixels_a_sample(device, chunk, monkeypatch):
-    monkeypatch.setitem(weighted_gather.CHUNK_ELEMENTS, "cpu", chunk)
+@pytest.mark.parametrize("budget", [2**21, 1])
+def test_deformable_attention_reads_four_pixels_a_sample(device, budget, monkeypatch):
+    monkeypatch.setitem(blocking.BUDGET, "cpu", budget)
     sizes = [(4, 6), (2, 3)]
     value, locations, weights = torch.rand(2, 30, 3, 5), torch.rand(2, 7, 3, 2, 4, 2), torch.rand(2, 7, 3, 2, 4)
     arguments = value.to(device), sizes, locations.to(device), weights.to(device)
@@ -92,9 +92,9 @@ def test_deformable_attention_reads_four_pixels_a_sample(device, chunk, monkeypa
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("chunk", [2**19, 1])
-def test_carafe_reads_its_window(device, chunk, monkeypatch):
-    monkeypatch.setitem(weighted_gather.CHUNK_ELEMENTS, "cpu", chunk)
+@pytest.mark.parametrize("budget", [2**21, 1])
+def test_carafe_reads_its_window(device, budget, monkeypatch):
+    monkeypatch.setitem(blocking.BUDGET, "cpu", budget)
     x, mask = torch.rand(2, 8, 3, 4, device=device), torch.rand(2, 2 * 25, 6, 8, device=device)
     outputs = 2 * 8 * 6 * 8
     assert count(carafe, x, mask, 5, 2, 2) == (outputs * 25, outputs, {})

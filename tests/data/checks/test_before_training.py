@@ -262,12 +262,8 @@ def test_text_ids_of_a_set_without_a_file(config, instance_set):
     records = [{**record, "image_id": "a"} for record in DatasetCatalog.get(name)]
     DatasetCatalog.register("checking_test_python", lambda: records)
     MetadataCatalog.get("checking_test_python").set(thing_classes=["nut", "fig"], evaluator_type="coco")
-    try:
-        with pytest.raises(DataError, match=r"has texts as image_id \('a'\) and no json_file"):
-            check_datasets(tested(config, "checking_test_python"), tasks=("instance",), masks=True)
-    finally:
-        DatasetCatalog.remove("checking_test_python")
-        MetadataCatalog.pop("checking_test_python")
+    with pytest.raises(DataError, match=r"has texts as image_id \('a'\) and no json_file"):
+        check_datasets(tested(config, "checking_test_python"), tasks=("instance",), masks=True)
 
 
 def test_broken_pictures_of_test_sets_are_left_out_of_their_evaluation(instance_set, config, tmp_path, caplog):

@@ -1,12 +1,10 @@
 """The plain transformer block and stochastic depth: their equations, bad input."""
-import doctest
 
-import pytest
 import torch
 import torch.nn.functional as F
 
-from freqdino.frequency.fdam import transformer_block
 from freqdino.frequency.fdam.transformer_block import DropPath, TransformerBlock
+from helpers.refusals import refuses
 
 
 def test_plain_block_is_its_equation():
@@ -36,7 +34,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert drop.eval()(x) is x
 
 
-@pytest.mark.parametrize("run, message", [
+test_bad_input = refuses(lambda run: run(), [
     (lambda: TransformerBlock(dim=40, num_heads=3), "divide the 40 channels, got 3"),
     (lambda: TransformerBlock(dim=-16, num_heads=2), "dim must be at least 1, got -16"),
     (lambda: TransformerBlock(dim=16, num_heads=2, mlp_ratio=0), "mlp_ratio must .* got 0 for dim 16"),
@@ -44,11 +42,3 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     (lambda: TransformerBlock(dim=16, num_heads=2)(torch.zeros(1, 7, 16), (2, 3)),
      r"\(B, 6, 16\).*2 × 3.*\(1, 7, 16\)"),
 ])
-def test_bad_input(run, message):
-    with pytest.raises(ValueError, match=message):
-        run()
-
-
-def test_documented_examples():
-    result = doctest.testmod(transformer_block)
-    assert result.attempted > 0 and result.failed == 0

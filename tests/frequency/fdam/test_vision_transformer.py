@@ -1,12 +1,10 @@
 """The vision transformer, with plain blocks and FDAM's: image sizes, levels, position embeddings, bad input."""
-import doctest
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from freqdino.frequency import FDAMVisionTransformer
-from freqdino.frequency.fdam import vision_transformer
 from freqdino.frequency.fdam.vision_transformer import (
     VisionTransformer,
     adapt_position_embedding,
@@ -88,10 +86,6 @@ def test_activation_checkpointing_gives_the_same_gradients(small_backbone):
     torch.testing.assert_close(*gradients)
 
 
-def test_no_images(small_backbone):
-    assert [feature_map.shape for feature_map in small_backbone()(torch.zeros(0, 3, 16, 16))] == [(0, 32, 4, 4)] * 2
-
-
 def test_one_drop_rate_for_all_blocks(small_backbone):
     assert all(block.drop_path.probability == 0.15 for block in small_backbone(drop_path_rate=0.15).blocks)
 
@@ -111,8 +105,3 @@ def test_one_drop_rate_for_all_blocks(small_backbone):
 def test_bad_input(small_backbone, run, message):
     with pytest.raises(ValueError, match=message):
         run(small_backbone)
-
-
-def test_documented_examples():
-    result = doctest.testmod(vision_transformer)
-    assert result.attempted > 0 and result.failed == 0

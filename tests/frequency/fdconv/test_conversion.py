@@ -1,6 +1,5 @@
 """convert_to_fdconv on finished models."""
 import copy
-import doctest
 
 import pytest
 import torch
@@ -8,7 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
-from freqdino.frequency.fdconv import conversion as fdconv_conversion
 from freqdino.frequency.fdconv.conv import FDConv
 from freqdino.frequency.fdconv.conversion import convert_to_fdconv, fdconv_from_conv2d
 from freqdino.frequency.freqfusion import FreqFusion
@@ -231,7 +229,3 @@ def test_synchronised_normalisation_with_one_image():
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert isinstance(model[0].KSM_Global.bn, nn.SyncBatchNorm)
     assert torch.equal(model.train()(x), expected)
-
-
-def test_doctests():
-    assert doctest.testmod(fdconv_conversion).failed == 0

@@ -1,11 +1,10 @@
 """Gated products against the formula written out, in one block and in many."""
-import doctest
 
 import pytest
 import torch
 
-from freqdino.frequency.fdconv import gated_product as gated_product_module
 from freqdino.frequency.fdconv.gated_product import blocks, gated, gated_product
+from freqdino.ops import blocking
 
 
 def factors(count, outputs, run, columns, dtype=torch.float64):
@@ -15,10 +14,10 @@ def factors(count, outputs, run, columns, dtype=torch.float64):
     return [torch.randn(shape, generator=generator, dtype=dtype, requires_grad=True) for shape in shapes]
 
 
-@pytest.mark.parametrize("block", [1, 40, 60, 10**6])
+@pytest.mark.parametrize("budget", [1, 640, 960, 2**21])
 @pytest.mark.parametrize("sizes", [(2, 7, 3, 4), (5, 2, 1, 4), (1, 1, 1, 1)])
-def test_equals_the_formula_with_its_gradients(monkeypatch, sizes, block):
-    monkeypatch.setattr(gated_product_module, "BLOCK", block)
+def test_equals_the_formula_with_its_gradients(monkeypatch, sizes, budget):
+    monkeypatch.setitem(blocking.BUDGET, "cpu", budget)
     matrix, left, right, x = factors(*sizes)
     gated_matrix = matrix * (left @ right).sigmoid()
     expected = gated_matrix.reshape(len(x), -1, x.shape[1]) @ x
@@ -31,9 +30,9 @@ def test_equals_the_formula_with_its_gradients(monkeypatch, sizes, block):
             assert torch.allclose(got, wanted, atol=1e-12)
 
 
-@pytest.mark.parametrize("block", [1, 40, 10**6])
-def test_gradcheck(monkeypatch, block):
-    monkeypatch.setattr(gated_product_module, "BLOCK", block)
+@pytest.mark.parametrize("budget", [1, 640, 2**21])
+def test_gradcheck(monkeypatch, budget):
+    monkeypatch.setitem(blocking.BUDGET, "cpu", budget)
     inputs = factors(2, 3, 2, 4)
     assert torch.autograd.gradcheck(gated_product, inputs)
     assert torch.autograd.gradcheck(gated, inputs[:3])
@@ -49,15 +48,11 @@ def test_the_product_has_the_type_of_x():
 
 
 @pytest.mark.parametrize("run", [1, 3])
-@pytest.mark.parametrize("block", [1, 7, 50, 120, 10**6])
-def test_blocks_cover_every_row_once(monkeypatch, block, run):
-    monkeypatch.setattr(gated_product_module, "BLOCK", block)
+@pytest.mark.parametrize("budget", [1, 56, 400, 960, 2**21])
+def test_blocks_cover_every_row_once(monkeypatch, budget, run):
+    monkeypatch.setitem(blocking.BUDGET, "cpu", budget)
     matrix, by_output = torch.zeros(4, 6, 8), torch.zeros(4, 6 // run)
-    for n, rows, outputs in blocks(matrix, run):
-        matrix[n, rows] += 1
-        by_output[n, outputs] += 1
+    for block, outputs in blocks(matrix, run):
+        matrix[block] += 1
+        by_output[outputs] += 1
     assert (matrix == 1).all() and (by_output == 1).all()
-
-
-def test_doctests():
-    assert doctest.testmod(gated_product_module).failed == 0

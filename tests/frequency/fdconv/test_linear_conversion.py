@@ -1,12 +1,10 @@
 """A linear layer converted to FDLinear: the same function, what stays frozen, bad input."""
-import doctest
 
 import pytest
 import torch
 from torch import nn
 
 from freqdino.frequency import FDLinear
-from freqdino.frequency.fdconv import conversion as fdlinear_conversion
 from freqdino.frequency.fdconv.conversion import fdlinear_from_linear
 
 
@@ -33,8 +31,3 @@ def test_bad_input():
         fdlinear_from_linear(nn.Linear(32, 32), kernel_num=0)
     with pytest.raises(ValueError, match="NonDynamicallyQuantizableLinear may compute something else than nn.Linear"):
         fdlinear_from_linear(nn.MultiheadAttention(32, 2).out_proj, kernel_num=8)
-
-
-def test_documented_example():
-    result = doctest.testmod(fdlinear_conversion)
-    assert result.attempted > 0 and result.failed == 0

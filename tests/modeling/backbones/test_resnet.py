@@ -10,6 +10,7 @@ from torch import nn
 from freqdino.config import load_config
 from freqdino.frequency import FDConv, FrequencyScale
 from freqdino.modeling.backbones.resnet import add_fdconv, add_frequency_scale
+from helpers.modules import count
 
 
 def resnet(depth=18, **options):
@@ -18,10 +19,6 @@ def resnet(depth=18, **options):
                             "MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3', 'res4', 'res5']"])
     cfg.MODEL.RESNETS.update(options)
     return build_resnet_backbone(cfg, ShapeSpec(channels=3))
-
-
-def count(model):
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def convolutions(model, kind):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from freqdino.analysis.frequency import responses
 from freqdino.analysis.frequency.attention_maps import AttentionMap, attention_blocks, attention_maps, belongs_to_blocks
 from freqdino.analysis.frequency.recording import recorded_calls
-from freqdino.analysis.frequency.summary import Source, chosen, mean_over_images, plain
+from freqdino.analysis.frequency.subjects.shared import Source, chosen, mean_over_images, plain
 from freqdino.errors import NotThere
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from freqdino.analysis.frequency import groups_and_bands, responses
 from freqdino.analysis.frequency.recording import recorded_calls
-from freqdino.analysis.frequency.summary import Source, chosen, mean_over_images, plain
+from freqdino.analysis.frequency.subjects.shared import Source, chosen, mean_over_images, plain
 from freqdino.errors import NotThere
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight

@@ -10,7 +10,7 @@ from torch import Tensor
 from freqdino.analysis.frequency import similarity_and_filters
 from freqdino.analysis.frequency.recording import recorded_calls
 from freqdino.analysis.frequency.sources import ConfiguredModel
-from freqdino.analysis.frequency.summary import chosen, mean_over_images, plain
+from freqdino.analysis.frequency.subjects.shared import chosen, mean_over_images, plain
 from freqdino.errors import NotThere
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.modeling.pixel_decoder import upsample_and_add

@@ -9,7 +9,7 @@ import torch
 from freqdino.analysis.frequency import modulation, responses
 from freqdino.analysis.frequency.attention_maps import attention_maps, belongs_to_blocks
 from freqdino.analysis.frequency.recording import recorded_calls
-from freqdino.analysis.frequency.summary import Source, mean_over_images, plain
+from freqdino.analysis.frequency.subjects.shared import Source, mean_over_images, plain
 from freqdino.errors import NotThere
 from freqdino.frequency import FrequencyScale
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from freqdino.analysis.frequency import representation, responses
 from freqdino.analysis.frequency.attention_maps import attention_maps, belongs_to_blocks
 from freqdino.analysis.frequency.recording import recorded_calls
-from freqdino.analysis.frequency.summary import Source, mean_over_images, plain
+from freqdino.analysis.frequency.subjects.shared import Source, mean_over_images, plain
 from freqdino.errors import NotThere
 
 SIMILARITY_TOKENS = 2048    # of a larger map, as many at equal distances: all pairs of 100 000 are too many
 
 
 def layer_maps(source: Source, record: dict) -> dict[str, dict[str, Tensor]]:
-    """Group → layer → map (C, H, W): the transformer blocks' results and the maps of the backbone."""
+    """Group -> layer -> map (C, H, W): the transformer blocks' results and the maps of the backbone."""
     inside = belongs_to_blocks(source.model)
     with recorded_calls(source.model, lambda name, module: name == "backbone" or inside(name, module)) as calls:
         source.run(record)

@@ -3,7 +3,7 @@ import logging
 
 from detectron2.utils.logger import setup_logger
 
-from freqdino.engine.remarks import remembered, repeat_in_file
+from freqdino.engine.early_remarks import remembered, repeat_in_file
 
 
 def test_warnings_are_remembered_and_written_into_the_file_alone(tmp_path, capsys):

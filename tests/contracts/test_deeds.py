@@ -9,32 +9,27 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.module_table import MODULES, build, run
+from helpers.module_table import MODULES, assert_alike, build, differentiate, run
 
 every_module = pytest.mark.parametrize("name", MODULES)
-
-
-def assert_alike(outputs, expected, tolerance=1e-4):
-    assert len(outputs) == len(expected)
-    for output, value in zip(outputs, expected):
-        assert output.shape == value.shape and output.isfinite().all()
-        assert (output.float() - value).abs().max() <= tolerance * value.abs().max() + 1e-6
-
-
-def differentiate(module, outputs):
-    if list(module.parameters()):
-        sum(output.sum() for output in outputs).backward()
 
 
 @every_module
 def test_channels_last(name):
     module = build(name)
     expected = run(name, module)
+    # torch's GroupNorm crashes in the backward pass of such a map that needs no gradient.
+    inputs = [to_channels_last(tensor).requires_grad_() for tensor in MODULES[name].inputs(2)]
+    assert_alike(run(name, module, inputs), expected)
     module.to(memory_format=torch.channels_last)
-    outputs = run(name, module)
+    outputs = run(name, module, inputs)
     assert_alike(outputs, expected)
     differentiate(module, outputs)
     assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def to_channels_last(tensor):
+    return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 @every_module
@@ -43,20 +38,6 @@ def test_copies(name, way):
     module = build(name)
     duplicate = copy.deepcopy(module) if way == "deepcopy" else pickle.loads(pickle.dumps(module))
     assert_alike(run(name, duplicate), run(name, module))
-
-
-@every_module
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(name, dtype):
-    module = build(name)
-    expected = run(name, module)
-    module.to(dtype)
-    inputs = [tensor.to(dtype) for tensor in MODULES[name].inputs(2)]
-    with torch.no_grad():
-        outputs = run(name, module, inputs)
-    assert all(output.dtype == dtype for output in outputs)
-    for output, value in zip(outputs, expected):
-        assert (output.float() - value).abs().mean() <= 0.03 * value.abs().mean()
 
 
 @every_module
@@ -108,16 +89,6 @@ def test_to_empty_then_reset_parameters(name):
             assert 0.5 * value.std() <= ours.std() <= 2 * value.std(), key
     for (key, value), ours in zip(fresh.named_buffers(), module.buffers()):
         assert torch.equal(value, ours), key
-
-
-@every_module
-def test_an_empty_batch_gives_every_parameter_a_zero_gradient(name):
-    for module in (build(name).train(), build(name)):
-        outputs = run(name, module, [tensor.requires_grad_() for tensor in MODULES[name].inputs(0)])
-        assert [output.shape[1:] for output in outputs] == [output.shape[1:] for output in run(name, build(name))]
-        differentiate(module, outputs)
-        for key, parameter in module.named_parameters():
-            assert parameter.grad is not None and not parameter.grad.any(), key
 
 
 @every_module
