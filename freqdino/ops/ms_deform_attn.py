@@ -23,10 +23,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.backends import FusedKernel
 from freqdino.ops.blocking import slices
 from freqdino.ops.constants import constant
 from freqdino.ops.modules import is_recorded
+from freqdino.ops.ms_deform_attn_fused import DEFORMOPS, fused
 from freqdino.ops.weighted_gather import WeightedScatter, compute_dtype, gathered_dot, weighted_gather
 
 # Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
@@ -132,40 +132,6 @@ def check_arguments(
     return sizes
 
 
-def fused(value: Tensor, sampling_locations: Tensor, attention_weights: Tensor,
-          sizes: tuple[tuple[int, int], ...]) -> Tensor:
-    """By deformops, whose kernels sum in float32 and add gradients of values by atomics."""
-    from deformops.registry import msda
-
-    areas = (height * width for height, width in sizes)
-    starts = constant(tuple(accumulate(areas, initial=0))[:-1], torch.int64, value.device)
-    shapes = constant(sizes, torch.int64, value.device)
-    weights = attention_weights.to(value.dtype).flatten(3)
-    with without_autocast(value):       # places stay as exact as they are
-        output = msda(value, shapes, starts, sampling_locations, weights)
-    return output.view(*sampling_locations.shape[:2], -1).to(value.dtype)
-
-
-def trial(device: torch.device, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    """Value and gradients of the fused kernel and of the definition; no location near a pixel's edge."""
-    generator = torch.Generator().manual_seed(0)
-    sizes, shape = ((4, 8), (2, 4)), (2, 16, 8, 2, 4)
-    value = torch.randn(2, 40, 8, 32, generator=generator).to(device, dtype)
-    locations = ((torch.randint(-4, 68, (*shape, 2), generator=generator) * 8 + 3) / 512).to(device)
-    weights = torch.rand(shape, generator=generator).to(device, dtype)
-    grad = torch.randn(2, 16, 256, generator=generator).to(device, dtype)
-    results = []
-    for operator, to in ((lambda *inputs: fused(*inputs, sizes), dtype),
-                         (lambda *inputs: ms_deform_attn_reference(inputs[0], sizes, *inputs[1:]), torch.float32)):
-        inputs = [tensor.detach().requires_grad_() for tensor in (value.to(to), locations, weights.to(to))]
-        output = operator(*inputs)
-        results.append((output, *torch.autograd.grad(output, inputs, grad.to(to))))
-    return list(zip(*results))
-
-
-DEFORMOPS = FusedKernel("deformops' deformable attention", needs=("deformops", "triton"), repeats=False, trial=trial)
-
-
 def attention_of_few(value: Tensor, sampling_locations: Tensor, attention_weights: Tensor,
                      sizes: tuple[tuple[int, int], ...]) -> Tensor:
     """:func:`ms_deform_attn` at a cost by samples: no copy of the levels, in the backward pass one table of sums."""
@@ -191,26 +157,9 @@ def attention_of_few(value: Tensor, sampling_locations: Tensor, attention_weight
         share = (right_share if dx else 1 - right_share) * (lower_share if dy else 1 - lower_share)
         weight.append((attention_weights.to(dtype) * share).masked_fill(outside, 0))
         index.append((place.masked_fill(outside | unknown, 0).long() + level) * heads + head)
-    sums = GatheredSum.apply(value.reshape(-1, channels).to(dtype), torch.stack(index, -1).flatten(3).flatten(0, 2),
+    sums = weighted_gather(value.reshape(-1, channels).to(dtype), torch.stack(index, -1).flatten(3).flatten(0, 2),
                              torch.stack(weight, -1).flatten(3).flatten(0, 2))
     return sums.view(batch, sampling_locations.shape[1], heads * channels).to(value.dtype)
-
-
-class GatheredSum(torch.autograd.Function):
-    """``weighted_gather`` with gradients of a fixed order that are fast on the CPU."""
-
-    @staticmethod
-    def forward(ctx, table, index, weight):
-        ctx.save_for_backward(table, index, weight)
-        return weighted_gather(table, index, weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        table, index, weight = ctx.saved_tensors
-        grad_output = grad_output.contiguous()
-        grad_table = WeightedScatter(index, len(table))(grad_output, weight) if ctx.needs_input_grad[0] else None
-        return grad_table, None, gathered_dot(table, index, grad_output)
 
 
 class MSDeformAttnFunction(torch.autograd.Function):

@@ -10,6 +10,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.blocking import slices
@@ -33,7 +34,24 @@ def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         # embedding_bag cannot cut bags of no rows; the product keeps the gradient's path.
         return weighted_gather_reference(table, index, weight)
     dtype = compute_dtype(table, weight)
-    return F.embedding_bag(index, table.to(dtype), mode="sum", per_sample_weights=weight.to(dtype)).to(table.dtype)
+    return WeightedGather.apply(table.to(dtype), index, weight.to(dtype)).to(table.dtype)
+
+
+class WeightedGather(torch.autograd.Function):
+    """The primitive; embedding_bag's own gradient of the weights is slow on the CPU."""
+
+    @staticmethod
+    def forward(ctx, table, index, weight):
+        ctx.save_for_backward(table, index, weight)
+        return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        table, index, weight = ctx.saved_tensors
+        grad_output = grad_output.contiguous()
+        grad_table = WeightedScatter(index, len(table))(grad_output, weight) if ctx.needs_input_grad[0] else None
+        return grad_table, None, gathered_dot(table, index, grad_output) if ctx.needs_input_grad[2] else None
 
 
 def weighted_gather_reference(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:

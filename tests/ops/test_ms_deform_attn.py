@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from freqdino.ops import blocking
 from freqdino.ops import ms_deform_attn as ms_deform_attn_module
 from freqdino.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
+from freqdino.ops.ms_deform_attn_fused import trial
 
 
 @pytest.fixture(autouse=True, params=[0, float("inf")], ids=["table", "few"])
@@ -239,7 +240,7 @@ def test_cuda():
 def test_deformops_on_the_cpu(dtype, tolerance):
     """Its eager backend, given what its kernels get on a GPU: value, and gradients of value, locations and weights."""
     pytest.importorskip("deformops", reason="deformops needs Python 3.12 or 3.13, and torch 2.11")
-    results = ms_deform_attn_module.trial(torch.device("cpu"), dtype)
+    results = trial(torch.device("cpu"), dtype)
     assert [actual.dtype for actual, _ in results] == [dtype, dtype, torch.float32, dtype]
     for actual, expected in results:
         largest = float(expected.abs().max())
