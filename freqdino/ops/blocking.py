@@ -24,13 +24,14 @@ def place_bytes(tensor: Tensor, dim: int) -> int:
 
 
 def slices(count: int, bytes_each: int, device: torch.device, at_most: int | None = None) -> Iterator[slice]:
-    """Cut range(count) evenly, so that a part's bytes stay within the device's budget, and ``at_most``, if one's do.
+    """Cut range(count) evenly, so that a part's bytes stay within the device's budget, on the CPU within ``at_most``
+    too, if one's do.
 
     >>> list(slices(7, 2**19, torch.device("cpu")))
     [slice(0, 4, None), slice(4, 7, None)]
     """
     budget = BUDGET.get(device.type, BUDGET_ELSEWHERE)
-    if at_most is not None:
+    if at_most is not None and device.type == "cpu":     # a GPU has memory for fewer, larger steps
         budget = min(budget, at_most)
     number = max(1, math.ceil(count / max(1, budget // max(1, bytes_each))))
     step = max(1, math.ceil(count / number))

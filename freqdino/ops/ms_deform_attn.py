@@ -137,28 +137,26 @@ def attention_of_few(value: Tensor, sampling_locations: Tensor, attention_weight
     """:func:`ms_deform_attn` at a cost by samples: no copy of the levels, in the backward pass one table of sums."""
     dtype = compute_dtype(value, sampling_locations, attention_weights)
     batch, positions, heads, channels = value.shape
-    height, width = constant(sizes, dtype, value.device)[:, :, None].unbind(1)      # (L, 1)
-    x, y = sampling_locations.to(dtype).unbind(-1)
+    size = constant(tuple((width, height) for height, width in sizes), dtype, value.device)[:, None]    # (L, 1, 2)
     # Held at two pixels outside the map, where neither a sample nor its slope is more than zero, for infinity.
-    x = torch.clamp(x * width - 0.5, torch.full_like(width, -2), width + 1)
-    y = torch.clamp(y * height - 0.5, torch.full_like(height, -2), height + 1)
-    left, upper = x.detach().floor(), y.detach().floor()
-    right_share, lower_share = x - left, y - upper
+    place = torch.clamp(sampling_locations.to(dtype) * size - 0.5, torch.full_like(size, -2), size + 1)
+    first = place.detach().floor()
+    beyond = place - first
+    offset = constant(tuple((dx, dy) for dy, dx in CORNERS), dtype, value.device)
+    column, row = (first[..., None, :] + offset).unbind(-1)     # (B, Q, M, L, P, 4), of the corners
+    across, down = torch.where(offset > 0, beyond[..., None, :], 1 - beyond[..., None, :]).unbind(-1)
+    width, height = size[..., None].unbind(-2)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    pixel = row * width + column
+    unknown = pixel.isnan()     # what is not a number shall spoil its sum, wherever it is
+    weight = (attention_weights.to(dtype)[..., None] * across * down).where(inside | unknown, 0)
     areas = (height * width for height, width in sizes)
     starts = constant(tuple(accumulate(areas, initial=0))[:-1], torch.int64, value.device)
-    level = starts[:, None] + torch.arange(batch, device=value.device)[:, None, None, None, None] * positions
-    head = torch.arange(heads, device=value.device)[:, None, None]
-    index, weight = [], []
-    for dy, dx in CORNERS:
-        column, row = left + dx, upper + dy
-        place = row * width + column
-        unknown = place.isnan()
-        outside = ((column < 0) | (column >= width) | (row < 0) | (row >= height)) & ~unknown
-        share = (right_share if dx else 1 - right_share) * (lower_share if dy else 1 - lower_share)
-        weight.append((attention_weights.to(dtype) * share).masked_fill(outside, 0))
-        index.append((place.masked_fill(outside | unknown, 0).long() + level) * heads + head)
-    sums = weighted_gather(value.reshape(-1, channels).to(dtype), torch.stack(index, -1).flatten(3).flatten(0, 2),
-                             torch.stack(weight, -1).flatten(3).flatten(0, 2))
+    image = torch.arange(batch, device=value.device).view(-1, 1, 1, 1, 1, 1) * positions
+    head = torch.arange(heads, device=value.device).view(-1, 1, 1, 1)
+    index = (pixel.where(inside, 0).long() + starts[:, None, None] + image) * heads + head
+    sums = weighted_gather(value.reshape(-1, channels).to(dtype), index.flatten(3).flatten(0, 2),
+                           weight.flatten(3).flatten(0, 2))
     return sums.view(batch, sampling_locations.shape[1], heads * channels).to(value.dtype)
 
 
