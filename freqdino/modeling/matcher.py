@@ -45,39 +45,52 @@ class HungarianMatcher:
     def match_all(self, predictions: Sequence[Prediction], targets: Sequence[ImageTargets]) -> list[Match]:
         """The match of each prediction. A GPU is waited for once, when all costs are under way, not for each of them.
         """
-        costs = [self._costs(prediction, image, target) if len(target.labels) else None
-                 for prediction in predictions for image, target in enumerate(targets)]
+        costs = self._costs(predictions, targets)
         pairs = [torch.empty(0, 2, dtype=torch.int64)] * len(costs)
-        rated = [place for place, found in enumerate(costs) if found]
-        totals = [sum(self.weights[term] * cost for term, cost in costs[place].items()) for place in rated]
+        rated = [place for place, found in enumerate(costs) if found is not None]
+        totals = [sum(weight * costs[place][term] for term, weight in self.weights.items()) for place in rated]
         for place, total in zip(rated, to_host(totals)):
             if not total.isfinite().all():
-                raise_non_finite(costs[place], targets[place % len(targets)].name)
+                read = {term: costs[place][term] for term in self.weights}
+                raise_non_finite(read, targets[place % len(targets)].name)
             objects, queries = linear_sum_assignment(total.T.numpy())
             pairs[place] = torch.from_numpy(np.stack((queries, objects), axis=1))
         counts = [len(own) for own in pairs]
         matches = [own.unbind(1) for own in torch.cat(pairs).to(targets[0].labels.device).split(counts)]
         return [matches[start:start + len(targets)] for start in range(0, len(matches), len(targets))]
 
-    def _costs(self, prediction, index, target):
-        """Term -> (Q, G) for one image, unweighted and in float32."""
-        logits = prediction.logits
-        costs = {}
+    def _costs(self, predictions, targets):
+        """For each prediction and image, the images innermost: term -> (Q, G), unweighted and in float32; None where an
+        image has no object.
+        """
+        costs = [{} if len(target.labels) else None for _ in predictions for target in targets]
         # Autocast would turn the products back to half precision, which cannot tell near queries apart.
-        with torch.autocast(logits.device.type, enabled=False):
-            if "class" in self.weights:
-                costs["class"] = self.class_cost(logits[index], target.labels)
+        with torch.autocast(predictions[0].logits.device.type, enabled=False):
+            for image, target in enumerate(targets):
+                if len(target.labels):
+                    for term, parts in self._costs_without_masks(predictions, image, target).items():
+                        for own, part in zip(costs[image::len(targets)], parts):
+                            own[term] = part
             if "mask" in self.weights or "dice" in self.weights:
-                points = torch.rand(self.num_points, 2, device=logits.device)
-                masks = prediction.masks_at(index, points)
-                truth = target.sample_all(points)
-                costs["mask"] = mask_bce_cost(masks, truth)
-                costs["dice"] = mask_dice_cost(masks, truth)
-            if "box" in self.weights or "giou" in self.weights:
-                boxes = prediction.boxes[index].float()
-                costs["box"] = torch.cdist(boxes, target.boxes, p=1)
-                costs["giou"] = -generalized_box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target.boxes)[None])
-        return {term: cost for term, cost in costs.items() if term in self.weights}
+                for place, own in enumerate(costs):
+                    if own is not None:
+                        prediction, image = predictions[place // len(targets)], place % len(targets)
+                        points = torch.rand(self.num_points, 2, device=prediction.logits.device)
+                        masks, truth = prediction.masks_at(image, points), targets[image].sample_all(points)
+                        own["mask"], own["dice"] = mask_bce_cost(masks, truth), mask_dice_cost(masks, truth)
+        return costs
+
+    def _costs_without_masks(self, predictions, image, target):
+        """Term -> (Q, G) of each prediction for one image, computed for all together."""
+        found = {}
+        if "class" in self.weights:
+            found["class"] = self.class_cost(torch.cat([each.logits[image] for each in predictions]), target.labels)
+        if "box" in self.weights or "giou" in self.weights:
+            boxes = torch.cat([each.boxes[image] for each in predictions]).float()
+            found["box"] = torch.cdist(boxes, target.boxes, p=1)
+            found["giou"] = -generalized_box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target.boxes)[None])
+        queries = [each.logits.shape[1] for each in predictions]
+        return {term: cost.split(queries) for term, cost in found.items()}
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
