@@ -11,7 +11,10 @@ from torch import nn
 
 from helpers.module_table import MODULES, assert_alike, build, differentiate, run
 
-every_module = pytest.mark.parametrize("name", MODULES)
+# Made of what another row has, or differing by a number alone; ReducedAttention's network is one of the whole models.
+ALIKE = {"FDConv 3 × 1, 2 sets, local tanh", "TransformerBlock", "VisionTransformer", "bilinear", "encoder",
+         "self-attention", "ReducedAttention"}
+every_module = pytest.mark.parametrize("name", [name for name in MODULES if name not in ALIKE])
 
 
 @every_module
