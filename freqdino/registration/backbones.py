@@ -13,6 +13,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from freqdino.config.checks import check_switches
 from freqdino.errors import ConfigError
+from freqdino.frequency import FDAMBlock
+from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.frequency.rivals.upsamplers import (
     CarafeSum,
@@ -26,7 +28,7 @@ from freqdino.modeling.backbones.fpn import FusionFPN
 from freqdino.modeling.backbones.freezing import STAGE_NAMES
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
-from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
+from freqdino.modeling.backbones.vit import ViTBackbone, add_fdlinear
 from freqdino.registration.binding import errors_about, register
 
 logger = logging.getLogger(__name__)
@@ -251,10 +253,9 @@ def build_vit_backbone(cfg, input_shape):
     MODEL.BACKBONE.FDAM.ENABLED gives it FDAM's blocks, MODEL.BACKBONE.FDCONV.ENABLED FDLinear in its blocks.
     """
     options, fdconv = cfg.MODEL.VIT, cfg.MODEL.BACKBONE.FDCONV
-    backbone = FDAMViTBackbone if cfg.MODEL.BACKBONE.FDAM.ENABLED else ViTBackbone
     with errors_about("MODEL.VIT", dim="EMBED_DIM", num_heads="NUM_HEADS", out_indices="OUT_INDICES",
                       neck_norm="NECK_NORM"):
-        transformer = backbone(
+        transformer = ViTBackbone(
             img_size=options.IMG_SIZE,
             in_chans=input_shape.channels,
             embed_dim=options.EMBED_DIM,
@@ -265,6 +266,7 @@ def build_vit_backbone(cfg, input_shape):
             out_indices=options.OUT_INDICES,
             neck_norm=options.NECK_NORM,
             activation_checkpointing=options.USE_CHECKPOINT,
+            block=FDAMBlock if cfg.MODEL.BACKBONE.FDAM.ENABLED else TransformerBlock,
         )
     freeze(cfg, transformer)
     if fdconv.ENABLED:

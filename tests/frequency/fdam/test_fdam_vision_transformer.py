@@ -6,7 +6,7 @@ import torch
 from torch.autograd import gradcheck
 
 from freqdino.frequency import FDAMBlock, FDAMVisionTransformer
-from freqdino.frequency.fdam import transformer_block as fdam_block
+from freqdino.frequency.fdam import fdam_transformer
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from helpers.golden import assert_agrees, load_golden, subset
 
@@ -117,5 +117,5 @@ def test_bad_input(run, message):
 
 
 def test_documented_examples():
-    result = doctest.testmod(fdam_block)
+    result = doctest.testmod(fdam_transformer)
     assert result.attempted > 0 and result.failed == 0
