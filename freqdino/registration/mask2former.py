@@ -10,7 +10,7 @@ from freqdino.modeling.matcher import HungarianMatcher
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from freqdino.modeling.post_processing import SoftmaxScores
 from freqdino.registration.backbones import build_backbone
-from freqdino.registration.binding import register
+from freqdino.registration.binding import register, with_fast_linear
 from freqdino.registration.class_tables import check_num_classes
 from freqdino.registration.inference import inference_of
 from freqdino.registration.model_parts import (
@@ -41,7 +41,7 @@ def _mask_former(cfg, model_class, head_name):
     check_family(cfg, family, head_name)
     backbone = build_backbone(cfg)
     divisibility = size_divisibility(family, backbone)
-    return model_class(
+    return with_fast_linear(cfg, model_class(
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
         criterion=_criterion(cfg),
@@ -50,7 +50,7 @@ def _mask_former(cfg, model_class, head_name):
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         inference=inference_of(cfg, divisibility),
-    )
+    ))
 
 
 def _criterion(cfg):

@@ -10,7 +10,7 @@ from freqdino.modeling.meta_architecture import MaskClassificationModel, Segment
 from freqdino.modeling.post_processing import SigmoidScores, SoftmaxScores
 from freqdino.modeling.query_selection import BOX_INITIALISATIONS
 from freqdino.registration.backbones import build_backbone
-from freqdino.registration.binding import register
+from freqdino.registration.binding import register, with_fast_linear
 from freqdino.registration.class_tables import check_num_classes, thing_classes
 from freqdino.registration.inference import inference_of
 from freqdino.registration.model_parts import (
@@ -38,7 +38,7 @@ def build_mask_dino(cfg):
     learns_masks = any(term in criterion.weights or term in criterion.matcher.weights for term in MASK_TERMS)
     backbone = build_backbone(cfg)
     divisibility = size_divisibility(family, backbone)
-    return MaskClassificationModel(
+    return with_fast_linear(cfg, MaskClassificationModel(
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
         criterion=criterion,
@@ -50,7 +50,7 @@ def build_mask_dino(cfg):
         inference=inference_of(cfg, divisibility),
         learns_masks=learns_masks,
         box_frame=family.BOX_FRAME,
-    )
+    ))
 
 
 def _check_choices(cfg):
