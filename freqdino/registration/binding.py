@@ -54,6 +54,6 @@ def head_inputs(cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
 def with_fast_linear(cfg, model: nn.Module) -> nn.Module:
     """The finished model; torch's linear layers in it, whoever wrote them, are ours where these are faster: on the CPU
     with oneDNN."""
-    if cfg.MODEL.DEVICE == "cpu" and torch.backends.mkldnn.is_available():
+    if torch.device(cfg.MODEL.DEVICE).type == "cpu" and torch.backends.mkldnn.is_available():
         swap_linear(model)
     return model
