@@ -9,11 +9,7 @@ RENAMED = {
 
 
 def current_name(name: str) -> str:
-    """The name that an entry has now; it may be its name already.
-
-    >>> current_name("backbone.res2.0.conv3.activation.freq_scale.complex_weights")
-    'backbone.res2.0.freq_scale.complex_weights'
-    """
+    """The name that an entry has now; it may be its name already."""
     for pattern, now in RENAMED.items():
         name = re.sub(pattern, now, name)
     return name
