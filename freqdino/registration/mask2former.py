@@ -12,7 +12,7 @@ from freqdino.modeling.matcher import HungarianMatcher
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from freqdino.modeling.post_processing import SoftmaxScores
 from freqdino.registration.backbones import build_backbone
-from freqdino.registration.binding import build, register, upper
+from freqdino.registration.binding import build, register, upper, with_fast_linear
 from freqdino.registration.class_tables import check_num_classes
 from freqdino.registration.inference import inference_of
 from freqdino.registration.model_parts import (
@@ -48,7 +48,7 @@ def _mask_former(cfg, model_class, head_name):
     check_family(cfg, head_name)
     backbone = build_backbone(cfg)
     divisibility = size_divisibility(family, backbone)
-    return build(
+    return with_fast_linear(cfg, build(
         model_class, cfg, SECTION, MODEL_KEYS,
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
@@ -56,7 +56,7 @@ def _mask_former(cfg, model_class, head_name):
         post_processing=build_post_processing(cfg, family, scores=SoftmaxScores(), rescore_by_mask=True),
         size_divisibility=divisibility,
         inference=inference_of(cfg, divisibility),
-    )
+    ))
 
 
 def _criterion(cfg):

@@ -13,7 +13,7 @@ from freqdino.modeling.matcher import HungarianMatcher
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from freqdino.modeling.post_processing import SigmoidScores, SoftmaxScores
 from freqdino.registration.backbones import build_backbone
-from freqdino.registration.binding import build, register, upper
+from freqdino.registration.binding import build, register, upper, with_fast_linear
 from freqdino.registration.class_tables import check_num_classes, thing_classes
 from freqdino.registration.inference import inference_of
 from freqdino.registration.model_parts import (
@@ -46,7 +46,7 @@ def build_mask_dino(cfg: CfgNode) -> MaskClassificationModel:
     learns_masks = any(term in criterion.weights or term in criterion.matcher.weights for term in MASK_TERMS)
     backbone = build_backbone(cfg)
     divisibility = size_divisibility(family, backbone)
-    return build(
+    return with_fast_linear(cfg, build(
         MaskClassificationModel, cfg, SECTION, MODEL_KEYS | upper("box_frame"),
         backbone=backbone,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
@@ -56,7 +56,7 @@ def build_mask_dino(cfg: CfgNode) -> MaskClassificationModel:
         size_divisibility=divisibility,
         inference=inference_of(cfg, divisibility),
         learns_masks=learns_masks,
-    )
+    ))
 
 
 def _criterion(cfg):

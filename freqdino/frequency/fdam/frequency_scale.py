@@ -141,3 +141,11 @@ class ResidualFrequencyScale(FrequencyScale):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W), of any strides. Returns (B, C, H, W) in x's dtype."""
         return super().forward(x, residual=True)
+
+    def of_output(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        """A forward hook of the last module of a branch, whose block has no place for another."""
+        return self(output)
+
+    def of_input(self, module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        """A forward pre-hook of what follows on a branch."""
+        return self(*inputs)
