@@ -2,7 +2,7 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -13,6 +13,8 @@ from torch import nn
 from freqdino.config import lookup
 from freqdino.errors import ArgumentError, ConfigError
 from freqdino.layers.linear import swap_linear
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def register(registry: Registry, name: str) -> Callable[[Callable], Callable]:
@@ -88,7 +90,7 @@ def head_inputs(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Sh
     return {name: input_shape[name] for name in names}
 
 
-def with_fast_linear(cfg, model: nn.Module) -> nn.Module:
+def with_fast_linear(cfg: CfgNode, model: Model) -> Model:
     """The finished model; torch's linear layers in it, whoever wrote them, are ours where these are faster: on the CPU
     with oneDNN."""
     if torch.device(cfg.MODEL.DEVICE).type == "cpu" and torch.backends.mkldnn.is_available():
