@@ -5,7 +5,8 @@ network without self-attention takes frequency scaling (FreqScale) alone.
 """
 from detectron2.modeling import ResNet
 
-from freqdino.frequency import ResidualFrequencyScale, convert_to_fdconv
+from freqdino.frequency import convert_to_fdconv
+from freqdino.frequency.fdam.frequency_scale import add_to_branch
 
 # All convolutions of the residual branches; the stem and the shortcuts stay plain.
 BRANCH_CONVOLUTIONS = "res[2345].*.conv[123]"
@@ -27,6 +28,5 @@ def add_frequency_scale(resnet: ResNet) -> None:
     """
     for stage in resnet.stages:
         for block in stage:
-            last = block.conv3 if hasattr(block, "conv3") else block.conv2
-            block.freq_scale = ResidualFrequencyScale(block.out_channels)
-            last.register_forward_hook(block.freq_scale.of_output)
+            last = "conv3" if hasattr(block, "conv3") else "conv2"
+            add_to_branch(block, block.out_channels, last, after=True)

@@ -19,7 +19,8 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError, errors_in
-from freqdino.frequency import ResidualFrequencyScale, convert_to_fdconv
+from freqdino.frequency import convert_to_fdconv
+from freqdino.frequency.fdam.frequency_scale import add_to_branch
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import to_fdlinear
 
@@ -244,11 +245,10 @@ def add_frequency_scale(backbone: TimmBackbone) -> None:
         raise ValueError("frequency scaling has a place in ResNets and ConvNeXts; this network has blocks of neither; "
                          f"{OTHER_TRANSFORMERS}")
     for name, block in blocks:
-        with errors_in(name):
-            block.freq_scale = ResidualFrequencyScale(branch_channels(block))
         if block.drop_path is None:
             block.drop_path = nn.Identity()
-        block.drop_path.register_forward_pre_hook(block.freq_scale.of_input)
+        with errors_in(name):
+            add_to_branch(block, branch_channels(block), "drop_path", after=False)
 
 
 def branch_channels(block: nn.Module) -> int:
