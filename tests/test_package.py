@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 COMMANDS = sorted(file.stem for file in (PACKAGE / "commands").glob("*.py")
                   if file.stem not in ("__init__", "command_line"))
 PREPARATIONS = ["ade20k_instance", "ade20k_panoptic", "ade20k_sem_seg", "coco_semantic", "coco_stuff"]
-WITHOUT_DOOR = {"quickstart_options", "config_tables"}      # for a script of tools/, and for who changes this project
+WITHOUT_DOOR = {"quickstart_options"}                      # for a script of tools/
 # The exception runs before any dependency is there.
 DOORS = sorted(file for pattern in ("*.py", "tools/*.py", "datasets/*.py") for file in ROOT.glob(pattern)
                if file.name not in ("setup.py", "install_detectron2.py"))
@@ -145,8 +145,7 @@ ARGUMENTS = {"train": ["--config-file", "x.yaml"], "report": ["run"],
              "visualize_data": ["--config-file", "x.yaml", "--output", "b"], "analyze_model": ["x.yaml"],
              "analyze_frequency": ["all", "--config-file", "x.yaml", "--input", "a.jpg", "--output", "b"],
              "convert_weights": ["a.pth", "b.pth", "--config-file", "x.yaml"], "ablation": [],
-             "benchmark": ["models"], "prepare": ["coco_stuff"], "check_data": ["a.json@b"],
-             "config_tables": []}
+             "benchmark": ["models"], "prepare": ["coco_stuff"], "check_data": ["a.json@b"]}
 import freqdino
 said = {}
 for command, arguments in ARGUMENTS.items():

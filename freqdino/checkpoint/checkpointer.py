@@ -22,6 +22,7 @@ from freqdino.checkpoint.files import local_path, read_checkpoint, write_whole
 from freqdino.checkpoint.names.mask2former import upgrade_keys
 from freqdino.checkpoint.names.torchvision_resnet import is_torchvision_resnet, with_detectron2_resnet_names
 from freqdino.errors import CheckpointError, first_few
+from freqdino.frequency.plain_state import modules_with_prefixes
 
 # Buffers that modules compute themselves: may be missing or left over in any checkpoint.
 COMPUTED = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|attn_mask|pixel_mean|pixel_std"
@@ -111,11 +112,11 @@ def fit_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], *, whole_mod
 
 def _adapt_plain_entries(model, tensors, fit):
     """Let the modules of the part to be filled convert, in ``tensors``, what a plain network has in their place."""
-    for name, module in model.named_modules():
+    for prefix, module in modules_with_prefixes(model):
         adapt = getattr(module, "adapt_plain_state", None)
-        if adapt is not None and f"{name}.".startswith(fit.part):
+        if adapt is not None and prefix.startswith(fit.part):
             try:
-                fit.neutral += adapt(tensors, f"{name}.")
+                fit.neutral += adapt(tensors, prefix)
             except ValueError as error:
                 fit.unconvertible.append(str(error))
 

@@ -19,6 +19,7 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.utils.file_io import PathManager
 from torch import _utils as torch_utils
 
+from freqdino.checkpoint.names.version_0_1 import current_name
 from freqdino.checkpoint.sources import source_of
 from freqdino.errors import CheckpointError
 
@@ -66,7 +67,8 @@ def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
 def read_checkpoint(path: str) -> dict[str, Any]:
     """The contents of a file: {"model": {name: tensor}, "caffe2": bool, and whatever else it holds, such as "trainer"}.
 
-    Raises CheckpointError for a file that is truncated, of another format, or would run code when read.
+    What version 0.1 wrote has its entries under their present names. Raises CheckpointError for a file that is
+    truncated, of another format, or would run code when read.
     """
     contents = _read_file(path)
     if not isinstance(contents, Mapping):
@@ -79,7 +81,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             value = torch.from_numpy(np.array(value))
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor")
-        tensors[name] = value
+        tensors[current_name(name)] = value
     # Caffe2 is recognised by its names of weights, as in res2_0_branch2a_w; the momenta are of no use.
     caffe2 = any(name.endswith("_w") for name in tensors)
     if caffe2:

@@ -18,6 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from torch import nn
 
+from freqdino.checkpoint.names.version_0_1 import current_name
 from freqdino.config.effects import flat_keys
 from freqdino.config.keys import lookup
 from freqdino.errors import CheckpointError
@@ -80,8 +81,8 @@ def seed_of(saved: str) -> int:
 
 
 def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """The names of the optimiser's parameters in the order of its state."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    """The names that the optimiser's parameters have in the model's state dict, in the order of its state."""
+    names = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
@@ -99,7 +100,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *
         if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved]:
             raise ValueError("its parameter groups are others, and it does not name its parameters")
         saved_names = names
-    old = dict(zip(saved_names, (number for group in saved for number in group["params"]), strict=True))
+    numbers = (number for group in saved for number in group["params"])
+    old = dict(zip(map(current_name, saved_names), numbers, strict=True))
     kept = {number: state["state"][old[name]] for number, name in enumerate(names) if old.get(name) in state["state"]}
     optimizer.load_state_dict({"state": kept, "param_groups": own})
     return [name for number, name in enumerate(names) if number not in kept] if state["state"] else []

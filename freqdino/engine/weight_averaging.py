@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from freqdino.checkpoint.files import write_whole
+from freqdino.checkpoint.names.version_0_1 import current_name
 from freqdino.errors import ArgumentError
 
 FILE_NAME = "model_final_ema.pth"
@@ -77,7 +78,7 @@ class WeightAveraging(HookBase):
         return self._average.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._average.load_state_dict(state_dict)
+        self._average.load_state_dict({current_name(name): value for name, value in state_dict.items()})
 
 
 def check_decay(decay: float) -> None:
@@ -92,4 +93,4 @@ def averaged_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
     if state is None:
         return None
     inside = "module."                      # where torch's AveragedModel has its model
-    return {key.removeprefix(inside): tensor for key, tensor in state.items() if key.startswith(inside)}
+    return {current_name(key.removeprefix(inside)): tensor for key, tensor in state.items() if key.startswith(inside)}

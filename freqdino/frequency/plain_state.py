@@ -9,6 +9,8 @@ name of the module with a dot behind it, become the module's own, and what a pla
 module computes what the plain one did. It returns the names of these neutral additions. Entries that are the module's
 own already stay as they are. Raises ValueError, with the name, for an entry that cannot be converted.
 """
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 
@@ -30,3 +32,14 @@ def keep_additions(module: nn.Module, state_dict: dict[str, Tensor], prefix: str
     additions = {prefix + key: value for key, value in module.state_dict().items() if key.startswith(names)}
     state_dict.update(additions)
     return list(additions)
+
+
+def modules_with_prefixes(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """All modules inside ``module``, itself first, with what their entries start with in its state dict.
+
+    That is their dotted name, without the name of a part that a module says in ``state_without_name``.
+    """
+    yield prefix, module
+    unnamed = getattr(module, "state_without_name", None)
+    for name, child in module.named_children():
+        yield from modules_with_prefixes(child, prefix if name == unnamed else f"{prefix}{name}.")

@@ -11,12 +11,37 @@ from torch.autograd.function import once_differentiable
 
 from freqdino.ops.modules import is_plain, is_recorded
 
+# Others have a product of their own, as quantised weights do.
+PLAIN_TENSORS = (Tensor, nn.Parameter)
+
 
 class Linear(nn.Linear):
     """torch's linear layer with its arguments and keys, by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def swap_linear(network: nn.Module, old: type[nn.Linear] = nn.Linear, new: type[nn.Linear] = Linear) -> None:
+    """Let every part of ``network`` that is an ``old`` and of no subclass be a ``new``, in place.
+
+    Parameters, hooks and whatever else the layer has are the same objects, so that keys, optimisers and tied weights
+    stay. ``swap_linear(network, Linear, nn.Linear)`` gives torch's back, for tools that look for its class, such as
+    `torch.ao.quantization.quantize_dynamic`.
+
+    >>> network = nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2))
+    >>> swap_linear(network)
+    >>> [type(part) is Linear for part in network]
+    [True, False]
+    """
+    swapped = {}
+    for name, part in list(network.named_modules(remove_duplicate=False)):
+        if type(part) is old and part is not network:
+            if part not in swapped:
+                swapped[part] = new.__new__(new)
+                swapped[part].__dict__ = part.__dict__
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, swapped[part])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
@@ -26,7 +51,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
     error where the channels differ.
     """
     tensors = (x, weight) if bias is None else (x, weight, bias)
-    if (all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+    if (all(type(tensor) in PLAIN_TENSORS and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+            for tensor in tensors)
             and x.numel() and x.shape[-1] == weight.shape[-1]
             and not is_recorded() and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")):
         return OneDNNLinear.apply(x, weight, bias, relu)

@@ -16,6 +16,8 @@ from torch import nn
 
 from freqdino.config.checks import check_switches
 from freqdino.errors import ConfigError
+from freqdino.frequency import FDAMBlock
+from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.frequency.rivals.upsamplers import (
     CarafeSum,
@@ -29,7 +31,7 @@ from freqdino.modeling.backbones.fpn import FusionFPN
 from freqdino.modeling.backbones.freezing import STAGE_NAMES, FreezableBackbone
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
-from freqdino.modeling.backbones.vit import FDAMViTBackbone, ViTBackbone, add_fdlinear
+from freqdino.modeling.backbones.vit import ViTBackbone, add_fdlinear
 from freqdino.registration.binding import build, errors_about, register, switched_on, upper
 
 logger = logging.getLogger(__name__)
@@ -213,8 +215,9 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     fdconv = cfg.MODEL.BACKBONE.FDCONV
     keys = {**upper("img_size", "embed_dim", "depth", "num_heads", "init_values", "drop_path_rate", "out_indices",
                     "neck_norm"), "activation_checkpointing": "USE_CHECKPOINT"}
-    transformer = build(FDAMViTBackbone if cfg.MODEL.BACKBONE.FDAM.ENABLED else ViTBackbone, cfg, "MODEL.VIT", keys,
-                        {"dim": "EMBED_DIM", "drop_path": "DROP_PATH_RATE"}, in_chans=input_shape.channels)
+    transformer = build(ViTBackbone, cfg, "MODEL.VIT", keys, {"dim": "EMBED_DIM", "drop_path": "DROP_PATH_RATE"},
+                        in_chans=input_shape.channels,
+                        block=FDAMBlock if cfg.MODEL.BACKBONE.FDAM.ENABLED else TransformerBlock)
     freeze(cfg, transformer)
     if fdconv.ENABLED:
         with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):

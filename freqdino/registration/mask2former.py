@@ -1,7 +1,7 @@
 """Mask2Former by its registry names: meta-architectures, heads and transformer decoder."""
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from freqdino.errors import ConfigError
 from freqdino.modeling.criterion import SetCriterion
@@ -11,20 +11,8 @@ from freqdino.modeling.mask2former_decoder import MultiScaleMaskedTransformerDec
 from freqdino.modeling.matcher import HungarianMatcher
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from freqdino.modeling.post_processing import SoftmaxScores
-from freqdino.registration.backbones import build_backbone
 from freqdino.registration.binding import build, register, upper
-from freqdino.registration.class_tables import check_num_classes
-from freqdino.registration.inference import inference_of
-from freqdino.registration.model_parts import (
-    CRITERION_KEYS,
-    DECODER_KEYS,
-    MATCHER_KEYS,
-    MODEL_KEYS,
-    build_post_processing,
-    check_family,
-    head_parts,
-    size_divisibility,
-)
+from freqdino.registration.model_parts import CRITERION_KEYS, DECODER_KEYS, MATCHER_KEYS, build_family, head_parts
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY
 
 SECTION = "MODEL.MASK_FORMER"
@@ -43,20 +31,7 @@ def build_image_guided_mask2former(cfg: CfgNode) -> MaskClassificationModel:
 
 
 def _mask_former(cfg, model_class, head_name):
-    family = cfg.MODEL.MASK_FORMER
-    check_num_classes(cfg)
-    check_family(cfg, head_name)
-    backbone = build_backbone(cfg)
-    divisibility = size_divisibility(family, backbone)
-    return build(
-        model_class, cfg, SECTION, MODEL_KEYS,
-        backbone=backbone,
-        sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
-        criterion=_criterion(cfg),
-        post_processing=build_post_processing(cfg, family, scores=SoftmaxScores(), rescore_by_mask=True),
-        size_divisibility=divisibility,
-        inference=inference_of(cfg, divisibility),
-    )
+    return build_family(cfg, SECTION, head_name, model_class, criterion=_criterion(cfg), scores=SoftmaxScores())
 
 
 def _criterion(cfg):

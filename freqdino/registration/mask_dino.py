@@ -3,7 +3,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from freqdino.errors import ConfigError
 from freqdino.modeling.losses import focal_class_cost
@@ -12,20 +12,9 @@ from freqdino.modeling.mask_dino_decoder import MaskDINODecoder
 from freqdino.modeling.matcher import HungarianMatcher
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from freqdino.modeling.post_processing import SigmoidScores, SoftmaxScores
-from freqdino.registration.backbones import build_backbone
 from freqdino.registration.binding import build, register, upper
-from freqdino.registration.class_tables import check_num_classes, thing_classes
-from freqdino.registration.inference import inference_of
-from freqdino.registration.model_parts import (
-    CRITERION_KEYS,
-    DECODER_KEYS,
-    MATCHER_KEYS,
-    MODEL_KEYS,
-    build_post_processing,
-    check_family,
-    head_parts,
-    size_divisibility,
-)
+from freqdino.registration.class_tables import thing_classes
+from freqdino.registration.model_parts import CRITERION_KEYS, DECODER_KEYS, MATCHER_KEYS, build_family, head_parts
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY
 
 SECTION = "MODEL.MaskDINO"
@@ -35,8 +24,6 @@ SECTION = "MODEL.MaskDINO"
 def build_mask_dino(cfg: CfgNode) -> MaskClassificationModel:
     """MODEL.MaskDINO.* -> Mask DINO."""
     family = cfg.MODEL.MaskDINO
-    check_num_classes(cfg)
-    check_family(cfg, "MaskDINOHead")
     if family.SEMANTIC_CE_LOSS and (family.TEST.PANOPTIC_ON or family.TEST.INSTANCE_ON or not family.TEST.SEMANTIC_ON):
         raise ConfigError("MODEL.MaskDINO.SEMANTIC_CE_LOSS trains a semantic model: it needs TEST.SEMANTIC_ON True, "
                           "TEST.INSTANCE_ON False and TEST.PANOPTIC_ON False")
@@ -44,19 +31,8 @@ def build_mask_dino(cfg: CfgNode) -> MaskClassificationModel:
     scores = SoftmaxScores() if family.SEMANTIC_CE_LOSS else SigmoidScores(temperature)
     criterion = _criterion(cfg)
     learns_masks = any(term in criterion.weights or term in criterion.matcher.weights for term in MASK_TERMS)
-    backbone = build_backbone(cfg)
-    divisibility = size_divisibility(family, backbone)
-    return build(
-        MaskClassificationModel, cfg, SECTION, MODEL_KEYS | upper("box_frame"),
-        backbone=backbone,
-        sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()),
-        criterion=criterion,
-        post_processing=build_post_processing(
-            cfg, family, scores=scores, rescore_by_mask=learns_masks and not family.TEST.TEST_FOUCUS_ON_BOX),
-        size_divisibility=divisibility,
-        inference=inference_of(cfg, divisibility),
-        learns_masks=learns_masks,
-    )
+    return build_family(cfg, SECTION, "MaskDINOHead", keys=upper("box_frame"), criterion=criterion, scores=scores,
+                        rescore_by_mask=learns_masks and not family.TEST.TEST_FOUCUS_ON_BOX, learns_masks=learns_masks)
 
 
 def _criterion(cfg):

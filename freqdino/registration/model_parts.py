@@ -1,13 +1,21 @@
 """Parts that both families build in the same way, from their section of the configuration (``family``)."""
+from collections.abc import Mapping
+from typing import Any
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
+from detectron2.modeling import build_sem_seg_head
 
+from freqdino.config import lookup
 from freqdino.errors import ConfigError
+from freqdino.modeling.criterion import SetCriterion
+from freqdino.modeling.meta_architecture import MaskClassificationModel
 from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
 from freqdino.modeling.post_processing import PostProcessing, SigmoidScores, SoftmaxScores
-from freqdino.registration.binding import errors_about, upper
-from freqdino.registration.class_tables import thing_classes
+from freqdino.registration.backbones import build_backbone
+from freqdino.registration.binding import build, errors_about, upper, with_fast_linear
+from freqdino.registration.class_tables import check_num_classes, thing_classes
+from freqdino.registration.inference import inference_of
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
 
 # Arguments of the models and their parts -> keys of the family, or whole ones.
@@ -21,6 +29,28 @@ CRITERION_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", **MATCHER_KEY
 BATCH_KEYS = {"num_classes": "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "norm": "MODEL.SEM_SEG_HEAD.NORM", "with_masks":
               "MODEL.MaskDINO's MASK_WEIGHT, DICE_WEIGHT, COST_MASK_WEIGHT and COST_DICE_WEIGHT"}
 HEADS = ("MaskFormerHead", "MaskFormerHeadFreqAware", "MaskDINOHead")
+
+
+def build_family(cfg: CfgNode, section: str, head_name: str, model_class: type[MaskClassificationModel] =
+                 MaskClassificationModel, keys: Mapping[str, str] = {}, *, criterion: SetCriterion,
+                 scores: SoftmaxScores | SigmoidScores, rescore_by_mask: bool = True, **arguments: Any
+                 ) -> MaskClassificationModel:
+    """The model of the family that ``section`` describes; ``keys`` and ``arguments`` as `build` takes them.
+
+    Raises ConfigError where the head is the other family's, and for a class count that does not fit the data.
+    """
+    family = lookup(cfg, section)
+    check_num_classes(cfg)
+    if cfg.MODEL.SEM_SEG_HEAD.NAME in HEADS and cfg.MODEL.SEM_SEG_HEAD.NAME != head_name:
+        raise ConfigError(f"MODEL.SEM_SEG_HEAD.NAME is {cfg.MODEL.SEM_SEG_HEAD.NAME}; MODEL.META_ARCHITECTURE "
+                          f"{cfg.MODEL.META_ARCHITECTURE} goes with {head_name}")
+    backbone = build_backbone(cfg)
+    divisibility = backbone.size_divisibility if family.SIZE_DIVISIBILITY < 0 else family.SIZE_DIVISIBILITY
+    return with_fast_linear(cfg, build(
+        model_class, cfg, section, {**MODEL_KEYS, **keys}, backbone=backbone, criterion=criterion,
+        sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()), size_divisibility=divisibility,
+        post_processing=build_post_processing(cfg, family, scores=scores, rescore_by_mask=rescore_by_mask),
+        inference=inference_of(cfg, divisibility), **arguments))
 
 
 def head_parts(cfg: CfgNode, input_shape: dict[str, ShapeSpec], family: CfgNode) -> dict:
@@ -38,13 +68,6 @@ def head_parts(cfg: CfgNode, input_shape: dict[str, ShapeSpec], family: CfgNode)
                           f"and PIXEL_DECODER_NAME {cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME}"):
             predictor.check_levels(pixel_decoder.num_levels)
     return {"pixel_decoder": pixel_decoder, "predictor": predictor}
-
-
-def check_family(cfg: CfgNode, head_name: str) -> None:
-    """Raise ConfigError where the head is the other family's."""
-    if cfg.MODEL.SEM_SEG_HEAD.NAME in HEADS and cfg.MODEL.SEM_SEG_HEAD.NAME != head_name:
-        raise ConfigError(f"MODEL.SEM_SEG_HEAD.NAME is {cfg.MODEL.SEM_SEG_HEAD.NAME}; MODEL.META_ARCHITECTURE "
-                          f"{cfg.MODEL.META_ARCHITECTURE} goes with {head_name}")
 
 
 def build_post_processing(cfg: CfgNode, family: CfgNode, *, scores: SoftmaxScores | SigmoidScores,
@@ -65,8 +88,3 @@ def build_post_processing(cfg: CfgNode, family: CfgNode, *, scores: SoftmaxScore
         resize_before_semantic=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE or test.INSTANCE_ON or test.PANOPTIC_ON,
         rescore_by_mask=rescore_by_mask,
     )
-
-
-def size_divisibility(family: CfgNode, backbone: Backbone) -> int:
-    """The multiple that images are padded to: the family's, or the backbone's where that is negative."""
-    return backbone.size_divisibility if family.SIZE_DIVISIBILITY < 0 else family.SIZE_DIVISIBILITY

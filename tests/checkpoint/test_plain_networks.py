@@ -111,7 +111,7 @@ def test_frequency_modules_of_a_checkpoint_are_kept(tmp_path):
 
 def test_half_a_modulation_is_not_made_up(tmp_path):
     state = BackboneModel(FREQUENCY).backbone.state_dict()
-    del state["res2.0.conv1.KSM_Local.norm.bias"], state["res3.0.conv2.activation.freq_scale.reweight.fc1.weight"]
+    del state["res2.0.conv1.KSM_Local.norm.bias"], state["res3.0.freq_scale.reweight.fc1.weight"]
     torch.save(state, tmp_path / "R-18.pth")
     with pytest.raises(CheckpointError, match="2 missing from the checkpoint: .*res2.0.conv1.KSM_Local.norm.bias, "):
         load(tmp_path / "R-18.pth", FREQUENCY)

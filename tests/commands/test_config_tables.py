@@ -1,11 +1,16 @@
 """The tables of the configurations: what is out of date is named and mended, what does not fit together is refused."""
+import importlib.util
 import shutil
 
 import pytest
 
-from freqdino.commands.config_tables import main, parts_of_name
 from freqdino.config import loading
-from helpers.paths import CONFIGS
+from helpers.paths import CONFIGS, ROOT
+
+spec = importlib.util.spec_from_file_location("config_tables", ROOT / ".github" / "config_tables.py")
+config_tables = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(config_tables)
+main, parts_of_name = config_tables.main, config_tables.parts_of_name
 
 
 @pytest.fixture

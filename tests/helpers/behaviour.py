@@ -1,4 +1,7 @@
 """What a whole model does with a batch: a training step, an evaluation, results that are whole."""
+import importlib
+from unittest import mock
+
 import torch
 
 
@@ -29,3 +32,12 @@ def assert_result(result, height, width, num_classes=3):
     segments, info = result["panoptic_seg"]
     assert segments.shape == (height, width) and segments.dtype == torch.int32
     assert set(segments.unique().tolist()) - {0} == {segment["id"] for segment in info}
+
+
+def replica(module):
+    """What nn.DataParallel makes of a module for a GPU, here for the CPU: its parameters are plain attributes."""
+    replicate = importlib.import_module("torch.nn.parallel.replicate")
+    with (mock.patch.object(replicate, "_get_device_index", lambda device, *rest: 0),
+          mock.patch.object(replicate, "_broadcast_coalesced_reshape",
+                            lambda tensors, devices, detach=False: [[tensor * 1 for tensor in tensors]])):
+        return replicate.replicate(module, [0])[0]

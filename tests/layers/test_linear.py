@@ -1,10 +1,15 @@
-"""The linear layer by oneDNN against the definition, its gradient, and where torch's own takes over."""
+"""The linear layer by oneDNN against the definition, its gradient, where torch's own takes over, its swap in models."""
+import doctest
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from freqdino.layers.linear import Linear, linear
+from freqdino.frequency import FDLinear
+from freqdino.layers import linear as linear_file
+from freqdino.layers.linear import Linear, linear, swap_linear
 
 
 def close(a, b):
@@ -78,3 +83,55 @@ def test_module_has_torchs_keys_and_start():
     assert all(torch.equal(ours.state_dict()[key], value) for key, value in theirs.state_dict().items())
     x = torch.randn(2, 3, 6)
     assert used(ours(x)) and close(ours(x), F.linear(x, theirs.weight, theirs.bias))
+
+
+class Half(Tensor):
+    """Stands for a quantised weight, which has a product of its own."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), options=None):
+        arguments = [each.as_subclass(Tensor) if isinstance(each, Half) else each for each in arguments]
+        return function(*arguments, **(options or {})) * (0.5 if function is F.linear else 1)
+
+
+def test_a_weight_of_another_class_has_its_own_product():
+    x, weight = torch.randn(4, 3), torch.randn(2, 3)
+    assert close(linear(x, weight.as_subclass(Half), None), 0.5 * linear(x, weight, None))
+
+
+def network():
+    """Two layers with one weight, a layer that stands in two places, a hook, and what is to be left alone."""
+    layers = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "c": nn.Sequential(nn.Linear(4, 4)),
+                            "attention": nn.MultiheadAttention(4, 2), "dynamic": FDLinear(32, 32, kernel_num=4),
+                            "normed": nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))})
+    layers["b"].weight = layers["a"].weight
+    layers["again"] = layers["c"][0]
+    return layers
+
+
+def test_the_swap_keeps_everything_but_the_product():
+    layers, x, seen = network(), torch.randn(2, 4), []
+    handle = layers["a"].register_forward_hook(lambda *_: seen.append(1))
+    before = {name: parameter for name, parameter in layers.named_parameters(remove_duplicate=False)}
+    names, others = [*layers.state_dict()], {name: layers[name] for name in ("attention", "dynamic", "normed")}
+    expected = [layers[name](x) for name in ("a", "b", "again", "normed")]
+    swap_linear(layers)
+    assert {name for name, part in layers.named_modules(remove_duplicate=False) if type(part) is Linear} == {
+        "a", "b", "c.0", "again"}
+    assert [*layers.state_dict()] == names and layers["again"] is layers["c"][0]
+    assert all(parameter is before[name] for name, parameter in layers.named_parameters(remove_duplicate=False))
+    assert all(layers[name] is part for name, part in others.items())
+    assert type(layers["attention"].out_proj) is not Linear
+    assert all(close(layers[name](x), y) for name, y in zip(("a", "b", "again", "normed"), expected))
+    assert used(layers["again"](x)) and len(seen) == 2
+    handle.remove()
+    del layers["normed"]        # which torch does not pickle
+    copied = pickle.loads(pickle.dumps(layers))
+    assert close(copied["a"](x), expected[0]) and copied["a"].weight is copied["b"].weight and len(seen) == 2
+    swap_linear(layers, Linear, nn.Linear)
+    assert type(layers["a"]) is type(layers["c"][0]) is nn.Linear and not used(layers["a"](x))
+
+
+def test_documented_examples():
+    result = doctest.testmod(linear_file)
+    assert result.attempted > 0 and result.failed == 0

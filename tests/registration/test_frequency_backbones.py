@@ -7,8 +7,8 @@ from detectron2.modeling import build_backbone as build_registered_backbone
 
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.errors import ConfigError
-from freqdino.frequency import FDConv, FrequencyScale, InversionGates
-from freqdino.modeling.backbones.vit import FDAMViTBackbone
+from freqdino.frequency import FDAMBlock, FDConv, FrequencyScale, InversionGates
+from freqdino.modeling.backbones.vit import ViTBackbone
 from freqdino.registration.backbones import build_backbone
 from helpers.small_mask_dino import OPTIONS as MASK_DINO
 from helpers.small_models import RESNET18, small_config, small_model
@@ -80,7 +80,7 @@ def test_frozen_stages_keep_their_modulation_trainable():
 def test_settings_of_the_vision_transformer():
     backbone = build_backbone(small_config({**SMALL_VIT, "MODEL.VIT.INIT_VALUES": 0.5, "MODEL.VIT.DROP_PATH_RATE": 0.15,
                                             "MODEL.VIT.USE_CHECKPOINT": True, "MODEL.VIT.IMG_SIZE": 96, **FDAM}))
-    assert isinstance(backbone, FDAMViTBackbone)
+    assert isinstance(backbone, ViTBackbone) and all(isinstance(block, FDAMBlock) for block in backbone.blocks)
     assert backbone.pos_embed.shape == (1, 6 * 6, 32) and len(backbone.blocks) == 4
     assert backbone.blocks[0].attn.num_heads == 2 and backbone.activation_checkpointing
     assert backbone.blocks[3].drop_path.probability == 0.15 and backbone.blocks[0].gamma_1[0] == 0.5

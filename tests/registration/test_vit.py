@@ -6,6 +6,7 @@ from torch import nn
 from freqdino.checkpoint import StrictCheckpointer
 from freqdino.errors import CheckpointError, ConfigError
 from freqdino.frequency import AttentionInversion, FDAMBlock, FDLinear, FrequencyScale
+from freqdino.frequency.fdam.transformer_block import Attention
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer, resize_position_embedding
 from helpers.modules import randomised
 from helpers.small_models import BackboneModel
@@ -52,9 +53,8 @@ def parts(backbone, *kinds):
 def test_switches(options, expected):
     backbone = BackboneModel({**PLAIN, "MODEL.VIT.EMBED_DIM": 32, "MODEL.VIT.NUM_HEADS": 2, **options}).backbone
     assert parts(backbone, FDAMBlock, FrequencyScale, FDLinear) == expected
-    gated = {module.hf_dy_weight and module.lf_dy_weight for module in backbone.modules()
-             if isinstance(module, AttentionInversion)}
-    assert gated == {"FDAMBlock" in expected}
+    assert {type(block.attn) for block in backbone.blocks} == {
+        AttentionInversion if "FDAMBlock" in expected else Attention}
     if "FDLinear" in expected:
         assert backbone.blocks[0].mlp.fc1.KSM_Global.kernel_fc.out_channels == 16
 

@@ -78,8 +78,8 @@ def test_settings():
     assert mit.activation_checkpointing
     convnext = build_backbone(small_config({**CONVNEXT, "MODEL.TIMM.DROP_PATH_RATE": 0.2,
                                             "MODEL.TIMM.USE_CHECKPOINT": True}))
-    assert convnext.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
-    assert convnext.stages[0].grad_checkpointing
+    assert convnext.network.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
+    assert convnext.network.stages[0].grad_checkpointing
     number = {**FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 8}
     swin = build_backbone(small_config({**SWIN, **number}))
     assert swin.layers[0].blocks[0].mlp.fc1.KSM_Global.kernel_fc.out_channels == 8

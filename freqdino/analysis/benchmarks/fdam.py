@@ -1,16 +1,17 @@
-"""FDAM: attention inversion, frequency scaling and the transformer block against plainly written ones.
+"""FDAM: attention inversion, frequency scaling against plainly written ones, its block against the plain one.
 
 Source of the sizes: DeiT-S (384 channels, 6 heads) on a 1024 × 1024 image, 64 × 64 tokens.
 """
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from freqdino.analysis.benchmarks.measure import Case, with_gradient, without_gradient
 from freqdino.frequency.fdam.attention_inversion import AttentionInversion
+from freqdino.frequency.fdam.fdam_transformer import FDAMBlock
 from freqdino.frequency.fdam.scale_spectrum import scale_spectrum, scale_spectrum_reference
-from freqdino.frequency.fdam.transformer_block import MLP, FDAMBlock
+from freqdino.frequency.fdam.transformer_block import TransformerBlock
 
 DIM, HEADS, GRID = 384, 6, (64, 64)
 
@@ -25,33 +26,16 @@ class NaiveInversion(AttentionInversion):
         return self.proj(self.invert(value, attended, x))
 
 
-class PlainBlock(nn.Module):
-    """A vision transformer's block without FDAM: fused attention, MLP and LayerScale."""
-
-    def __init__(self, *, dim: int, num_heads: int):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = AttentionInversion(dim, num_heads, qkv_bias=True, lf_dy_weight=False, hf_dy_weight=False)
-        self.gamma_1 = nn.Parameter(torch.full((dim,), 1e-4))
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLP(dim, 4 * dim)
-        self.gamma_2 = nn.Parameter(torch.full((dim,), 1e-4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.addcmul(x, self.attn(self.norm1(x)), self.gamma_1)
-        return torch.addcmul(x, self.mlp(self.norm2(x)), self.gamma_2)
-
-
 def cases(device: torch.device) -> Iterator[Case]:
     x = torch.randn(1, GRID[0] * GRID[1], DIM, device=device)
     naive = NaiveInversion(DIM, HEADS, qkv_bias=True).to(device)
     fused = AttentionInversion(DIM, HEADS, qkv_bias=True).to(device)
-    plain = PlainBlock(dim=DIM, num_heads=HEADS).to(device)
+    plain = TransformerBlock(dim=DIM, num_heads=HEADS).to(device)
     fdam = FDAMBlock(dim=DIM, num_heads=HEADS).to(device)
     filters = torch.randn(1, DIM, GRID[0], GRID[1] // 2 + 1, device=device, requires_grad=True)
     feature_map = x.transpose(1, 2).unflatten(2, GRID).requires_grad_()
     attention = {"softmax(QKᵀ)V": lambda: naive(x), "AttentionInversion": lambda: fused(x)}
-    block = {"plain block": lambda: plain(x), "FDAMBlock": lambda: fdam(x, GRID)}
+    block = {"plain block": lambda: plain(x, GRID), "FDAMBlock": lambda: fdam(x, GRID)}
     scaling = {"rfft2 · filters": lambda: tokens_of(scale_spectrum_reference(feature_map, filters)),
                "scale_spectrum": lambda: tokens_of(scale_spectrum(feature_map, filters))}
     size = f"{GRID[0]} × {GRID[1]} tokens × {DIM}, {HEADS} heads"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_type
+from freqdino.frequency.fdam.transformer_block import attend
 from freqdino.frequency.plain_state import keep_additions
 from freqdino.frequency.star_relu import StarReLU
 from freqdino.ops.blocking import by_pieces
@@ -154,7 +155,7 @@ class AttentionInversion(InversionGates):
     """Multi-head self-attention with inversion, published as AttentionwithAttInv; its state dict loads unchanged.
 
     A subclass of the gates and not their owner, because published keys are flat (``dy_freq.weight`` beside
-    ``qkv.weight``). Attention runs through ``F.scaled_dot_product_attention``: no N × N matrix is stored.
+    ``qkv.weight``). The attention is the plain block's.
 
     dim: C. num_heads: must divide dim. qkv_bias: whether queries, keys and values have a bias.
     lf_dy_weight, hf_dy_weight: False leaves that half and its parameters out.
@@ -179,8 +180,5 @@ class AttentionInversion(InversionGates):
             raise ValueError(f"x must have 3 dimensions (B, N, C), got {x.dim()}: {tuple(x.shape)}")
         self._check_channels("x", x)
         check_type("x", x, self)
-        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(queries, keys, values)
-        # (B, heads, N, C / heads) -> (B, N, C): views both, as the fused kernel keeps tokens outermost.
-        value, attended = (heads.transpose(1, 2).flatten(2) for heads in (values, attended))
+        value, attended = attend(self.qkv(x), self.num_heads)
         return self.proj(self.invert(value, attended, x))

@@ -5,6 +5,8 @@ Source: FDAM, Frequency-Dynamic Attention Modulation for Dense Prediction (ICCV 
 
 B: batch, C: channels, H × W: map, G: groups of C / G channels, F: filters, S: the stored filters' height.
 """
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -141,3 +143,32 @@ class ResidualFrequencyScale(FrequencyScale):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W), of any strides. Returns (B, C, H, W) in x's dtype."""
         return super().forward(x, residual=True)
+
+
+def add_to_branch(block: nn.Module, dim: int, part: str, *, after: bool) -> None:
+    """Put x + S(x) at the end of a block's branch: ``block.freq_scale``, ``after`` the block's part or before it.
+
+    The block tells the part, as in a replica (nn.DataParallel) both are others than those that are hooked here.
+    """
+    block.freq_scale = ResidualFrequencyScale(dim)
+    _tell(block, (), part)
+    block.register_forward_pre_hook(partial(_tell, part=part))
+    last = getattr(block, part)
+    if after:
+        last.register_forward_hook(_of_output)
+    else:
+        last.register_forward_pre_hook(_of_input)
+
+
+def _tell(block, inputs, part):
+    last = getattr(block, part)
+    if last.__dict__.get("of_branch") is not block.freq_scale:
+        last.__dict__["of_branch"] = block.freq_scale       # not a submodule, whose parameters would be found twice
+
+
+def _of_output(last, inputs, output):
+    return last.of_branch(output)
+
+
+def _of_input(last, inputs):
+    return last.of_branch(*inputs)

@@ -1,20 +1,46 @@
-"""Blocks of a vision transformer: the plain one with its parts, and FDAM's.
+"""The plain block of a vision transformer and its parts.
 
-Sources: DeiT III (arXiv 2204.07118), whose block is pre-norm with LayerScale; stochastic depth (arXiv 1603.09382); FDAM
-(ICCV 2025, arXiv 2507.12006), which inverts the attention and scales the frequencies of both branches.
+Sources: DeiT III (arXiv 2204.07118), whose block is pre-norm with LayerScale; stochastic depth (arXiv 1603.09382).
 
-B: batch, N = H · W: tokens in row-major order of the H × W grid, C: channels.
+B: batch, N = H · W: tokens in row-major order of the H × W grid, C: channels, heads: attention heads.
 """
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_type
-from freqdino.frequency.fdam.attention_inversion import AttentionInversion
-from freqdino.frequency.fdam.frequency_scale import BLOCK_OPTIONS, FrequencyScale
 
 LAYER_NORM_EPSILON = 1e-6
+
+
+def attend(projected: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    """Softmax attention among all tokens. projected: (B, N, 3C), queries, keys, values. Returns V and A·V, (B, N, C).
+
+    By ``F.scaled_dot_product_attention``: no N × N matrix is stored.
+    """
+    queries, keys, values = projected.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    attended = F.scaled_dot_product_attention(queries, keys, values)
+    # (B, heads, N, C / heads) -> (B, N, C): views both, as the fused kernel keeps tokens outermost.
+    return values.transpose(1, 2).flatten(2), attended.transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, (B, N, C) to (B, N, C). Raises ValueError unless ``num_heads`` divides ``dim``."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool):
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ArgumentError("num_heads", f"must divide the {dim} channels, got {num_heads}")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, attended = attend(self.qkv(x), self.num_heads)
+        return self.proj(attended)
 
 
 class MLP(nn.Module):
@@ -53,6 +79,7 @@ class TransformerBlock(nn.Module):
 
     dim: C, a multiple of num_heads. mlp_ratio: hidden width of the MLP over dim. init_values: where LayerScale's γ
     start; DeiT has none, which is γ = 1. drop_path: probability with which training drops a branch of a sample.
+    attention: what makes the attention over tokens (B, N, C) of dim, num_heads and qkv_bias.
     Raises ValueError for dimensions that do not fit, here and in the call.
 
     >>> block = TransformerBlock(dim=64, num_heads=4)
@@ -61,13 +88,14 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float = 4.0, qkv_bias: bool = True,
-                 init_values: float = 1e-4, drop_path: float = 0.0):
+                 init_values: float = 1e-4, drop_path: float = 0.0,
+                 attention: Callable[[int, int, bool], nn.Module] = Attention):
         super().__init__()
         check_counts(dim=dim, num_heads=num_heads)
         if dim * mlp_ratio < 1:
             raise ArgumentError("mlp_ratio", f"must give the MLP a width of at least 1, got {mlp_ratio} for dim {dim}")
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
-        self.attn = self.make_attention(dim, num_heads, qkv_bias)
+        self.attn = attention(dim, num_heads, qkv_bias)
         self.gamma_1 = nn.Parameter(torch.empty(dim))
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPSILON)
         self.mlp = MLP(dim, int(dim * mlp_ratio))
@@ -79,10 +107,6 @@ class TransformerBlock(nn.Module):
     def reset_parameters(self):
         for gamma in (self.gamma_1, self.gamma_2):
             nn.init.constant_(gamma, self.init_values)
-
-    def make_attention(self, dim: int, num_heads: int, qkv_bias: bool) -> nn.Module:
-        """Plain attention is the inverted one with both halves left out: the same keys ``qkv`` and ``proj``."""
-        return AttentionInversion(dim, num_heads, qkv_bias, lf_dy_weight=False, hf_dy_weight=False)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (B, N, C). grid: (H, W) with H · W = N. Returns (B, N, C)."""
@@ -114,37 +138,3 @@ class TransformerBlock(nn.Module):
                 state_dict[prefix + name] = torch.ones_like(self.gamma_1, requires_grad=False)
                 neutral.append(prefix + name)
         return neutral
-
-
-class FDAMBlock(TransformerBlock):
-    """x + drop_path(γ₁ · (a + S₁(a))) with a = inverted attention(LN x), then the same with the MLP, γ₂ and S₂.
-
-    Arguments and errors as TransformerBlock; dim must be a multiple of 16 too, FreqScale's groups.
-
-    >>> import torch
-    >>> block = FDAMBlock(dim=64, num_heads=4)
-    >>> block(torch.randn(2, 15, 64), grid=(3, 5)).shape
-    torch.Size([2, 15, 64])
-    """
-
-    def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float = 4.0, qkv_bias: bool = True,
-                 init_values: float = 1e-4, drop_path: float = 0.0):
-        super().__init__(dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, init_values=init_values,
-                         drop_path=drop_path)
-        self.freq_scale_1 = FrequencyScale(dim, **BLOCK_OPTIONS)
-        self.freq_scale_2 = FrequencyScale(dim, **BLOCK_OPTIONS)
-
-    def make_attention(self, dim: int, num_heads: int, qkv_bias: bool) -> nn.Module:
-        return AttentionInversion(dim, num_heads, qkv_bias)
-
-    def attention_branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        return scaled_tokens(self.freq_scale_1, super().attention_branch(tokens, grid), grid)
-
-    def mlp_branch(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        return scaled_tokens(self.freq_scale_2, super().mlp_branch(tokens, grid), grid)
-
-
-def scaled_tokens(scale: FrequencyScale, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """x + S(x) for the map that the tokens (B, N, C) of a grid are."""
-    feature_map = tokens.transpose(1, 2).unflatten(2, grid)
-    return scale(feature_map, residual=True).flatten(2).transpose(1, 2)

@@ -1,12 +1,12 @@
-"""Vision transformers of one resolution as segmentation backbones: of plain blocks, and of FDAM's.
+"""A vision transformer of one resolution as a segmentation backbone.
 
-Sources: DeiT III (arXiv 2204.07118): learned position embedding without class token, LayerScale, one drop rate for all
-blocks; FDAM (ICCV 2025, arXiv 2507.12006), whose published class vit_models_freq is DeiT III's transformer else.
+Source: DeiT III (arXiv 2204.07118): learned position embedding without class token, LayerScale, one drop rate for all
+blocks.
 
 B: batch, C: channels, H × W: image, P: patch, h × w: grid of patches, ⌈H / P⌉ × ⌈W / P⌉.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_type
-from freqdino.frequency.fdam.transformer_block import FDAMBlock, TransformerBlock
+from freqdino.frequency.fdam.transformer_block import TransformerBlock
 
 INITIAL_STD = 0.02
 MOST_CLASS_TOKENS = 2       # a class token and, in the distilled DeiT, the one that learns from the teacher
@@ -75,12 +75,13 @@ class PatchEmbedding(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Vision transformer of the blocks ``block_class``; position embeddings of other sizes load, resized.
+    """Vision transformer; position embeddings of other sizes load, resized.
 
     img_size: side, or (height, width), of the images that ``pos_embed`` is laid out for; images of other sizes are
     fine, the embedding is resized. embed_dim: C, a multiple of num_heads. init_values: where LayerScale starts.
     drop_path_rate: the same for all blocks. out_indices: the blocks whose outputs are returned, in this order.
-    activation_checkpointing: recompute the blocks in the backward pass to save memory.
+    activation_checkpointing: recompute the blocks in the backward pass to save memory. block: what makes a block,
+    called as TransformerBlock is.
     Raises ValueError for arguments or images that do not fit.
 
     >>> backbone = VisionTransformer(img_size=64, embed_dim=64, depth=2, num_heads=4, out_indices=(0, 1))
@@ -88,12 +89,11 @@ class VisionTransformer(nn.Module):
     [(1, 64, 4, 6), (1, 64, 4, 6)]
     """
 
-    block_class = TransformerBlock
-
     def __init__(self, *, img_size: int | tuple[int, int] = 224, patch_size: int = 16, in_chans: int = 3,
                  embed_dim: int = 768, depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0,
                  qkv_bias: bool = True, init_values: float = 1e-4, drop_path_rate: float = 0.0,
-                 out_indices: Sequence[int] = (3, 5, 7, 11), activation_checkpointing: bool = False):
+                 out_indices: Sequence[int] = (3, 5, 7, 11), activation_checkpointing: bool = False,
+                 block: Callable[..., nn.Module] = TransformerBlock):
         super().__init__()
         check_counts(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, depth=depth)
         if not out_indices or not all(0 <= index < depth for index in out_indices):
@@ -106,8 +106,8 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbedding(patch_size, in_chans, embed_dim)
         self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], embed_dim))
         self.blocks = nn.ModuleList(
-            self.block_class(dim=embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
-                             init_values=init_values, drop_path=drop_path_rate)
+            block(dim=embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, init_values=init_values,
+                  drop_path=drop_path_rate)
             for _ in range(depth)
         )
         self.reset_parameters()
@@ -155,12 +155,3 @@ def adapt_loaded_position_embedding(module: VisionTransformer, state_dict: dict,
     key = f"{prefix}pos_embed"
     if key in state_dict:
         state_dict[key] = adapt_position_embedding(state_dict[key], module.grid, key)
-
-
-class FDAMVisionTransformer(VisionTransformer):
-    """VisionTransformer of FDAM blocks; published state dicts load (init_values was published as init_scale).
-
-    embed_dim must be a multiple of 16 too.
-    """
-
-    block_class = FDAMBlock

@@ -18,6 +18,7 @@ from freqdino.errors import ArgumentError
 from freqdino.frequency import FDLinear, fdconv_from_conv2d
 from freqdino.frequency.fdam.transformer_block import LAYER_NORM_EPSILON, DropPath
 from freqdino.frequency.fdam.vision_transformer import initialize_linear
+from freqdino.layers.linear import linear
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import TokenBlock, to_fdlinear
 
@@ -92,7 +93,7 @@ class ReducedAttention(nn.Module):
         """V of each query token, (B, N, C)."""
         if isinstance(self.kv, FDLinear):       # its weight exists only inside the call, for keys and values together
             return self.kv(x).chunk(2, dim=-1)[1]
-        return F.linear(x, self.kv.weight.chunk(2)[1], self.kv.bias.chunk(2)[1])
+        return linear(x, self.kv.weight.chunk(2)[1], self.kv.bias.chunk(2)[1])
 
 
 class DepthwiseConv(nn.Module):

@@ -3,12 +3,10 @@
 Sources: FDConv (CVPR 2025, arXiv 2503.18783), its ResNet recipe, and FDAM (ICCV 2025, arXiv 2507.12006), of which a
 network without self-attention takes frequency scaling (FreqScale) alone.
 """
-from collections import OrderedDict
-
 from detectron2.modeling import ResNet
-from torch import nn
 
-from freqdino.frequency import ResidualFrequencyScale, convert_to_fdconv
+from freqdino.frequency import convert_to_fdconv
+from freqdino.frequency.fdam.frequency_scale import add_to_branch
 
 # All convolutions of the residual branches; the stem and the shortcuts stay plain.
 BRANCH_CONVOLUTIONS = "res[2345].*.conv[123]"
@@ -24,12 +22,11 @@ def add_fdconv(resnet: ResNet, *, kernel_num: int) -> None:
 
 
 def add_frequency_scale(resnet: ResNet) -> None:
-    """Put x + S(x) at the end of every residual branch, in place; keys ``<last convolution>.activation.freq_scale.*``.
+    """Put x + S(x) at the end of every residual branch, in place; keys ``<block>.freq_scale.*``.
 
-    That is where FDAM's block has it: on what the branch adds, before it is added. It stands in the slot that a
-    Detectron2 convolution has for what follows its normalisation, which the last one of a branch leaves empty.
+    That is where FDAM's block has it: on what the branch adds, before it is added.
     """
     for stage in resnet.stages:
         for block in stage:
-            last = block.conv3 if hasattr(block, "conv3") else block.conv2
-            last.activation = nn.Sequential(OrderedDict(freq_scale=ResidualFrequencyScale(block.out_channels)))
+            last = "conv3" if hasattr(block, "conv3") else "conv2"
+            add_to_branch(block, block.out_channels, last, after=True)

@@ -7,9 +7,7 @@ B: batch, C: channels, (H, W): size of the image. Importing this file takes seco
 import difflib
 import logging
 import re
-from collections import OrderedDict
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import timm
@@ -21,7 +19,8 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError, errors_in
-from freqdino.frequency import ResidualFrequencyScale, convert_to_fdconv
+from freqdino.frequency import convert_to_fdconv
+from freqdino.frequency.fdam.frequency_scale import add_to_branch
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import to_fdlinear
 
@@ -41,14 +40,32 @@ OTHER_TRANSFORMERS = ("transformers with places for it are the backbones D2SwinT
 class TimmBackbone(FreezableBackbone):
     """Images (B, in_chans, H, W) -> res2 .. res5 at strides 4, 8, 16 and 32 (rounded up).
 
-    Put before the class of a network of timm, whose parameters keep their names. Images are padded with zeros at the
-    right and bottom to whole multiples of 32, and the maps cut to ⌈H / stride⌉ × ⌈W / stride⌉.
+    network: timm's. levels: index -> what timm knows of it, for each of the four. classifier_keys: what a checkpoint of
+    timm has and ``network`` no longer. Images are padded with zeros at the right and bottom to whole multiples of 32,
+    and the maps cut to ⌈H / stride⌉ × ⌈W / stride⌉. The state dict's names are timm's, without ``network.``.
     """
+
+    state_without_name = "network"
+
+    def __init__(self, network: nn.Module, *, image_channels: int, levels: Mapping[int, Mapping],
+                 classifier_keys: Sequence[str]):
+        super().__init__()
+        self.network = network
+        self.image_channels = image_channels
+        self.level_indices = list(levels)
+        self.level_channels = [level["num_chs"] for level in levels.values()]
+        self.level_modules = [level.get("module") for level in levels.values()]
+        self.classifier_keys = classifier_keys
+        self.register_load_state_dict_pre_hook(name_the_network)
+
+    def state_dict(self, *args, **options):
+        """The network's."""
+        return self.network.state_dict(*args, **options)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.size_divisibility, 0, -height % self.size_divisibility))
-        maps = self.forward_intermediates(padded, indices=self.level_indices, intermediates_only=True)
+        maps = self.network.forward_intermediates(padded, indices=self.level_indices, intermediates_only=True)
         return {name: feature_map[..., :-(-height // stride), :-(-width // stride)].contiguous()
                 for (name, stride), feature_map in zip(LEVEL_STRIDES.items(), maps)}
 
@@ -66,15 +83,15 @@ class TimmBackbone(FreezableBackbone):
 
         Raises ValueError for a network of which timm does not say which modules these are, in their order.
         """
-        parts = list(part_names(self))
+        parts = list(part_names(self.network))
         ends = [max((i + 1 for i, part in enumerate(parts) if f"{part}.".startswith(f"{end}.")), default=0)
                 for end in self.level_modules]
         start = next((i for i, part in enumerate(parts) if f"{part}.".startswith(f"{self.level_modules[0]}.")), 0)
         bounds = [0, start, *ends]
         if not 0 < start or bounds != sorted(set(bounds)):
-            raise ValueError(f"timm does not say where the stages of {type(self).__name__} end: modules "
+            raise ValueError(f"timm does not say where the stages of {type(self.network).__name__} end: modules "
                              f"{self.level_modules}")
-        return [parts[low:high] for low, high in pairwise(bounds)]
+        return [[f"network.{part}" for part in parts[low:high]] for low, high in pairwise(bounds)]
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`: what the network of timm has for its classes is left out, and said."""
@@ -94,14 +111,14 @@ def part_names(network: nn.Module) -> Iterator[str]:
             yield name
 
 
-@cache
-def backbone_class(network_class: type[nn.Module]) -> type[nn.Module]:
-    """The class that is a TimmBackbone first and ``network_class`` for the rest."""
-    return type(f"{network_class.__name__}Backbone", (TimmBackbone, network_class), {"__module__": __name__})
+def name_the_network(backbone: TimmBackbone, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """A hook before loading: what the state dict has by timm's names is the network's."""
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        state_dict[f"{prefix}network.{key[len(prefix):]}"] = state_dict.pop(key)
 
 
-def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation_checkpointing: bool) -> nn.Module:
-    """timm's network ``name`` with random weights, without its classifier, as a TimmBackbone; keys as in timm.
+def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation_checkpointing: bool) -> TimmBackbone:
+    """timm's network ``name`` with random weights, without its classifier; keys as in timm.
 
     drop_path_rate: 0 leaves it as timm has it for this network.
     Raises ValueError for a name that timm does not have (with the nearest), for a network without maps of strides 4, 8,
@@ -109,27 +126,22 @@ def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation
     """
     network = create_network(name, in_chans=in_chans, drop_path_rate=drop_path_rate)
     levels = choose_levels(name, network)
-    indices = list(levels)
-    classifier_keys = network.state_dict().keys()
-    network.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
+    keys = network.state_dict().keys()
+    network.prune_intermediate_layers(list(levels), prune_norm=True, prune_head=True)
     if activation_checkpointing:
         try:
             network.set_grad_checkpointing(True)
         except (AssertionError, AttributeError) as error:
             raise ArgumentError("activation_checkpointing",
                                 f"is True, but timm's {name} has no activation checkpointing") from error
-    # The network itself becomes the backbone, not a part of one: so its keys are those of timm's checkpoints.
-    network.__class__ = backbone_class(type(network))
-    network.image_channels, network.level_indices = in_chans, indices
-    network.level_channels = [level["num_chs"] for level in levels.values()]
-    network.level_modules = [level.get("module") for level in levels.values()]
-    network.classifier_keys = sorted(classifier_keys - network.state_dict().keys())
+    backbone = TimmBackbone(network, image_channels=in_chans, levels=levels,
+                            classifier_keys=sorted(keys - network.state_dict().keys()))
     try:
-        check_maps(network)
+        check_maps(backbone)
     except ValueError as error:
         raise ValueError(f"timm's {name} is no backbone for images of any size: {error}; take one that is, such as "
                          "convnext_tiny or resnet50") from error
-    return network
+    return backbone
 
 
 def create_network(name: str, *, in_chans: int, drop_path_rate: float) -> nn.Module:
@@ -199,11 +211,12 @@ def add_fdconv(backbone: TimmBackbone, *, kernel_num: int) -> None:
     most variants: they become FDLinear there; depth-wise 7 × 7, and patches of 4 × 4 and 2 × 2, stay plain. So do other
     networks' linear layers. Raises ValueError for a ``kernel_num`` that does not fit, and where nothing is replaced.
     """
-    replaced = convert_to_fdconv(backbone, kernel_num, lambda name, conv: not stays_plain(name))
-    for name, block in list(backbone.named_modules()):
+    network = backbone.network
+    replaced = convert_to_fdconv(network, kernel_num, lambda name, conv: not stays_plain(name))
+    for name, block in list(network.named_modules()):
         if isinstance(block, ConvNeXtBlock) and not block.use_conv_mlp:
             layers = [f"{name}.mlp.fc1", f"{name}.mlp.fc2"]
-            to_fdlinear(backbone, *layers, kernel_num=kernel_num)
+            to_fdlinear(network, *layers, kernel_num=kernel_num)
             replaced += layers
     if not replaced:
         raise ValueError("it has no convolution that FDConv serves: 1 × 1 or 3 × 3, with more than 16 channels; "
@@ -221,21 +234,21 @@ def stays_plain(name: str) -> bool:
 
 
 def add_frequency_scale(backbone: TimmBackbone) -> None:
-    """Put x + S(x) at the end of the residual branches of a ResNet or a ConvNeXt, in place.
+    """Put x + S(x) at the end of the residual branches of a ResNet or a ConvNeXt, in place: ``<block>.freq_scale.*``.
 
-    It stands before stochastic depth, in the slot that these blocks have for that: ``<block>.drop_path.freq_scale.*``.
+    It is computed before stochastic depth, which is where a branch ends in all these blocks.
     Raises ValueError for another network, which may have attention that FDAM would have to invert, and for channels
     that are no multiple of 16.
     """
-    blocks = [(name, block) for name, block in backbone.named_modules() if branch_channels(block)]
+    blocks = [(name, block) for name, block in backbone.network.named_modules() if branch_channels(block)]
     if not blocks:
         raise ValueError("frequency scaling has a place in ResNets and ConvNeXts; this network has blocks of neither; "
                          f"{OTHER_TRANSFORMERS}")
     for name, block in blocks:
+        if block.drop_path is None:
+            block.drop_path = nn.Identity()
         with errors_in(name):
-            scale = ResidualFrequencyScale(branch_channels(block))
-        drop_path = nn.Identity() if block.drop_path is None else block.drop_path
-        block.drop_path = nn.Sequential(OrderedDict(freq_scale=scale, drop_path=drop_path))
+            add_to_branch(block, branch_channels(block), "drop_path", after=False)
 
 
 def branch_channels(block: nn.Module) -> int:

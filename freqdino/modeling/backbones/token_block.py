@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from freqdino.errors import errors_in
 from freqdino.frequency import FrequencyScale, InversionGates
+from freqdino.frequency.fdam.fdam_transformer import scaled_tokens
 from freqdino.frequency.fdam.frequency_scale import BLOCK_OPTIONS
-from freqdino.frequency.fdam.transformer_block import scaled_tokens
 from freqdino.frequency.fdconv.conversion import fdlinear_from_linear
 
 

@@ -4,15 +4,15 @@ Sources: DeiT III (arXiv 2204.07118), FDAM (ICCV 2025, arXiv 2507.12006); the ne
 from a plain transformer, as in BEiT (arXiv 2106.08254) and ViTDet's simple pyramid (arXiv 2203.16527).
 B: batch, C: channels, H × W: image.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
-from freqdino.frequency import FDAMVisionTransformer
 from freqdino.frequency.argument_checks import check_choice
+from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.token_block import to_fdlinear
@@ -31,14 +31,15 @@ class ViTBackbone(VisionTransformer, FreezableBackbone):
     UPerNet; all their maps have stride 16. The neck resizes them by transposed convolutions (two with a normalisation
     and GELU between them for res2, one for res3), leaves res4 as it is, and takes maxima of 2 × 2 for res5.
     ``neck_norm``: the normalisation, LN (ViTDet's choice: segmentation trains with few images a GPU), or BN, SyncBN
-    (BEiT's) or GN.
+    (BEiT's) or GN. ``block``: plain, or FDAMBlock.
 
     Keys: the transformer's (``patch_embed``, ``pos_embed``, ``blocks.<i>``), ``neck.res2``, ``neck.res3``. Raises
     ValueError for other ``out_indices`` or another ``neck_norm``, and where the transformer does.
     """
 
     def __init__(self, *, img_size: int, in_chans: int, embed_dim: int, depth: int, num_heads: int, init_values: float,
-                 drop_path_rate: float, out_indices: Sequence[int], neck_norm: str, activation_checkpointing: bool):
+                 drop_path_rate: float, out_indices: Sequence[int], neck_norm: str, activation_checkpointing: bool,
+                 block: Callable[..., nn.Module] = TransformerBlock):
         check_choice(NECK_NORMS, neck_norm=neck_norm)
         if list(out_indices) != sorted(set(out_indices)) or len(out_indices) != 4 or out_indices[-1] != depth - 1:
             raise ArgumentError("out_indices", "must name four blocks in ascending order, the last of them "
@@ -46,7 +47,7 @@ class ViTBackbone(VisionTransformer, FreezableBackbone):
         super().__init__(
             img_size=img_size, patch_size=PATCH_SIZE, in_chans=in_chans, embed_dim=embed_dim, depth=depth,
             num_heads=num_heads, init_values=init_values, drop_path_rate=drop_path_rate, out_indices=out_indices,
-            activation_checkpointing=activation_checkpointing)
+            activation_checkpointing=activation_checkpointing, block=block)
         self.embed_dim = embed_dim
         self.neck = nn.ModuleDict({
             "res2": nn.Sequential(doubled(embed_dim), get_norm(neck_norm, embed_dim), nn.GELU(), doubled(embed_dim)),
@@ -73,10 +74,6 @@ class ViTBackbone(VisionTransformer, FreezableBackbone):
         ends = (0, *(index + 1 for index in self.out_indices))
         return [["patch_embed", "pos_embed"],
                 *([f"blocks.{i}.{part}" for i in range(*stage) for part in BLOCK_PARTS] for stage in pairwise(ends))]
-
-
-class FDAMViTBackbone(ViTBackbone, FDAMVisionTransformer):
-    """ViTBackbone of FDAM blocks, with their published keys."""
 
 
 def doubled(channels: int) -> nn.ConvTranspose2d:

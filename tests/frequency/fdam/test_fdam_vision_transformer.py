@@ -56,8 +56,4 @@ def test_start_values():
 
 test_bad_input = refuses(lambda run: run(), [
     (lambda: small_backbone(embed_dim=40), "group 16 and dim 40"),
-    (lambda: FDAMBlock(dim=-16, num_heads=2), "dim must be at least 1, got -16"),
-    (lambda: FDAMBlock(dim=16, num_heads=2, mlp_ratio=0), "mlp_ratio must .* got 0 for dim 16"),
-    (lambda: FDAMBlock(dim=16, num_heads=2)(torch.zeros(1, 6, 8), (2, 3)), r"\(B, 6, 16\).*got \(1, 6, 8\)"),
-    (lambda: FDAMBlock(dim=16, num_heads=2)(torch.zeros(1, 7, 16), (2, 3)), r"\(B, 6, 16\).*2 × 3.*\(1, 7, 16\)"),
 ])

@@ -41,4 +41,5 @@ test_bad_input = refuses(lambda run: run(), [
     (lambda: TransformerBlock(dim=16, num_heads=2, drop_path=1.0), "below 1, got 1.0"),
     (lambda: TransformerBlock(dim=16, num_heads=2)(torch.zeros(1, 7, 16), (2, 3)),
      r"\(B, 6, 16\).*2 × 3.*\(1, 7, 16\)"),
+    (lambda: TransformerBlock(dim=16, num_heads=2)(torch.zeros(1, 6, 8), (2, 3)), r"\(B, 6, 16\).*got \(1, 6, 8\)"),
 ])

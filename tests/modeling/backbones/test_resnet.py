@@ -76,12 +76,11 @@ def test_function_stays():
 def test_frequency_scaling_stands_before_the_shortcut_is_added():
     model = resnet(50).eval()
     add_frequency_scale(model)
-    scale = model.res2[0].conv3.activation.freq_scale
+    scale = model.res2[0].freq_scale
     scale.complex_weights.normal_()
     x = torch.randn(1, 64, 8, 12)
     block = copy.deepcopy(model.res2[0])
-    block.conv3.activation = None
-    branch = block.conv3(block.conv2(block.conv1(x).relu()).relu())
+    branch = block.conv3.forward(block.conv2(block.conv1(x).relu()).relu())
     expected = (branch + FrequencyScale.forward(scale, branch) + block.shortcut(x)).relu()
     torch.testing.assert_close(model.res2[0](x), expected, rtol=1e-4, atol=1e-4)
     assert len(convolutions(model, type(scale))) == 16

@@ -1,6 +1,7 @@
 """Networks of timm as backbones: timm's keys and maps, any size of image, frequency modules, what is refused."""
 import copy
 import math
+import pickle
 
 import pytest
 import timm
@@ -10,6 +11,7 @@ from torch import nn
 
 from freqdino.frequency import FDConv, FDLinear, ResidualFrequencyScale
 from freqdino.modeling.backbones.timm_backbone import add_fdconv, add_frequency_scale, timm_backbone
+from helpers.behaviour import replica
 from helpers.modules import randomised
 from helpers.refusals import refuses
 
@@ -25,7 +27,7 @@ def backbone(name="test_convnext", **options):
 
 
 def names_of(module, *kinds):
-    return {name for name, part in module.named_modules() if isinstance(part, kinds)}
+    return {name for name, part in module.network.named_modules() if isinstance(part, kinds)}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -90,6 +92,17 @@ def test_keys_are_those_of_timm_without_the_classifier(name):
     assert all(network[key].shape == source[key].shape for key in network)
 
 
+def test_a_state_dict_with_timms_names_loads_strictly_wherever_the_backbone_stands():
+    source, target = nn.Sequential(randomised(backbone("test_resnet"))), nn.Sequential(backbone("test_resnet"))
+    state = source.state_dict()
+    assert [*state] == [f"0.{key}" for key in source[0].network.state_dict()]
+    target.load_state_dict(state)
+    assert all(torch.equal(value, target[0].network.state_dict()[key[2:]]) for key, value in state.items())
+    assert [*state] == [*source.state_dict()]
+    with pytest.raises(RuntimeError, match=r'(?s)Missing key.*"0.network.conv1.1.weight".*Unexpected key.*"other"'):
+        target.load_state_dict({"other": state.pop("0.conv1.1.weight"), **state})
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_is_used(name):
     network = backbone(name, drop_path_rate=0.1 if name != "test_efficientnet" else 0.0).train()
@@ -100,8 +113,8 @@ def test_every_parameter_is_used(name):
 def test_options():
     assert backbone(in_chans=5).eval()(torch.randn(1, 5, 32, 32))["res2"].shape == (1, 24, 8, 8)
     network = backbone(activation_checkpointing=True, drop_path_rate=0.3)
-    assert network.stages[0].grad_checkpointing
-    assert network.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.3)
+    assert network.network.stages[0].grad_checkpointing
+    assert network.network.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.3)
     assert network.training
 
 
@@ -122,7 +135,7 @@ def test_fdconv_in_convnext_takes_the_linear_layers_of_its_blocks():
     assert {conv.kernel_size for conv in network.modules() if isinstance(conv, nn.Conv2d)} == {(4, 4), (2, 2), (7, 7)}
     small = backbone()
     add_fdconv(small, kernel_num=16)
-    blocks = [f"stages.{stage}.blocks.{index}" for stage, part in enumerate(small.stages)
+    blocks = [f"stages.{stage}.blocks.{index}" for stage, part in enumerate(small.network.stages)
               for index in range(len(part.blocks))]
     assert names_of(small, FDLinear) == {f"{block}.mlp.{layer}" for block in blocks for layer in ("fc1", "fc2")}
     assert names_of(small, FDConv) == set()
@@ -139,7 +152,7 @@ def test_fdconv_in_convnext_with_convolutions_in_its_mlp():
 def test_fdconv_in_resnet_takes_the_branches():
     network = backbone("resnet14t")         # three convolutions in its stem
     add_fdconv(network, kernel_num=16)
-    assert isinstance(network.conv1, nn.Sequential) and network.layer1[0].downsample is not None
+    assert isinstance(network.network.conv1, nn.Sequential) and network.network.layer1[0].downsample is not None
     assert names_of(network, FDConv) == {f"layer{stage}.0.{conv}" for stage in (1, 2, 3, 4)
                                          for conv in ("conv1", "conv2", "conv3")}
 
@@ -171,7 +184,7 @@ def test_frequency_modules_start_neutral_and_train(name):
 @torch.no_grad()
 def test_frequency_scaling_stands_before_the_shortcut_is_added(name):
     network = randomised(backbone(name)).eval()
-    blocks = {block_name: block for block_name, block in network.named_modules()
+    blocks = {block_name: block for block_name, block in network.network.named_modules()
               if type(block).__name__ in ("ConvNeXtBlock", "BasicBlock", "Bottleneck")}
     seen = {}
     for block_name, block in blocks.items():
@@ -180,22 +193,24 @@ def test_frequency_scaling_stands_before_the_shortcut_is_added(name):
             lambda module, inputs, output, block_name=block_name: seen.update({block_name: inputs[0].shape}))
     network(torch.randn(1, 3, 64, 32))
     add_frequency_scale(network)
-    assert names_of(network, ResidualFrequencyScale) == {f"{block_name}.drop_path.freq_scale" for block_name in blocks}
+    assert names_of(network, ResidualFrequencyScale) == {f"{block_name}.freq_scale" for block_name in blocks}
     for block_name, block in blocks.items():
-        assert block.drop_path.freq_scale.dim == seen[block_name][1]
-        assert isinstance(block.drop_path.drop_path, nn.Identity)
+        assert block.freq_scale.dim == seen[block_name][1]
+        branch = torch.randn(1, block.freq_scale.dim, 3, 4)
+        assert torch.equal(block.drop_path(branch), block.freq_scale(branch)) and not [*block.drop_path.children()]
 
 
 @torch.no_grad()
-def test_a_copy_shares_nothing():
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network)), replica])
+def test_a_copy_shares_nothing(copied):
     network = randomised(backbone("test_convnext2")).eval()
     add_frequency_scale(network)
-    other, image = copy.deepcopy(network), torch.randn(1, 3, 33, 40)
-    expected = network(image)
+    image = torch.randn(1, 3, 33, 40)
+    expected, other = network(image), copied(network)
     for parameter in network.parameters():
         parameter.zero_()
     assert all(torch.equal(feature_map, expected[level]) for level, feature_map in other(image).items())
-    assert isinstance(other, timm.models.convnext.ConvNeXt)
+    assert isinstance(other.network, timm.models.convnext.ConvNeXt)
 
 
 test_networks_that_are_no_backbone = refuses(backbone, [
@@ -224,7 +239,7 @@ def test_frequency_modules_without_a_place():
         add_fdconv(backbone("mambaout_femto"), kernel_num=16)
     add_fdconv(backbone("edgenext_xx_small"), kernel_num=16)    # asks a convolution for its weight's type and device
     network = backbone("test_efficientnet")
-    block = network.get_submodule("blocks.2.0")
+    block = network.network.get_submodule("blocks.2.0")
     block.register_forward_hook(lambda block, inputs, output: output * block.conv_pwl.weight.std())
     with pytest.raises(ValueError, match="needs more of its convolutions than their results: an image of 64 × 96 .*"
                                          "FDConv has no weight to compute with"):

@@ -1,7 +1,7 @@
 """Write what follows from the configurations: the tables of configs/README.md and configs/KEYS.md, first lines.
 
-    python -m freqdino.commands.config_tables             # after a leaf or a key was added or changed
-    python -m freqdino.commands.config_tables --check     # names what is not as it would be written; exit status 1
+    python .github/config_tables.py             # after a leaf or a key was added or changed
+    python .github/config_tables.py --check     # names what is not as it would be written; exit status 1
 
 A leaf's row has its name, what its line "# Published: RESULT; ..." says, and from configs/leaves.json, in the order of
 that file, what the name does not tell: its model's parameters, the footnote of the result, what a module costs. The
@@ -99,7 +99,7 @@ def work(args: argparse.Namespace) -> int:
     changed = [(path, text) for path, text in files(configs_folder()) if path.read_text() != text]
     for path, text in changed:
         if args.check:
-            print(f"{path} is out of date: python -m freqdino.commands.config_tables", file=sys.stderr)
+            print(f"{path} is out of date: python .github/config_tables.py", file=sys.stderr)
         else:
             path.write_text(text)
             print(path)
