@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 
 from freqdino.config.keys import FAMILY_SECTIONS, lookup
 from freqdino.errors import ConfigError
+from freqdino.ops.backends import OPERATORS
 
 KNOWN = "known are "
 # Detectron2's samplers; older versions lack the keys of the last three.
@@ -96,6 +97,7 @@ BOUNDS = (
         map(_is_expectation, rows)), ("TEST.EXPECTED_RESULTS",)),
     (*_one_of("choice", "range"), ("INPUT.MIN_SIZE_TRAIN_SAMPLING",)),
     (*_one_of("RGB", "BGR"), ("INPUT.FORMAT",)),
+    (*_one_of(*OPERATORS), ("MODEL.OPERATORS",)),
     (*_one_of("linear", "constant"), ("SOLVER.WARMUP_METHOD",)),
     (*_one_of(*SAMPLERS), ("DATALOADER.SAMPLER_TRAIN",)),
     ("18, 34, 50, 101 or 152", (18, 34, 50, 101, 152).__contains__, ("MODEL.RESNETS.DEPTH",)),

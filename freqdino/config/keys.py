@@ -57,7 +57,10 @@ FAMILY_TEST = {
 }
 # Section -> what it has beside Detectron2's keys.
 SECTIONS: dict[str, dict[str, Any]] = {
-    "MODEL": {"WEIGHTS_PARTIAL": False},        # True: load what fits of a checkpoint, list the rest, go on
+    "MODEL": {
+        "WEIGHTS_PARTIAL": False,               # True: load what fits of a checkpoint, list the rest, go on
+        "OPERATORS": "auto",                    # sparse operators: auto, torch, or fused kernels on CUDA
+    },
     "INPUT": {
         "DATASET_MAPPER_NAME": "mask_former_semantic",
         "COLOR_AUG_SSD": False,

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from freqdino.errors import ArgumentError
 from freqdino.layers.linear import Linear
 from freqdino.layers.transformer import feed_forward
+from freqdino.ops.backends import HasOperators
 from freqdino.ops.constants import constant
 from freqdino.ops.ms_deform_attn import ms_deform_attn
+from freqdino.ops.ms_deform_attn_fused import DEFORMOPS
 
 
-class MSDeformAttn(nn.Module):
+class MSDeformAttn(HasOperators, nn.Module):
     """Attention to a few sampled places of several feature maps.
 
     Keys: ``sampling_offsets``, ``attention_weights``, ``value_proj``, ``output_proj``; the offsets are ordered head,
@@ -26,6 +28,8 @@ class MSDeformAttn(nn.Module):
     ``invert(value, attended, query)``, all (B, S, C), may change what was attended to before the output projection,
     where the queries are the source's own tokens; a module's keys are under ``invert``.
     """
+
+    kernel = DEFORMOPS
 
     def __init__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int = 4,
                  invert: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None):
@@ -78,7 +82,7 @@ class MSDeformAttn(nn.Module):
             locations = torch.addcmul(reference, offsets, pixels)
         else:
             locations = torch.addcmul(reference[..., :2], offsets, reference[..., 2:] * (0.5 / self.num_points))
-        attended = ms_deform_attn(value, spatial_shapes, locations, weights)
+        attended = ms_deform_attn(value, spatial_shapes, locations, weights, operators=self.operators)
         if self.invert is not None:
             attended = self.invert(value.flatten(2), attended, query)
         return self.output_proj(attended)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from freqdino.errors import ArgumentError
 from freqdino.modeling.meta_architecture import MaskClassificationModel, SegmentationHead
 from freqdino.modeling.prediction import Outputs
-from freqdino.ops.carafe import carafe
+from freqdino.ops.backends import HasOperators
+from freqdino.ops.carafe import TRITON, carafe
 
 IMAGE = "image"
 KERNEL = 3
@@ -69,8 +70,10 @@ class ImageGuidedUpsampler(nn.Module):
         return maps[:, :queries]
 
 
-class ImageGuidedStage(nn.Module):
+class ImageGuidedStage(HasOperators, nn.Module):
     """One twofold upsampling of masks and guide. Keys: ``LPF``, ``extra_conv3``, ``content_encoder``."""
+
+    kernel = TRITON
 
     def __init__(self):
         super().__init__()
@@ -84,7 +87,7 @@ class ImageGuidedStage(nn.Module):
         images = F.interpolate(images, size=maps.shape[-2:], mode="bilinear", align_corners=False)
         edges = self.extra_conv3(self.LPF(images))
         filters = self.content_encoder(torch.cat([maps[:, -GUIDE_CHANNELS:], edges], dim=1)).softmax(dim=1)
-        return carafe(maps, filters, KERNEL, group=1, up=1)
+        return carafe(maps, filters, KERNEL, group=1, up=1, operators=self.operators)
 
 
 class ImageHighPass(nn.Module):

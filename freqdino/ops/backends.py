@@ -19,7 +19,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-OPERATORS = ("auto", "torch", "fused")
+OPERATORS = ("auto", "torch", "fused")      # also the values of MODEL.OPERATORS
 # Largest difference from the definition, relative to the largest value: roundings of sums and of the result.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float64: 1e-9}
 
@@ -77,6 +77,15 @@ class FusedKernel:
             if not difference <= TOLERANCE[dtype] * expected.double().abs().max():
                 return f"it differs from the definition by {float(difference):.2g}"
         return None
+
+
+class HasOperators:
+    """Base of the modules that call a sparse operator. ``operators``: which implementation; who builds them may set it.
+    ``kernel``: the fused one.
+    """
+
+    operators = "auto"
+    kernel: FusedKernel
 
 
 @lru_cache

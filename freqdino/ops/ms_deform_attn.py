@@ -73,9 +73,13 @@ def ms_deform_attn(
 
 
 def ms_deform_attn_reference(
-    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
+    value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor, *,
+    operators: str = "torch"
 ) -> Tensor:
-    """The definition of :func:`ms_deform_attn`, by ``grid_sample``: it holds every sample of a level in memory."""
+    """The definition of :func:`ms_deform_attn`, by ``grid_sample``: it holds every sample of a level in memory.
+
+    ``operators`` is taken so that it can stand in the other's place, and not read.
+    """
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     dtype = compute_dtype(value, sampling_locations, attention_weights)
     # To grid_sample a head is what an image is: (B·M, D, S), and for each level (B·M, Q, P, 2) and (B·M, Q, P).

@@ -1,5 +1,6 @@
 """What every factory here is bound with: its published name, the maps it reads, errors in the configuration's terms."""
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,7 +14,9 @@ from torch import nn
 from freqdino.config import lookup
 from freqdino.errors import ArgumentError, ConfigError
 from freqdino.layers.linear import swap_linear
+from freqdino.ops.backends import HasOperators, unavailable
 
+logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -90,9 +93,23 @@ def head_inputs(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Sh
     return {name: input_shape[name] for name in names}
 
 
-def with_fast_linear(cfg: CfgNode, model: Model) -> Model:
-    """The finished model; torch's linear layers in it, whoever wrote them, are ours where these are faster: on the CPU
-    with oneDNN."""
-    if torch.device(cfg.MODEL.DEVICE).type == "cpu" and torch.backends.mkldnn.is_available():
+def on_its_device(cfg: CfgNode, model: Model) -> Model:
+    """The finished model with what suits MODEL.DEVICE, in whoever's modules, and MODEL.OPERATORS.
+
+    On a CPU with oneDNN torch's linear layers are ours, which are faster. The log says which operators compute. Raises
+    ConfigError for MODEL.OPERATORS fused where a kernel that the model needs cannot run.
+    """
+    device, operators = torch.device(cfg.MODEL.DEVICE), cfg.MODEL.OPERATORS
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
         swap_linear(model)
+    kernels = set()
+    for module in model.modules():
+        if isinstance(module, HasOperators):
+            module.operators = operators
+            kernels.add(module.kernel)
+    for kernel in sorted(kernels, key=lambda kernel: kernel.name):
+        reason = "MODEL.OPERATORS is torch" if operators == "torch" else unavailable(kernel.needs, device)
+        if reason and operators == "fused":
+            raise ConfigError(f"MODEL.OPERATORS is fused, but {kernel.name} cannot run: {reason}")
+        logger.info("%s: %s", kernel.name, f"not used, PyTorch's operators are ({reason})" if reason else "used")
     return model

@@ -10,7 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from freqdino.modeling.inference import Inference
-from freqdino.registration.binding import with_fast_linear
+from freqdino.registration.binding import on_its_device
 from freqdino.registration.inference import inference_of
 
 MODELS = ("GeneralizedRCNN", "PanopticFPN", "ProposalNetwork", "RetinaNet", "SemanticSegmentor")
@@ -31,7 +31,7 @@ def _replace(published: type) -> None:
             backbone = model.backbone
             divisibility = backbone.padding_constraints.get("size_divisibility", backbone.size_divisibility)
             model.forward = functools.partial(_forward, model, inference_of(cfg, divisibility), divisibility)
-            with_fast_linear(cfg, model)
+            on_its_device(cfg, model)
         return model
 
     META_ARCH_REGISTRY._obj_map[published.__name__] = build

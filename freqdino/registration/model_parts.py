@@ -13,7 +13,7 @@ from freqdino.modeling.meta_architecture import MaskClassificationModel
 from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
 from freqdino.modeling.post_processing import PostProcessing, SigmoidScores, SoftmaxScores
 from freqdino.registration.backbones import build_backbone
-from freqdino.registration.binding import build, errors_about, upper, with_fast_linear
+from freqdino.registration.binding import build, errors_about, on_its_device, upper
 from freqdino.registration.class_tables import check_num_classes, thing_classes
 from freqdino.registration.inference import inference_of
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
@@ -46,7 +46,7 @@ def build_family(cfg: CfgNode, section: str, head_name: str, model_class: type[M
                           f"{cfg.MODEL.META_ARCHITECTURE} goes with {head_name}")
     backbone = build_backbone(cfg)
     divisibility = backbone.size_divisibility if family.SIZE_DIVISIBILITY < 0 else family.SIZE_DIVISIBILITY
-    return with_fast_linear(cfg, build(
+    return on_its_device(cfg, build(
         model_class, cfg, section, {**MODEL_KEYS, **keys}, backbone=backbone, criterion=criterion,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()), size_divisibility=divisibility,
         post_processing=build_post_processing(cfg, family, scores=scores, rescore_by_mask=rescore_by_mask),

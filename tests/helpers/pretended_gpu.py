@@ -153,7 +153,7 @@ def our_function() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         file = Path(frame.f_code.co_filename)
-        if PACKAGE in file.parents:
+        if PACKAGE in file.parents and not frame.f_code.co_name.startswith("<"):    # a comprehension's, before 3.12
             return f"{file.relative_to(PACKAGE)}:{frame.f_code.co_name}"
         frame = frame.f_back
     return "elsewhere"

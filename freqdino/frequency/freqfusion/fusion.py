@@ -18,13 +18,14 @@ from torch.nn import functional as F
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_choice, check_counts, check_type
 from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler, joint_conv
-from freqdino.ops.carafe import carafe
+from freqdino.ops.backends import HasOperators
+from freqdino.ops.carafe import TRITON, carafe
 from freqdino.ops.modules import is_recorded, kept_whole, with_zero_gradients
 
 UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic")
 
 
-class FreqFusion(nn.Module):
+class FreqFusion(HasOperators, nn.Module):
     """Fuses a high-resolution map with one of half its size; the caller adds the two results.
 
     Arguments, defaults and state-dict keys are the published ones. What differs: ``up_group`` may exceed 1 (every group
@@ -36,6 +37,8 @@ class FreqFusion(nn.Module):
     >>> lowpass_filters.shape, hr.shape, lr.shape
     (torch.Size([1, 25, 16, 24]), torch.Size([1, 64, 16, 24]), torch.Size([1, 32, 16, 24]))
     """
+
+    kernel = TRITON
 
     def __init__(self, hr_channels: int, lr_channels: int, *, scale_factor: int = 1, lowpass_kernel: int = 5,
                  highpass_kernel: int = 3, up_group: int = 1, encoder_kernel: int = 3, encoder_dilation: int = 1,
@@ -209,7 +212,7 @@ class FreqFusion(nn.Module):
             lr_out = self._upsample(lr, lowpass)
         else:
             resized = resize_twofold(lr, hr.shape[2:], self.upsample_mode, self.align_corners)
-            lr_out = carafe(resized, lowpass, self.lowpass_kernel, self.up_group, up=1)
+            lr_out = carafe(resized, lowpass, self.lowpass_kernel, self.up_group, up=1, operators=self.operators)
         lr_out = lr_out.to(lr.dtype)
 
         # Offset generator
@@ -249,14 +252,15 @@ class FreqFusion(nn.Module):
     def _smooth(self, x: Tensor, logits: Tensor) -> Tensor:
         """R(x, N(logits), 1), what the high-pass filter takes away."""
         filters = make_filters(logits, self.hamming_highpass, self.up_group)
-        return carafe(x, filters, self.highpass_kernel, self.up_group, up=1).to(x.dtype)
+        return carafe(x, filters, self.highpass_kernel, self.up_group, up=1, operators=self.operators).to(x.dtype)
 
     def _upsample(self, x: Tensor, filters: Tensor) -> Tensor:
         """R(x, filters, 2) at the filters' size; where that is odd, the one row or column too many is cut off."""
         height, width = filters.shape[2:]
         if height % 2 or width % 2:
             filters = F.pad(filters, (0, width % 2, 0, height % 2))
-        return carafe(x, filters, self.lowpass_kernel, self.up_group, up=2)[..., :height, :width]
+        result = carafe(x, filters, self.lowpass_kernel, self.up_group, up=2, operators=self.operators)
+        return result[..., :height, :width]
 
 
 class FreqFusionSum(FreqFusion):

@@ -16,7 +16,8 @@ from freqdino.frequency.argument_checks import check_choice
 from freqdino.frequency.freqfusion.fusion import extend, make_filters, tap_window
 from freqdino.frequency.freqfusion.offset_generator import sample_bilinear
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.carafe import carafe
+from freqdino.ops.backends import HasOperators
+from freqdino.ops.carafe import TRITON, carafe
 from freqdino.ops.modules import with_zero_gradients
 
 
@@ -96,13 +97,14 @@ class PixelShuffleSum(UpsampleSum):
         return F.pixel_shuffle(self.convolution(lr), 2)
 
 
-class CarafeSum(UpsampleSum):
+class CarafeSum(HasOperators, UpsampleSum):
     """Content-aware reassembly: filters of 5 × 5 taps for each fine pixel, predicted from the coarse map.
 
     The paper's setting: 64 compressed channels, encoder kernel 3, k 5, one group. 64·C + 57,764 parameters: 0.2 M at
     three fusions of 256 channels, as published. Parameter names are the authors'.
     """
 
+    kernel = TRITON
     COMPRESSED_CHANNELS, KERNEL = 64, 5
 
     def __init__(self, channels: int):
@@ -118,7 +120,7 @@ class CarafeSum(UpsampleSum):
     def upsample(self, lr: Tensor) -> Tensor:
         logits = F.pixel_shuffle(self.content_encoder(self.channel_compressor(lr)), 2)
         filters = make_filters(logits, tap_window(self.KERNEL, hamming=False), groups=1)
-        return carafe(lr, filters, self.KERNEL, group=1, up=2)
+        return carafe(lr, filters, self.KERNEL, group=1, up=2, operators=self.operators)
 
 
 class DySampleSum(UpsampleSum):
