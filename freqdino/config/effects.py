@@ -106,8 +106,8 @@ RULES = (
          "read", "by DeepLab's heads in MODEL.META_ARCHITECTURE SemanticSegmentor",
          lambda cfg: _model("SemanticSegmentor")(cfg) and cfg.MODEL.SEM_SEG_HEAD.NAME not in OTHER_HEADS),
     Rule(tuple(f"MODEL.SEM_SEG_HEAD.{name}" for name in (
-        "MASK_DIM", "PIXEL_DECODER_NAME", "TRANSFORMER_ENC_LAYERS", "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES",
-        "FDAM.ENABLED", "FREQFUSION.ENABLED")),
+        "MASK_DIM", "FULL_PRECISION", "PIXEL_DECODER_NAME", "TRANSFORMER_ENC_LAYERS", "FDAM.ENABLED",
+        "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "FREQFUSION.ENABLED")),
          "read", "by MODEL.META_ARCHITECTURE MaskFormer and MaskDINO", _model(*FAMILIES)),
     Rule(tuple(f"MODEL.SEM_SEG_HEAD.{name}" for name in ("DIM_FEEDFORWARD", "FEATURE_ORDER",
                                                          "TOTAL_NUM_FEATURE_LEVELS")),

@@ -89,6 +89,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "MODEL_EMA": {"ENABLED": False, "DECAY": 0.9997},           # the average of the weights over training
     "MODEL.SEM_SEG_HEAD": {
         "MASK_DIM": 256,
+        "FULL_PRECISION": False,            # True: the pixel decoder computes in float32 under SOLVER.AMP, as published
         "PIXEL_DECODER_NAME": "MaskDINOEncoder",
         "TRANSFORMER_ENC_LAYERS": 0,
         "DIM_FEEDFORWARD": 1024,

@@ -6,6 +6,7 @@ B: batch, C: width of the decoder, H_l, W_l: size of level l, M: width of the ma
 """
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise, repeat
 
 import torch
@@ -18,6 +19,7 @@ from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_choice
 from freqdino.layers.deformable_attention import DeformableEncoder
 from freqdino.layers.position_encoding import sine_position_map
+from freqdino.ops.autocast import without_autocast
 
 NORM_GROUPS = 32
 
@@ -52,6 +54,8 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
     ``make_modulation()`` makes the modules of one encoder layer that change its attention and its maps, by
     `DeformableEncoderLayer`'s argument names.
 
+    ``full_precision`` computes it in float32 under autocast too, as published.
+
     Keys: ``input_proj.<i>``, ``transformer.{level_embed,encoder.layers.<i>}``, ``adapter_<i>``, ``layer_<i>``,
     ``mask_features``, and with ``make_fusion`` ``freqfusions.<i>``, counted from the coarsest pair of maps to the last
     step of the top-down path. Raises ValueError for an unknown order or map, for fewer levels than maps, and where no
@@ -62,9 +66,10 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
                  mask_dim: int, norm: str, num_layers: int, num_heads: int, dim_feedforward: int, dropout: float,
                  num_levels: int, order: str, common_stride: int, min_fpn_levels: int,
                  make_fusion: Callable[[int, int], nn.Module] | None = None,
-                 make_modulation: Callable[[], Mapping[str, nn.Module]] = dict):
+                 make_modulation: Callable[[], Mapping[str, nn.Module]] = dict, full_precision: bool = False):
         super().__init__()
         check_choice(("high2low", "low2high"), order=order)
+        self.full_precision = full_precision
         absent = [name for name in encoder_features if name not in input_shape]
         if absent or not encoder_features:
             raise ArgumentError("encoder_features",
@@ -120,9 +125,14 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
 
     def forward_features(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """features: name -> (B, C_name, H, W); returns mask features (B, M, H, W), finest encoded level, all levels."""
-        levels = self.encode(*self.project(features))
-        finest = levels[0] if self.order == "low2high" else levels[-1]
-        return self.mask_features(self.top_down(features, finest)), finest, levels
+        context = nullcontext()
+        if self.full_precision:
+            features = {name: x.float() for name, x in features.items()}
+            context = without_autocast(features[self.coarsest_feature])
+        with context:
+            levels = self.encode(*self.project(features))
+            finest = levels[0] if self.order == "low2high" else levels[-1]
+            return self.mask_features(self.top_down(features, finest)), finest, levels
 
     def project(self, features: Mapping[str, Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """The levels (B, C, H_l, W_l) in encoder order, and the sizes in the order that the position maps follow.

@@ -83,7 +83,7 @@ def build_freq_aware_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpe
 
 def _multi_scale_deformable(cfg: CfgNode, input_shape: dict[str, ShapeSpec], section: str, **family_arguments: Any
                             ) -> MultiScaleDeformablePixelDecoder:
-    keys = upper("mask_dim", "norm", "common_stride") | {
+    keys = upper("mask_dim", "norm", "common_stride", "full_precision") | {
         "encoder_features": "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "num_layers": "TRANSFORMER_ENC_LAYERS",
         "conv_dim": "CONVS_DIM", "num_heads": f"MODEL.{section}.NHEADS", "dropout": f"MODEL.{section}.DROPOUT"}
     names = {"num_levels": "TOTAL_NUM_FEATURE_LEVELS", "order": "FEATURE_ORDER"}

@@ -142,6 +142,17 @@ def test_autocast_is_near_float32(dtype):
     assert (actual.float() - expected).abs().mean() < 0.03 * expected.abs().mean()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_full_precision_is_float32_under_autocast(dtype):
+    maps = {name: x.to(dtype) for name, x in features().items()}
+    plain, full = decoder(), decoder(full_precision=True)
+    full.load_state_dict(plain.state_dict())
+    expected = plain.forward_features({name: x.float() for name, x in maps.items()})
+    with torch.autocast("cpu", dtype):
+        actual = full.forward_features(maps)
+    assert torch.equal(actual[0], expected[0]) and torch.equal(actual[1], expected[1])
+
+
 test_bad_options = refuses(lambda options: decoder(**options), [
     ({"order": "coarse2fine"}, "order must be one of high2low, low2high, got 'coarse2fine'"),
     ({"encoder_features": ["res3", "p4"]}, r"encoder_features names \['p4'\], but the maps are \['res2', .*'res5'\]"),
