@@ -9,7 +9,7 @@ from torch import nn
 from freqdino.analysis.costs.flop_counting import counting
 from freqdino.frequency import FDLinear
 from freqdino.layers.linear import Linear, swap_linear
-from freqdino.registration.binding import with_fast_linear
+from freqdino.registration.binding import on_its_device
 from helpers.small_mask_dino import mask_dino_model
 from helpers.small_models import small_config, small_model
 from helpers.small_semantic_heads import BACKBONES, semantic_segmentor
@@ -68,6 +68,6 @@ def test_dynamic_layers_stay():
 def test_not_where_it_does_not_help(monkeypatch):
     on_cuda = small_config()
     on_cuda.MODEL.DEVICE = "cuda"
-    assert type(with_fast_linear(on_cuda, nn.Sequential(nn.Linear(2, 2)))[0]) is nn.Linear
+    assert type(on_its_device(on_cuda, nn.Sequential(nn.Linear(2, 2)))[0]) is nn.Linear
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert of_class(small_model(SWIN).backbone, Linear) == set()
