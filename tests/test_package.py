@@ -145,7 +145,8 @@ ARGUMENTS = {"train": ["--config-file", "x.yaml"], "report": ["run"],
              "visualize_data": ["--config-file", "x.yaml", "--output", "b"], "analyze_model": ["x.yaml"],
              "analyze_frequency": ["all", "--config-file", "x.yaml", "--input", "a.jpg", "--output", "b"],
              "convert_weights": ["a.pth", "b.pth", "--config-file", "x.yaml"], "ablation": [],
-             "benchmark": ["models"], "prepare": ["coco_stuff"], "check_data": ["a.json@b"]}
+             "benchmark": ["models"], "prepare": ["coco_stuff"], "check_data": ["a.json@b"],
+             "check_gpu": ["--device", "cpu"]}
 import freqdino
 said = {}
 for command, arguments in ARGUMENTS.items():
