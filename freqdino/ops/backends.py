@@ -19,7 +19,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-OPERATORS = ("auto", "torch", "fused")      # also the values of MODEL.OPERATORS
+OPERATORS = ("auto", "torch", "fused")
 # Largest difference from the definition, relative to the largest value: roundings of sums and of the result.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float64: 1e-9}
 

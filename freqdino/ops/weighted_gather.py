@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.blocking import slices
+from freqdino.ops.modules import is_recorded
 
 
 def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -34,7 +35,12 @@ def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         # embedding_bag cannot cut bags of no rows; the product keeps the gradient's path.
         return weighted_gather_reference(table, index, weight)
     dtype = compute_dtype(table, weight)
-    return WeightedGather.apply(table.to(dtype), index, weight.to(dtype)).to(table.dtype)
+    gather = embedding_bag if is_recorded() else WeightedGather.apply
+    return gather(table.to(dtype), index, weight.to(dtype)).to(table.dtype)
+
+
+def embedding_bag(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
 
 
 class WeightedGather(torch.autograd.Function):
@@ -43,7 +49,7 @@ class WeightedGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, table, index, weight):
         ctx.save_for_backward(table, index, weight)
-        return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+        return embedding_bag(table, index, weight)
 
     @staticmethod
     @once_differentiable
