@@ -1,6 +1,6 @@
 """A training that is asked to end: the step is finished, a checkpoint written, and all processes stop together."""
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,8 @@ class StopHook(HookBase):
     """Raises Stopped after a step during which any process was asked to end, in all of them; to be the last hook."""
 
     def __init__(self, requests: StopRequests):
-        self._requests, self._group = requests, None
+        self._requests = requests
+        self._group: Any = None     # of all processes, where there are several
 
     def before_train(self) -> None:
         if comm.get_world_size() > 1:
