@@ -130,6 +130,11 @@ def need_detectron2() -> None:
         raise ImportError(broken_detectron2(error)) from error
 
 
+def ending(error: Exception) -> str:
+    """How something ended, as a line of a table or a log says it: the error's type and its first line."""
+    return f"ends in {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
 def first_few(values: Iterable, most: int = 5, *, counted: bool = True) -> str:
     """The first ``most`` values as a message lists them; of more, dots, and if ``counted`` how many there are."""
     values = list(values)

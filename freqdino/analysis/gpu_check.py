@@ -5,7 +5,6 @@ or None where that is not judged). With device cpu the parts rehearse, on the re
 """
 import logging
 import platform
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 
 import detectron2
 import torch
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
@@ -21,6 +19,8 @@ from torch import Tensor, nn
 
 from freqdino.analysis.benchmarks.measure import MIB, allocation_peak, run_seconds
 from freqdino.config import load_config
+from freqdino.errors import ending
+from freqdino.ops.backends import c_compiler
 from freqdino.ops.carafe import TRITON, carafe
 from freqdino.ops.ms_deform_attn import ms_deform_attn
 from freqdino.ops.ms_deform_attn_fused import DEFORMOPS
@@ -33,7 +33,6 @@ EVERY_MODULE = ["MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED", "True", "MODEL.SEM_SEG_
 FAMILIES = {"Mask2Former": "quickstart/mask2former.yaml", "Mask DINO": "quickstart/maskdino.yaml"}
 LARGE = {"Mask2Former R50": "coco/instance/mask2former_r50.yaml", "Mask DINO R50": "coco/instance/maskdino_r50_4s.yaml"}
 STEPS = {"cuda": 20, "cpu": 2}      # a CPU's half precision takes seconds a step
-NEW_LINE = "\n"
 
 
 def machine(device: torch.device, size: int) -> Iterator[Row]:
@@ -41,7 +40,7 @@ def machine(device: torch.device, size: int) -> Iterator[Row]:
     yield "Python, system", f"{platform.python_version()}, {platform.system()} {platform.machine()}", None
     yield "torch, CUDA, cuDNN", f"{torch.__version__}, {torch.version.cuda}, {torch.backends.cudnn.version()}", None
     yield "Detectron2", detectron2.__version__, None
-    yield "C compiler", shutil.which("clang") or shutil.which("gcc") or "none", None
+    yield "C compiler", c_compiler() or "none", None
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         yield "device", f"{properties.name}, {properties.total_memory // MIB:,d} MiB, capability " \
@@ -80,10 +79,10 @@ def results_of(operator: Callable[..., Tensor], inputs: tuple[Tensor, ...], devi
     return [tensor.detach().cpu() for tensor in (output, *torch.autograd.grad(output.square().sum(), inputs))]
 
 
-def small_model(leaf: str, device: torch.device, *options: str) -> tuple[CfgNode, nn.Module]:
+def model_of(leaf: str, device: torch.device, *options: str) -> nn.Module:
+    """The leaf's model with random weights, the same ones every time."""
     torch.manual_seed(0)
-    cfg = load_config(leaf, ["MODEL.DEVICE", str(device), "MODEL.WEIGHTS", "", *options])
-    return cfg, build_model(cfg)
+    return build_model(load_config(leaf, ["MODEL.DEVICE", str(device), "MODEL.WEIGHTS", "", *options]))
 
 
 def scene(size: int, objects: int) -> dict:
@@ -103,7 +102,7 @@ def models(device: torch.device, size: int) -> Iterator[Row]:
         batch = [scene(128, 3), scene(128, 1)]
         scores = []
         for where in (torch.device("cpu"), device):
-            _, model = small_model(leaf, where, *EVERY_MODULE)
+            model = model_of(leaf, where, *EVERY_MODULE)
             with torch.no_grad():
                 results = model.eval()(batch)
             scores.append(torch.cat([result["instances"].scores.cpu().sort().values for result in results]))
@@ -119,8 +118,7 @@ def models(device: torch.device, size: int) -> Iterator[Row]:
 def mixed_precision(device: torch.device, size: int) -> Iterator[Row]:
     """Steps of the quickstart's Mask2Former in half precision: finite losses, the course of the loss scale."""
     for dtype in TYPES[1:]:
-        _, model = small_model(FAMILIES["Mask2Former"], device)
-        model.train()
+        model = model_of(FAMILIES["Mask2Former"], device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
         losses, scales, steps = [], [scaler.get_scale()], STEPS[device.type]
@@ -157,8 +155,7 @@ def counted_waits() -> Iterator[Counter]:
 def costs(device: torch.device, size: int) -> Iterator[Row]:
     """A training step of the full-size models: time, memory, waits."""
     for name, leaf in LARGE.items():
-        cfg, model = small_model(leaf, device)
-        model.train()
+        model = model_of(leaf, device).train()
         batch = [scene(size, 12)]
 
         def step() -> None:
@@ -188,6 +185,6 @@ def rows_of(part: str, device: torch.device, size: int) -> list[Row]:
         for row in PARTS[part](device, size):
             found.append(row)
     except Exception as error:      # the other parts shall run
-        found.append((part, f"ends in {type(error).__name__}: {str(error).partition(NEW_LINE)[0]}", False))
+        found.append((part, ending(error), False))
         logger.warning("%s", part, exc_info=True)
     return found

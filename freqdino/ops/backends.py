@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from freqdino.errors import ending
+
 logger = logging.getLogger(__name__)
 
 OPERATORS = ("auto", "torch", "fused")
@@ -71,7 +73,7 @@ class FusedKernel:
             with torch.enable_grad(), torch.inference_mode(False), torch.autocast(device.type, enabled=False):
                 results = self._trial(device, dtype)
         except Exception as error:      # whatever a compiler, a driver or another package says
-            return f"it ends in {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            return f"it {ending(error)}"
         for actual, expected in results:
             difference = (actual.double() - expected.double()).abs().max()
             if not difference <= TOLERANCE[dtype] * expected.double().abs().max():
@@ -88,6 +90,11 @@ class HasOperators:
     kernel: FusedKernel
 
 
+def c_compiler() -> str | None:
+    """The one that Triton takes."""
+    return os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
+
+
 @lru_cache
 def unavailable(needs: tuple[str, ...], device: torch.device) -> str | None:
     """What a kernel lacks on a device: the device itself, packages, a C compiler for Triton's launchers."""
@@ -99,7 +106,7 @@ def unavailable(needs: tuple[str, ...], device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < (7, 0):
         return f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}, below 7.0"
-    if not (os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")):
+    if not c_compiler():
         return "Triton needs a C compiler"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         return "Triton needs Python's headers"
