@@ -144,8 +144,10 @@ def run_process(cfg, predictions, args: argparse.Namespace, stop: StopSignals) -
 
 def run_child(cfg, predictions, args: argparse.Namespace) -> None:
     """`run_process` in one of several processes, with its own eye on signals."""
+    from freqdino.engine.joining import leaving
+
     keep_threads_quiet()
-    with StopSignals() as stop:
+    with StopSignals() as stop, leaving():
         try:
             run_process(cfg, predictions, args, stop)
         except Stopped as stopped:

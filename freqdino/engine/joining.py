@@ -64,12 +64,26 @@ def joined(process: StartedProcess) -> Iterator[None]:
     if on_cuda:
         torch.cuda.set_device(process.local_rank)
     distributed.init_process_group("nccl" if on_cuda else "gloo", rank=process.rank, world_size=process.size)
-    try:
+    with leaving():
         comm.create_local_process_group(process.local_size)
         comm.synchronize()
         yield
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """A context after which the process has left its group.
+
+    Whatever still holds a group when Python ends, as Detectron2's comm does, has gloo's threads ended from outside, and
+    then now and then the process aborts after its work ("terminate called without an active exception").
+    """
+    try:
+        yield
     finally:
         distributed.destroy_process_group()
+        comm._LOCAL_PROCESS_GROUP = None
+        comm.create_local_process_group.cache_clear()
+        comm._get_global_gloo_group.cache_clear()
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -3,12 +3,14 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from argparse import Namespace
 
 import pytest
 import torch
+from detectron2.utils import comm
 
-from freqdino.engine.joining import started_process
+from freqdino.engine.joining import leaving, started_process
 from freqdino.errors import ConfigError
 from helpers.paths import ROOT
 from helpers.small_training import options
@@ -93,3 +95,13 @@ assert norm.running_mean.tolist() == [3, 3] and norm.weight.tolist() == [process
 """)
     done = torchrun(script)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_nothing_holds_a_group_that_was_left(tmp_path):
+    """A group that is still held when Python ends aborts one process in four."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    with leaving():
+        comm.create_local_process_group(1)
+        assert comm.gather(1) == [1] and comm._get_global_gloo_group() is torch.distributed.group.WORLD
+        groups = [weakref.ref(torch.distributed.group.WORLD), weakref.ref(comm.get_local_process_group())]
+    assert [group() for group in groups] == [None, None] and not torch.distributed.is_initialized()

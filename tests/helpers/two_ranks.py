@@ -14,6 +14,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from freqdino.data.panoptic_png import id_to_rgb
+from freqdino.engine.joining import leaving
 from freqdino.evaluation.build import build_evaluator
 
 NAME = "two_ranks"
@@ -54,15 +55,15 @@ def main(rank, folder):
     own.mkdir()
     register(own)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    evaluator = build_evaluator(NAME, tasks=["semantic", "instance", "panoptic"], output_dir=str(folder / "out"))
-    evaluator.reset()
-    evaluator.process([{"image_id": rank, "file_name": f"{rank}.jpg"}], [predict(rank)])
-    results = evaluator.evaluate()
-    if rank == 0:
-        (folder / "results.json").write_text(json.dumps(results))
-    else:
-        assert not results, results
-    torch.distributed.destroy_process_group()
+    with leaving():
+        evaluator = build_evaluator(NAME, tasks=["semantic", "instance", "panoptic"], output_dir=str(folder / "out"))
+        evaluator.reset()
+        evaluator.process([{"image_id": rank, "file_name": f"{rank}.jpg"}], [predict(rank)])
+        results = evaluator.evaluate()
+        if rank == 0:
+            (folder / "results.json").write_text(json.dumps(results))
+        else:
+            assert not results, results
 
 
 if __name__ == "__main__":
