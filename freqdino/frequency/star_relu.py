@@ -4,6 +4,10 @@ Source: MetaFormer Baselines for Vision (arXiv 2210.13452), section 3.1. FDAM an
 """
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from freqdino.ops.modules import is_recorded
 
 
 class StarReLU(nn.Module):
@@ -26,9 +30,37 @@ class StarReLU(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        rectified = torch.relu(x)
         if x.dtype == torch.float16:    # whose largest number is the square of 256; infinity times a zero is none
-            rectified = rectified.float()
-            squared = torch.addcmul(self.bias.float(), self.scale.float() * rectified, rectified)
-            return squared.clamp(max=torch.finfo(x.dtype).max).to(x.dtype)
-        return torch.addcmul(self.bias, self.scale * rectified, rectified)
+            y = star_relu(x.float(), self.scale.float(), self.bias.float())
+            return y.clamp(max=torch.finfo(x.dtype).max).to(x.dtype)
+        return star_relu(x, self.scale, self.bias)
+
+
+def star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """scale · relu(x)² + bias, of x's shape, in the widest of the three types. scale, bias: (1,)."""
+    if is_recorded():
+        rectified = torch.relu(x)
+        return torch.addcmul(bias, scale * rectified, rectified)
+    return SquaredRelu.apply(x, scale, bias)
+
+
+class SquaredRelu(Function):
+    """`star_relu`: of all that is computed relu(x) alone is kept, in half of the operators that autograd would take."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        rectified = torch.relu(x)
+        ctx.save_for_backward(rectified, scale)
+        return torch.addcmul(bias, scale * rectified, rectified)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, y_grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rectified, scale = ctx.saved_tensors
+        product = y_grad * rectified
+        if product.device.type == "cpu":
+            scale_grad = (product * rectified).sum()
+        else:       # one operator; a CPU's dot product adds one after the other, and so loses digits of large tensors
+            scale_grad = product.flatten().dot(rectified.to(product.dtype).flatten())
+        x_grad = (product * (2 * scale)).to(rectified.dtype)
+        return x_grad, scale_grad.view(1).to(scale.dtype), y_grad.sum().view(1).to(scale.dtype)

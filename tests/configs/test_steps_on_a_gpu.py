@@ -19,6 +19,9 @@ MASKS = {"modeling/meta_architecture.py:_images": 2, "modeling/targets.py:prepar
          "modeling/matcher.py:to_host": 1, "modeling/matcher.py:match_all": 1}
 # Detectron2's copies of images and label maps, and the one look at what the labels are.
 LABELS = {"registration/detectron2_models.py:_forward": 4, "modeling/semantic_head.py:_check_labels": 1}
+# Constants go to the device once for each size.
+ONCE = {"ops/constants.py:_kept", "frequency/fdconv/low_pass.py:row_matrices",
+        "frequency/fdconv/low_pass.py:column_matrices", "frequency/fdconv/low_pass.py:masks"}
 LEAVES = {
     "coco/panoptic/mask2former_r50.yaml": MASKS,
     "coco/instance/mask2former_r50_freqfusion_fdconv_encfdam.yaml": MASKS,
@@ -56,7 +59,7 @@ def losses_on_the_cpu(leaf):
 def test_a_step(leaf, dtype):
     with PretendedGPU() as gpu:
         losses, model = step(leaf, "cuda", dtype, gpu.waits)
-        waits = {place: count for place, count in gpu.waits.items() if place != "ops/constants.py:_kept"}   # once each
+        waits = {place: count for place, count in gpu.waits.items() if place not in ONCE}
         losses = {name: float(loss) for name, loss in losses.items()}
         missing = [name for name, parameter in model.named_parameters()
                    if parameter.requires_grad and parameter.grad is None]

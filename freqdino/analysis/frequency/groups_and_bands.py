@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation, low_pass, low_pass_box
+from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight
 from freqdino.frequency.fdconv.fourier_weight import spectrum_to_matrix
+from freqdino.frequency.fdconv.low_pass import low_pass, low_pass_box
 
 
 def group_matrices(layer: DynamicWeight) -> Tensor:

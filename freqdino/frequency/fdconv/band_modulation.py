@@ -6,69 +6,28 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 Shape key: B: batch, C: channels, H, W: map size, G: spatial groups, n: number of cut-offs.
 """
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
-from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, gate
+from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, slope
+from freqdino.frequency.fdconv.low_pass import Box, add_low_passes, low_pass_box, low_passes, low_passes_at_once
 from freqdino.ops.blocking import by_pieces, place_bytes
-
-GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
-
-
-class Box(NamedTuple):
-    """What a low-pass keeps of rfft2's coefficients: the ``top`` first and ``bottom`` last rows, ``left`` columns."""
-    top: int
-    bottom: int
-    left: int
-
-
-@lru_cache(maxsize=1024)
-def low_pass_box(height: int, width: int, k: int) -> Box:
-    """The box of frequencies up to 0.5/k on a height × width map.
-
-    As in the published code the mask max(|fy|, |fx|) < 0.5/k + 1e-8 is drawn on a 64 × 64 map and resized to
-    (height, width//2 + 1) by nearest neighbour, so that the rows kept may be a few more on the positive side.
-    """
-    def keep(count: int, size: int, rfft: bool) -> list[bool]:
-        """The mask of ``count`` frequencies at ``size`` positions, in the published code's float32."""
-        step, cut_off = float32(count / size), float32(0.5 / k + 1e-8)
-        positions = (min(int(float32(position * step)), count - 1) for position in range(size))
-        return [(place if rfft or 2 * place < GRID else GRID - place) / GRID < cut_off for place in positions]
-
-    rows, columns = keep(GRID, height, False), keep(GRID // 2 + 1, width // 2 + 1, True)
-    top = rows.index(False) if False in rows else height
-    return Box(top, sum(rows) - top, sum(columns))
-
-
-def float32(number: float) -> float:
-    """Rounded to float32 (Veltkamp's splitting: the upper 24 of 53 bits), by what torch.compile can follow."""
-    shifted = number * (2.0**29 + 1)
-    return shifted - (shifted - number)
-
-
-def low_pass(spectrum: Tensor, width: int, box: Box) -> Tensor:
-    """The map (…, H, width) that has those coefficients of a spectrum (…, H, ≥ left) which lie in the box."""
-    height = spectrum.shape[-2]
-    spectrum = spectrum[..., :box.left]
-    if box.top < height:
-        stop_band = spectrum.new_zeros(*spectrum.shape[:-2], height - box.top - box.bottom, box.left)
-        spectrum = torch.cat((spectrum[..., :box.top, :], stop_band, spectrum[..., height - box.bottom:, :]), dim=-2)
-    return torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2), n=width)
+from freqdino.ops.modules import is_recorded
 
 
 class FrequencyBandModulation(nn.Module):
     """(B, C, H, W) -> the same shape: the sum of x's frequency bands, each times a map that is predicted from x.
 
     The low-pass copies L_i of x at the cut-offs 0.5/k of ``k_list`` (L_0 = x) give the bands L_i − L_{i+1} and the
-    rest L_n. Band i is multiplied by gate(conv_i(x)), one map for each of G = ``spatial_group`` channel groups; the
-    rest too if ``lowfreq_att``. ``act``: sigmoid (2σ) or tanh (1 + tanh). Starts as the identity.
+    rest L_n. Band i is multiplied by a map that conv_i predicts from x, one for each of G = ``spatial_group`` channel
+    groups; the rest too if ``lowfreq_att``. ``act``: sigmoid (2σ) or tanh (1 + tanh). Starts as the identity.
     """
 
     def __init__(self, in_channels: int, *, k_list: Sequence[int] = (2, 4, 8), lowfreq_att: bool = False,
@@ -91,18 +50,36 @@ class FrequencyBandModulation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = map(int, x.shape[-2:])      # torch.jit.trace has tensors there
         boxes = [low_pass_box(height, width, k) for k in self.k_list]
+        by_group = x.unflatten(1, (self.spatial_group, -1))
+        if x.device.type != "cpu" and not is_recorded():
+            maps = self.gates(self.convolved(x))
+            bands = by_pieces(lambda part: WeightedBands.apply(part, maps, boxes), [by_group], 2,
+                              place_bytes(by_group, 2) * (len(boxes) + 1))
+            return bands.flatten(1, 2)
         # Σ_i (L_i − L_{i+1})·m_i = L_0·m_0 + Σ_i L_i·(m_i − m_{i−1}): no band is ever formed.
-        maps = self.band_maps(x)
+        maps = list(self.gates(self.multiplied(x)).unsqueeze(3).unbind(2))
+        if len(maps) == len(boxes):
+            maps.append(torch.ones_like(maps[0]))
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
-        precise = x.to(at_least_float32(x)).unflatten(1, (self.spatial_group, -1))
+        precise = by_group.to(at_least_float32(x))
         bands = by_pieces(lambda part: weighted_sum(part, boxes, changes), [precise], 2, place_bytes(precise, 2))
         return bands.flatten(1, 2).to(x.dtype)
 
-    def band_maps(self, x: Tensor) -> list[Tensor]:
-        """One map (B, G, 1, H, W) a band, coarsest last.
+    def gates(self, logits: Tensor) -> Tensor:
+        return 2 * (logits if self.act == "sigmoid" else slope(self.act) * logits).sigmoid()
 
-        The convolutions give few channels, for which a product with all taps at once and a sum of the shifted results
-        (``fold``, hence the flip) takes a third of the time of a convolution.
+    def convolved(self, x: Tensor) -> Tensor:
+        """The logits of the bands' maps (B, G, bands, H, W), coarsest last, by one convolution."""
+        convs = self.freq_weight_conv_list
+        weight = torch.stack([conv.weight for conv in convs], 1).flatten(0, 1)
+        bias = torch.stack([conv.bias for conv in convs], 1).flatten()
+        logits = F.conv2d(x, weight, bias, padding=convs[0].kernel_size[0] // 2, groups=self.spatial_group)
+        return logits.unflatten(1, (self.spatial_group, -1))
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The same logits by a product with all taps at once and a sum of the shifted results (``fold``, hence flip).
+
+        For few output channels that takes a CPU a third of a convolution's time.
         """
         convs = self.freq_weight_conv_list
         size = convs[0].kernel_size[0]
@@ -110,17 +87,53 @@ class FrequencyBandModulation(nn.Module):
         taps = torch.stack([conv.weight for conv in convs], 1).flip(3, 4).permute(0, 1, 3, 4, 2).flatten(1, 3)
         responses = taps @ x.unflatten(1, (self.spatial_group, -1)).flatten(3)
         logits = F.fold(responses.flatten(1, 2), x.shape[-2:], size, padding=size // 2)
-        logits = logits.unflatten(1, (self.spatial_group, 1, -1)) + torch.stack(
-            [conv.bias for conv in convs], 1)[:, None, :, None, None].to(logits.dtype)
-        maps = list(gate(logits, self.act).unbind(3))
-        return maps if len(maps) > len(self.k_list) else [*maps, torch.ones_like(maps[0])]
+        bias = torch.stack([conv.bias for conv in convs], 1)[:, :, None, None]
+        return logits.unflatten(1, (self.spatial_group, -1)) + bias.to(logits.dtype)
 
 
-def weighted_sum(x: Tensor, boxes: list[Box], weights: list[Tensor]) -> Tensor:
+def weighted_sum(x: Tensor, boxes: Sequence[Box], weights: Sequence[Tensor]) -> Tensor:
     """x·weights[0] + Σ_i (x's frequencies in boxes[i])·weights[i + 1]. x: (B, G, channels, H, W)."""
-    columns = max(box.left for box in boxes)
-    spectrum = torch.fft.fft(torch.fft.rfft(x)[..., :columns], dim=-2)
     total = x * weights[0]
-    for box, weight in zip(boxes, weights[1:]):
-        total.addcmul_(low_pass(spectrum, x.shape[-1], box), weight)
+    for low, weight in zip(low_passes(x, boxes), weights[1:]):
+        total.addcmul_(low, weight)
     return total
+
+
+class WeightedBands(Function):
+    """The sum of x's bands, each times its map, in few operators, as suits a GPU.
+
+    x: (B, G, channels, H, W), maps: (B, G, n or n + 1, H, W); without the last the lowest frequencies stay as they are.
+    Returns x's shape and type; computed in float32 at least.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, maps: Tensor, boxes: Sequence[Box]) -> Tensor:
+        by_band = maps.movedim(2, 0).unsqueeze(3)       # (n or n + 1, B, G, 1, H, W)
+        lows = x.new_empty(len(boxes) + 1, *x.shape, dtype=at_least_float32(x))
+        lows[0].copy_(x)
+        low_passes_at_once(lows[1:].flatten(1, 3), lows[0].flatten(0, 2), boxes)
+        first, changes = by_band[0], lows.new_empty(len(boxes), *by_band.shape[1:])
+        torch.sub(by_band[1:], by_band[:-1], out=changes[:len(by_band) - 1])
+        if len(by_band) == len(changes):
+            torch.sub(1, by_band[-1], out=changes[-1])
+        ctx.save_for_backward(lows, first, changes)
+        ctx.boxes, ctx.x_type, ctx.map_count = boxes, x.dtype, len(by_band)
+        total = lows[0] * first
+        for low, change in zip(lows[1:-1], changes[:-1]):
+            total.addcmul_(low, change)
+        return torch.addcmul(total, lows[-1], changes[-1], out=x.new_empty(x.shape))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, y_grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        lows, first, changes = ctx.saved_tensors
+        shares = (lows * y_grad).sum(3)                 # (n + 1, B, G, H, W)
+        maps_grad = shares.new_empty(ctx.map_count, *shares.shape[1:], dtype=first.dtype)
+        torch.sub(shares[:-1], shares[1:], out=maps_grad[:len(ctx.boxes)])
+        maps_grad[len(ctx.boxes):] = shares[-1]         # of a map of the lowest frequencies
+        maps_grad = maps_grad.movedim(0, 2)
+        if not ctx.needs_input_grad[0]:
+            return None, maps_grad, None
+        x_grad = (y_grad * first).to(lows.dtype)
+        add_low_passes(x_grad.flatten(0, 2), (y_grad * changes).flatten(1, 3), ctx.boxes)
+        return x_grad.to(ctx.x_type), maps_grad, None

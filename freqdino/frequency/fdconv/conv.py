@@ -17,7 +17,6 @@ from freqdino.frequency.argument_checks import check_choice, check_counts, check
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
-from freqdino.frequency.fdconv.kernel_modulation import KernelFactors
 from freqdino.ops.autocast import without_autocast
 from freqdino.ops.modules import kept_whole, with_zero_gradients
 
@@ -133,17 +132,18 @@ class FDConv(DynamicWeight, nn.Conv2d):
             y = self.norm(y)
         return y if self.activation is None else self.activation(y)
 
-    def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
+    def respond(self, x: Tensor, pooled: Tensor, logits: Tensor) -> Tensor:
         """x: (B, Ci, H, W), pooled: (B, Ci) -> (B, Co, H', W'), before norm and activation."""
         if self.FBM is not None:
             x = self.FBM(x)
         if SMALL_MAP * math.prod(x.shape[2:]) <= self.out_channels // self.groups:
-            return self.multiply(x, pooled, factors)
+            return self.multiply(x, pooled, logits)
+        dtype = product_type(x)
         with without_autocast(x):
-            weight = self.image_weights(pooled, factors)
+            weight = self.image_weights(pooled, logits, dtype)
         return self.convolve(x, weight)
 
-    def multiply(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
+    def multiply(self, x: Tensor, pooled: Tensor, logits: Tensor) -> Tensor:
         """The convolutions as matrix products, for maps so small that the weights are what costs time and memory."""
         dtype = product_type(x)
         batch, (height, width) = x.shape[0], self.kernel_size
@@ -155,14 +155,14 @@ class FDConv(DynamicWeight, nn.Conv2d):
         columns = F.unfold(x.to(dtype), self.kernel_size, self.dilation, 0, self.stride)
         columns = columns.view(batch, self.groups, -1, height, width, columns.shape[-1]).transpose(2, 3)
         with without_autocast(x):
-            y = self.product(columns.flatten(2, 4), pooled, factors)
+            y = self.product(columns.flatten(2, 4), pooled, logits)
         y = y.unflatten(2, size)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """Each image of x (B, Ci, H, W) with its weight (B, Co, Ci/G, kh, kw): one convolution of B·G groups."""
         # A channels-last weight would make the output channels-last, whatever x is.
-        weight = weight.to(x.dtype).contiguous()
+        weight = weight.contiguous()
         if x.shape[0] == 1:
             return self._conv_forward(x, weight[0], self.bias)
         padding = self.padding

@@ -22,10 +22,11 @@ from freqdino.frequency.fdconv.fourier_weight import (
 )
 from freqdino.frequency.fdconv.gated_product import gated, gated_product
 from freqdino.frequency.fdconv.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal, make_neutral
+from freqdino.frequency.fdconv.modulated_weight import Modulation, modulated_weight
 from freqdino.frequency.fdconv.plain_weight import PlainWeight, cannot_be_computed_with
 from freqdino.ops.autocast import autocast_type, without_autocast
 from freqdino.ops.blocking import by_pieces, place_bytes
-from freqdino.ops.modules import DerivedBuffers, overwrites
+from freqdino.ops.modules import DerivedBuffers, is_recorded, overwrites
 
 MODULATION = ("KSM_Global", "KSM_Local", "FBM")
 
@@ -113,17 +114,19 @@ class DynamicWeight(DerivedBuffers):
         matrix = spectrum_to_matrix(self.coefficients().sum(0, keepdim=True) * self.scale, self.matrix_columns)
         return matrix_to_weight(matrix, self.conv_shape).reshape(self.plain_shape).to(self.dft_weight.dtype)
 
-    def image_matrices(self, factors: KernelFactors) -> Tensor:
+    def image_matrices(self, logits: Tensor) -> Tensor:
         """The weight matrices of the images under the factors on groups of coefficients: (B·G, R/G, K).
 
         Twice that for KSM_Local, which gives half of its factors: there are few gains to double.
         """
         coefficients = self.coefficients()
-        double = 1 if self.KSM_Local is None else 2
-        gains = (factors.kernel * (double * self.amplitude)).to(coefficients.dtype)
+        gains = self.KSM_Global.gains(logits, self.doubled_amplitude()).to(coefficients.dtype)
         matrices = grouped_matrices(coefficients, gains.unflatten(1, (self.param_ratio, -1)), self.group_map,
                                     self.matrix_columns)
         return matrices.view(-1, matrices.shape[1] // self.channel_groups, self.matrix_columns)
+
+    def doubled_amplitude(self) -> float:
+        return self.amplitude * (1 if self.KSM_Local is None else 2)
 
     def input_factors(self, factors: KernelFactors) -> Tensor:
         """The factors on channels and kernel positions: (B, G, kh, Ci/G, kw)."""
@@ -137,9 +140,16 @@ class DynamicWeight(DerivedBuffers):
         """KSM_Local's U (B·G, R/G, D) and V (B·G, D, K)."""
         return (each.flatten(0, 1) for each in self.KSM_Local(pooled))
 
-    def image_weights(self, pooled: Tensor, factors: KernelFactors) -> Tensor:
-        """The weight of each image: (B, Co, Ci/G, kh, kw). pooled: (B, Ci)."""
-        matrices = self.image_matrices(factors)
+    def image_weights(self, pooled: Tensor, logits: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight of each image: (B, Co, Ci/G, kh, kw), of type ``dtype``. pooled: (B, Ci), logits: KSM_Global's."""
+        if pooled.device.type != "cpu" and self.channel_groups == 1 and not is_recorded():
+            counts = self.KSM_Global.counts()
+            scale = (self.doubled_amplitude() * self.KSM_Global.group_scale()
+                     * self.KSM_Global.multiple ** sum(count > 0 for count in counts[:3]))
+            local = None if self.KSM_Local is None else self.KSM_Local.logits(pooled)
+            return modulated_weight(self.coefficients(), self.group_map, logits, local,
+                                    Modulation(counts, self.KSM_Global.softmax, scale, self.conv_shape), dtype)
+        matrices, factors = self.image_matrices(logits), self.KSM_Global.factors(logits)
         if self.KSM_Local is not None:
             matrices = gated(matrices, *self.local_factors(pooled))
         matrices = matrices.unflatten(0, (pooled.shape[0], -1))
@@ -149,17 +159,17 @@ class DynamicWeight(DerivedBuffers):
         weight = times(matrices.unflatten(2, (-1, self.conv_shape[2])), inputs.flatten(3)[:, :, None])
         if factors.filter is not None:
             weight = times(weight, factors.filter.view(*weight.shape[:3], 1, 1))
-        return matrix_to_weight(weight.flatten(1, 3), self.conv_shape)
+        return matrix_to_weight(weight.flatten(1, 3), self.conv_shape).to(dtype)
 
-    def product(self, columns: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
+    def product(self, columns: Tensor, pooled: Tensor, logits: Tensor) -> Tensor:
         """The images' weights times columns (B, G, kh·(Ci/G)·kw, L): (B, Co, L), without bias. pooled: (B, Ci).
 
         The weights are never formed: the factors on single channels, positions and filters go to the columns and to the
         result, the others are applied block by block.
         """
+        matrices, factors = self.image_matrices(logits), self.KSM_Global.factors(logits)
         inputs = self.input_factors(factors).flatten(2).unsqueeze(3)
         columns = (columns * inputs.to(columns.dtype)).flatten(0, 1)
-        matrices = self.image_matrices(factors)
         if self.KSM_Local is None:
             y = matrices.view(matrices.shape[0], -1, columns.shape[1]).to(columns.dtype) @ columns
         else:
@@ -167,21 +177,21 @@ class DynamicWeight(DerivedBuffers):
         y = y.unflatten(0, (pooled.shape[0], -1)).flatten(1, 2)
         return y if factors.filter is None else y * factors.filter.unsqueeze(2).to(y.dtype)
 
-    def forward_images(self, x: Tensor, pooled: Tensor, respond: Callable[[Tensor, Tensor, KernelFactors], Tensor]
-                       ) -> Tensor:
+    def forward_images(self, x: Tensor, pooled: Tensor, respond: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """The layer's output for x (B, …), each image under its own weight. pooled: (B, Ci), the mean of x.
 
-        ``respond`` gives the output for some of the images from their parts of x, of ``pooled`` and of the factors.
-        Without gradients the images go in pieces: weights and maps of one may fit a cache where those of all do not.
+        ``respond`` gives the output for some of the images from their parts of x, of ``pooled`` and of KSM_Global's
+        logits. Without gradients the images go in pieces: weights and maps of one may fit a cache where those of all do
+        not.
         """
         self.materialise()
         with without_autocast(x):
             pooled = pooled.to((self.dft_weight if self.convert_param else self.weight).dtype)
-            factors = self.KSM_Global(pooled[..., None, None])
+            logits = self.KSM_Global(pooled[..., None, None])
         if not overwrites():
-            return respond(x, pooled, factors)
-        return by_pieces(lambda x, pooled, *factors: respond(x, pooled, KernelFactors(*factors)), (x, pooled, *factors),
-                         0, math.prod(self.conv_shape) * x.element_size() + place_bytes(x, 0))
+            return respond(x, pooled, logits)
+        return by_pieces(respond, (x, pooled, logits), 0,
+                         math.prod(self.conv_shape) * x.element_size() + place_bytes(x, 0))
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`. ValueError, and nothing changed, for a weight of another shape."""

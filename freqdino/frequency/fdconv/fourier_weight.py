@@ -71,25 +71,24 @@ def grouped_matrices(coefficients: Tensor, gains: Tensor, group_map: Tensor, col
     if is_recorded():
         spectrum = (coefficients * gains[:, :, group_map.long()].unsqueeze(-1)).sum(1)
         return spectrum_to_matrix(spectrum, columns)
-    return GroupedMatrices.apply(coefficients, gains, group_map, columns)
+    in_turn = coefficients.device.type == "cpu"
+    return (MatricesInTurn if in_turn else MatricesAtOnce).apply(coefficients, gains, group_map, columns)
 
 
-class GroupedMatrices(Function):
-    """`grouped_matrices`: neither a spectrum nor its gradient is kept. On the CPU image by image, for the cache's sake;
-    on a GPU all together, since there many small operators take the host's time.
-    """
+class MatricesInTurn(Function):
+    """`grouped_matrices`, image by image for the sake of a CPU's cache: neither a spectrum nor its gradient is kept."""
 
     @staticmethod
     def forward(ctx, coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
         ctx.save_for_backward(coefficients, gains, group_map)
         coefficients = torch.view_as_complex(coefficients)
         matrices = gains.new_empty(len(gains), coefficients.shape[1], columns)
-        for images in together(gains):
-            spectrum = coefficients[0] * spread(gains[images, 0], group_map)
-            for share in range(1, len(coefficients)):
-                spectrum.addcmul_(coefficients[share], spread(gains[images, share], group_map))
+        for matrix, shares in zip(matrices, gains):
+            spectrum = coefficients[0] * spread(shares[0], group_map)
+            for coefficient, share in zip(coefficients[1:], shares[1:]):
+                spectrum.addcmul_(coefficient, spread(share, group_map))
             # A transform along rows leaves them innermost in memory, where one along columns takes twice as long.
-            matrices[images] = torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2).contiguous(), n=columns)
+            matrix.copy_(torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2).contiguous(), n=columns))
         return matrices
 
     @staticmethod
@@ -99,36 +98,66 @@ class GroupedMatrices(Function):
         # Rows innermost, as the transform of a gradient has them: everything that meets it is laid out so.
         group_map = group_map.T.contiguous()
         index = group_map.flatten().long()
-        # A column stands for its mirror image too, but for the first and, where K is even, the last.
-        mirrored = slice(1, (matrices_grad.shape[2] + 1) // 2)
         conjugate = torch.view_as_complex(coefficients).mT.conj().resolve_conj().contiguous()
-        conjugate[:, mirrored] *= 2
+        conjugate[:, mirrored(matrices_grad)] *= 2
         total = torch.zeros_like(conjugate) if ctx.needs_input_grad[0] else None
         gains_grad = torch.zeros_like(gains)
-        for images in together(gains):
-            gradient = torch.fft.fft(torch.fft.rfft(matrices_grad[images], norm="forward"), dim=-2, norm="forward").mT
-            for share in range(len(coefficients)):
-                products = (conjugate[share] * gradient).real.flatten(1)
-                gains_grad[images, share].scatter_add_(1, index.expand_as(products), products)
+        for image, matrix_grad in enumerate(matrices_grad):
+            gradient = torch.fft.fft(torch.fft.rfft(matrix_grad, norm="forward"), dim=-2, norm="forward").mT
+            for share, gain in enumerate(gains[image]):
+                products = (conjugate[share] * gradient).real.flatten()
+                gains_grad[image, share].scatter_add_(0, index, products)
                 if total is not None:
-                    for one, factor in zip(gradient, spread(gains[images, share], group_map)):
-                        total[share].addcmul_(one, factor)
+                    total[share].addcmul_(gradient, spread(gain, group_map))
         if total is not None:
-            total[:, mirrored] *= 2
+            total[:, mirrored(matrices_grad)] *= 2
             total = torch.view_as_real(total.mT.contiguous())
         return total, gains_grad, None, None
 
 
-def together(gains: Tensor) -> list[slice]:
-    """The images that are computed at once."""
-    size = 1 if gains.device.type == "cpu" else max(len(gains), 1)
-    return [slice(start, start + size) for start in range(0, len(gains), size)]
+class MatricesAtOnce(Function):
+    """`grouped_matrices`, all images together in few operators, as suits a GPU."""
+
+    @staticmethod
+    def forward(ctx, coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
+        ctx.save_for_backward(coefficients, gains, group_map)
+        return matrices_at_once(coefficients, gains, group_map, columns)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, matrices_grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        return *gradients_at_once(matrices_grad, *ctx.saved_tensors, ctx.needs_input_grad[0]), None, None
+
+
+def matrices_at_once(coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
+    """`grouped_matrices`."""
+    spectra = coefficients * spread_at_once(gains, group_map)
+    spectrum = torch.view_as_complex(spectra.sum(1) if len(coefficients) > 1 else spectra[:, 0])
+    return torch.fft.irfft2(spectrum, s=(spectrum.shape[1], columns))
+
+
+def gradients_at_once(matrices_grad: Tensor, coefficients: Tensor, gains: Tensor, group_map: Tensor,
+                      of_coefficients: bool) -> tuple[Tensor | None, Tensor]:
+    """The gradients of `matrices_at_once` for its coefficients, where they are asked for, and gains."""
+    gradient = torch.view_as_real(torch.fft.rfft2(matrices_grad, norm="forward"))
+    gradient[:, :, mirrored(matrices_grad)].mul_(2)
+    gradient = gradient.unsqueeze(1)                # (B, 1, R, K//2 + 1, 2)
+    products = (gradient * coefficients).sum(-1).flatten(2)
+    gains_grad = torch.zeros_like(gains).index_add_(2, group_map.flatten(), products)
+    total = (gradient * spread_at_once(gains, group_map)).sum(0) if of_coefficients else None
+    return total, gains_grad
+
+
+def spread_at_once(gains: Tensor, group_map: Tensor) -> Tensor:
+    """(B, p, n) -> (B, p, *group_map's shape, 1)."""
+    return gains.index_select(2, group_map.flatten()).view(*gains.shape[:2], *group_map.shape, 1)
+
+
+def mirrored(matrices: Tensor) -> slice:
+    """The columns of a half spectrum that stand for their mirror images too: not the first, nor a last of an even K."""
+    return slice(1, (matrices.shape[-1] + 1) // 2)
 
 
 def spread(gains: Tensor, group_map: Tensor) -> Tensor:
-    """Each coefficient's factor, that of its group: (B, n) -> (B, *group_map's shape), complex as the coefficients."""
-    index = group_map.flatten()
-    if len(gains) > 1:
-        index = index + gains.shape[1] * torch.arange(len(gains), dtype=index.dtype, device=index.device)[:, None]
-    factors = torch.complex(gains, torch.zeros_like(gains)).flatten().index_select(0, index.flatten())
-    return factors.view(-1, *group_map.shape)
+    """Each coefficient's factor, that of its group: (n,) -> group_map's shape, complex as the coefficients."""
+    return torch.complex(gains, torch.zeros_like(gains)).index_select(0, group_map.flatten()).view(group_map.shape)

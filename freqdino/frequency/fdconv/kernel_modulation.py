@@ -27,19 +27,16 @@ NEAR_ZERO = 1e-20
 SMALLEST_HIDDEN_WIDTH = 16
 
 
-def gate(logits: Tensor, act: str, temp: float = 1.0, multiple: float = 2.0) -> Tensor:
-    """multiple · σ(logits/temp), or 1 + tanh(logits/temp): at zero logits and multiple 2 both are 1."""
-    if temp != 1:
-        logits = logits / temp
-    return multiple * torch.sigmoid(logits) if act == "sigmoid" else 1 + torch.tanh(logits)
+def slope(act: str, temp: float = 1.0) -> float:
+    """What z is multiplied with before the sigmoid, or softmax, that makes a gate of it: 1 + tanh(z) is 2σ(2z)."""
+    return (2 if act == "tanh" else 1) / temp
 
 
 class KernelFactors(NamedTuple):
-    """Of each image: channel (B, Ci), filter (B, Co) or None, spatial (B, k²) or None, kernel (B, n)."""
+    """Factors of each image's weight: channel (B, Ci), filter (B, Co) or None, spatial (B, k²) or None."""
     channel: Tensor
     filter: Tensor | None
     spatial: Tensor | None
-    kernel: Tensor
 
 
 class NeutralHead(nn.Module):
@@ -89,13 +86,14 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 class KSMGlobal(nn.Module):
-    """Pooled features (B, Ci, 1, 1) -> KernelFactors.
+    """Pooled features (B, Ci, 1, 1) -> logits (B, Ci [+ Co] [+ k²] + n), for all four heads at once.
 
-    ``act`` gives channel, filter and spatial factors: sigmoid: att_multi·σ(z/temp); tanh: 1 + tanh(z/temp).
-    ``kernel_act`` gives those of the n groups, whose neutral value is 1/n: sigmoid: 2σ(z/kernel_temp)/n; tanh:
-    (1 + tanh(z/kernel_temp))/n; softmax over the groups. All four heads start neutral, where the published code leaves
-    the filter's at random: a pretrained convolution so keeps its function. A depth-wise convolution has no filter
-    factor (it would be its channel's again), a 1 × 1 kernel no spatial one.
+    ``act`` makes factors of channels, filters and positions of a head's z: sigmoid: att_multi·σ(z/temp); tanh:
+    1 + tanh(z/temp) = 2σ(2z/temp). ``kernel_act`` makes those of the n groups, whose neutral value is 1/n: sigmoid:
+    2σ(z/kernel_temp)/n; tanh: (1 + tanh(z/kernel_temp))/n; softmax over the groups. The logits are what σ and softmax
+    are taken of. All four heads start neutral, where the published code leaves the filter's at random: a pretrained
+    convolution so keeps its function. A depth-wise convolution has no filter factor (it would be its channel's again),
+    a 1 × 1 kernel no spatial one.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, positions: int, kernel_num: int, depthwise: bool,
@@ -107,8 +105,8 @@ class KSMGlobal(nn.Module):
                                    ("att_multi", att_multi, 1)):
             if not isinstance(value, Real) or not value > least:
                 raise ArgumentError(name, f"must be greater than {least}, got {value!r}")
-        self.act, self.kernel_act = act, kernel_act
-        self.temp, self.kernel_temp, self.att_multi = temp, kernel_temp, att_multi
+        self.slopes = slope(act, temp), slope(kernel_act, kernel_temp)
+        self.softmax, self.multiple = kernel_act == "softmax", att_multi if act == "sigmoid" else 2.0
 
         hidden = max(int(in_channels * reduction), SMALLEST_HIDDEN_WIDTH)
         # The logit at which att_multi·σ is 1: zero for the default of 2.
@@ -125,19 +123,34 @@ class KSMGlobal(nn.Module):
     def reset_parameters(self):
         nn.init.kaiming_normal_(self.fc.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, pooled: Tensor) -> KernelFactors:
+    def forward(self, pooled: Tensor) -> Tensor:
         hidden = self.relu(normalised(self.fc(pooled), self.bn))
+        heads = [self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc]
+        heads = [head for head in heads if head is not None]
+        weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+        logits = F.conv2d(hidden, weight, bias).flatten(1)
+        if self.slopes == (1, 1):
+            return logits
+        groups = self.kernel_fc.out_channels
+        return torch.cat((self.slopes[0] * logits[:, :-groups], self.slopes[1] * logits[:, -groups:]), 1)
 
-        def factor(head: NeutralHead | None) -> Tensor | None:
-            return None if head is None else gate(head(hidden).flatten(1), self.act, self.temp, self.att_multi)
+    def counts(self) -> tuple[int, int, int, int]:
+        """How many factors of channels, filters, positions and groups there are."""
+        heads = self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc
+        return tuple(0 if head is None else head.out_channels for head in heads)
 
-        return KernelFactors(factor(self.channel_fc), factor(self.filter_fc), factor(self.spatial_fc),
-                             self.kernel_factor(self.kernel_fc(hidden).flatten(1)))
+    def factors(self, logits: Tensor) -> KernelFactors:
+        parts = (self.multiple * logits[:, :-self.kernel_fc.out_channels].sigmoid()).split(self.counts()[:3], 1)
+        return KernelFactors(*(part if part.shape[1] else None for part in parts))
 
-    def kernel_factor(self, logits: Tensor) -> Tensor:
-        if self.kernel_act == "softmax":
-            return (logits / self.kernel_temp).softmax(1)
-        return gate(logits, self.kernel_act, self.kernel_temp) / logits.shape[1]
+    def gains(self, logits: Tensor, scale: float) -> Tensor:
+        """The factors of the n groups (B, n), times ``scale``."""
+        logits = logits[:, -self.kernel_fc.out_channels:]
+        return scale * self.group_scale() * (logits.softmax(1) if self.softmax else logits.sigmoid())
+
+    def group_scale(self) -> float:
+        """The factor of a group over its σ or softmax."""
+        return 1.0 if self.softmax else 2 / self.kernel_fc.out_channels
 
 
 class KSMLocal(nn.Module):
@@ -153,7 +166,7 @@ class KSMLocal(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: tuple[int, int], groups: int, act: str):
         super().__init__()
         check_choice(("sigmoid", "tanh"), ksm_local_act=act)
-        self.act, self.groups, self.kernel_size = act, groups, kernel_size
+        self.slope, self.groups, self.kernel_size = slope(act), groups, kernel_size
         width = round(math.log2(in_channels) / 2 + 0.5) // 2 * 2 + 1
         self.norm = nn.LayerNorm(in_channels)
         self.conv = NeutralHead(1, out_channels * math.prod(kernel_size), width, bias=None)
@@ -168,6 +181,12 @@ class KSMLocal(nn.Module):
         same_position = torch.eye(kernel_width, dtype=dtype, device=windows.device)[:, None, None, :]
         right = (windows[:, :, None, :, :, None] * same_position).flatten(4, 5).flatten(2, 3)
         left = self.conv.weight.to(dtype).view(self.groups, -1, kernel_width * taps)
-        if self.act == "tanh":
-            left = 2 * left
+        if self.slope != 1:
+            left = self.slope * left
         return left.expand(pooled.shape[0], -1, -1, -1), right
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """The logits of all elements (B, Co·kh·kw, Ci), in float32 at least, where G is 1."""
+        dtype, taps = at_least_float32(pooled), self.conv.weight
+        taps = taps.to(dtype) if self.slope == 1 else self.slope * taps.to(dtype)
+        return F.conv1d(self.norm(pooled)[:, None].to(dtype), taps, padding=taps.shape[2] // 2)

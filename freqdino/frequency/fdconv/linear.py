@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from freqdino.frequency.argument_checks import check_choice, check_counts, check_type
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
-from freqdino.frequency.fdconv.kernel_modulation import KernelFactors
 from freqdino.ops.autocast import without_autocast
 from freqdino.ops.modules import kept_whole, with_zero_gradients
 
@@ -70,9 +69,9 @@ class FDLinear(DynamicWeight, nn.Linear):
         y = self.forward_images(tokens, tokens.mean(1, dtype=at_least_float32(x)), self.respond)
         return y.unflatten(1, x.shape[1:-1])
 
-    def respond(self, x: Tensor, pooled: Tensor, factors: KernelFactors) -> Tensor:
+    def respond(self, x: Tensor, pooled: Tensor, logits: Tensor) -> Tensor:
         """x: (B, N, Ci), pooled: (B, Ci) -> (B, N, Co)."""
         columns = x.mT.to(product_type(x)).unsqueeze(1)
         with without_autocast(x):
-            y = self.product(columns, pooled, factors).mT
+            y = self.product(columns, pooled, logits).mT
         return y if self.bias is None else y + self.bias.to(y.dtype)

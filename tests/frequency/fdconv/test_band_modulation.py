@@ -3,7 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation, low_pass, low_pass_box
+from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
+from freqdino.frequency.fdconv.low_pass import low_pass, low_pass_box
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 8, 100])

@@ -67,9 +67,9 @@ def test_small_maps_are_multiplied(monkeypatch):
     layer = randomised(FDConv(18, 36, 3, padding=1, groups=2))
     monkeypatch.setattr(layer, "convolve", lambda x, weight: "convolved")
     pooled = torch.zeros(1, 18)
-    factors = layer.KSM_Global(pooled[..., None, None])
-    assert layer.respond(torch.zeros(1, 18, 2, 2), pooled, factors).shape == (1, 36, 2, 2)
-    assert layer.respond(torch.zeros(1, 18, 1, 5), pooled, factors) == "convolved"
+    logits = layer.KSM_Global(pooled[..., None, None])
+    assert layer.respond(torch.zeros(1, 18, 2, 2), pooled, logits).shape == (1, 36, 2, 2)
+    assert layer.respond(torch.zeros(1, 18, 1, 5), pooled, logits) == "convolved"
 
 
 def test_tanh_and_softmax_factors():
@@ -95,23 +95,24 @@ def test_convolution_groups_read_their_own_channels(groups):
     assert (layer.KSM_Global.filter_fc is None) == (groups == 18)
     x = torch.randn(1, 18, 6, 5, dtype=torch.float64)
     pooled = x.mean((2, 3))
-    factors = layer.KSM_Global(pooled[..., None, None])
-    factors = factors._replace(channel=torch.ones_like(factors.channel),
-                               filter=None if factors.filter is None else torch.ones_like(factors.filter))
-    weight = layer.image_weights(pooled, factors)[0]
+    logits = layer.KSM_Global(pooled[..., None, None]).detach()
+    channels, filters, positions, _ = layer.KSM_Global.counts()
+    logits[:, :channels + filters] = 0      # factors of one
+    weight = layer.image_weights(pooled, logits, x.dtype)[0]
+    spatial = 2 * logits[0, channels + filters:][:positions].sigmoid().view(3, 3)
     # The local factor of output o and input i is that of the dense convolution, i counted over all channels.
     width = layer.KSM_Local.conv.kernel_size[0]
-    logits = F.conv1d(layer.KSM_Local.norm(pooled)[:, None], layer.KSM_Local.conv.weight, padding=width // 2)[0]
-    local = 2 * torch.sigmoid(logits).view(layer.out_channels, 9, 18)
+    local = F.conv1d(layer.KSM_Local.norm(pooled)[:, None], layer.KSM_Local.conv.weight, padding=width // 2)[0]
+    local = 2 * local.sigmoid().view(layer.out_channels, 9, 18)
     per_group, outputs = 18 // groups, layer.out_channels // groups
-    ones = factors._replace(spatial=torch.ones_like(factors.spatial))
+    logits[:, :channels + filters + positions] = 0
     with torch.no_grad():
         layer.KSM_Local.conv.weight.zero_()
-        without_local = layer.image_weights(pooled, ones)[0]
+        without_local = layer.image_weights(pooled, logits, x.dtype)[0]
     for o in range(layer.out_channels):
         first = o // outputs * per_group
         expected = local[o, :, first:first + per_group].t().reshape(per_group, 3, 3)
-        expected = without_local[o] * expected * factors.spatial[0].view(3, 3)
+        expected = without_local[o] * expected * spatial
         assert torch.allclose(weight[o], expected, rtol=1e-9, atol=1e-12)
     assert layer(x).shape == (1, layer.out_channels, 6, 5)
 
