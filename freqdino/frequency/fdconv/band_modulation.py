@@ -57,13 +57,16 @@ class FrequencyBandModulation(nn.Module):
                               place_bytes(by_group, 2) * (len(boxes) + 1))
             return bands.flatten(1, 2)
         # Σ_i (L_i − L_{i+1})·m_i = L_0·m_0 + Σ_i L_i·(m_i − m_{i−1}): no band is ever formed.
-        maps = list(self.gates(self.multiplied(x)).unsqueeze(3).unbind(2))
-        if len(maps) == len(boxes):
-            maps.append(torch.ones_like(maps[0]))
+        maps = self.band_maps(x)
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
         precise = by_group.to(at_least_float32(x))
         bands = by_pieces(lambda part: weighted_sum(part, boxes, changes), [precise], 2, place_bytes(precise, 2))
         return bands.flatten(1, 2).to(x.dtype)
+
+    def band_maps(self, x: Tensor) -> list[Tensor]:
+        """One map (B, G, 1, H, W) a band, coarsest last."""
+        maps = list(self.gates(self.multiplied(x)).unsqueeze(3).unbind(2))
+        return maps if len(maps) > len(self.k_list) else [*maps, torch.ones_like(maps[0])]
 
     def gates(self, logits: Tensor) -> Tensor:
         return 2 * (logits if self.act == "sigmoid" else slope(self.act) * logits).sigmoid()
