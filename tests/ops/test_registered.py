@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from freqdino.layers.linear import OneDNNLinear
 from freqdino.ops.carafe import CarafeByGathers
 from freqdino.ops.ms_deform_attn import MSDeformAttn
 from freqdino.ops.registered import RegisteredFunction
@@ -22,6 +23,8 @@ CALLS = [
     (CarafeByGathers, (rand(1, 2, 1, 2), rand(1, 2, 2, 4), 1, 2, 2)),
     (CarafeByGathers, (channels_last(1, 2, 2, 1), rand(1, 9, 2, 1), 3, 1, 1)),
     (WeightedGather, (rand(6, 4), torch.tensor([[0, 5], [2, 2], [1, 0]]), rand(3, 2))),
+    (OneDNNLinear, (rand(2, 7, 5), rand(3, 5), rand(3), False)),
+    (OneDNNLinear, (torch.rand(5, 7).T.requires_grad_(), torch.rand(5, 3).T.requires_grad_(), None, True)),
 ]
 CHECKS = ["test_schema", "test_autograd_registration", "test_faketensor"]
 if torch.torch_version.TorchVersion(torch.__version__) >= "2.7":    # older ones cannot trace FFTs and sums of sizes
