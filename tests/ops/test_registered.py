@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from freqdino.frequency.fdam.scale_spectrum import ScaleSpectrum
 from freqdino.layers.linear import OneDNNLinear
 from freqdino.ops.carafe import CarafeByGathers
 from freqdino.ops.ms_deform_attn import MSDeformAttn
@@ -25,6 +26,8 @@ CALLS = [
     (WeightedGather, (rand(6, 4), torch.tensor([[0, 5], [2, 2], [1, 0]]), rand(3, 2))),
     (OneDNNLinear, (rand(2, 7, 5), rand(3, 5), rand(3), False)),
     (OneDNNLinear, (torch.rand(5, 7).T.requires_grad_(), torch.rand(5, 3).T.requires_grad_(), None, True)),
+    (ScaleSpectrum, (rand(2, 3, 5, 4), rand(2, 3, 5, 3))),
+    (ScaleSpectrum, (channels_last(2, 3, 4, 5), rand(2, 3, 4, 3))),
 ]
 CHECKS = ["test_schema", "test_autograd_registration", "test_faketensor"]
 if torch.torch_version.TorchVersion(torch.__version__) >= "2.7":    # older ones cannot trace FFTs and sums of sizes
