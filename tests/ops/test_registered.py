@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from freqdino.frequency.fdam.scale_spectrum import ScaleSpectrum
+from freqdino.frequency.fdconv.fourier_weight import GroupedMatrices
+from freqdino.frequency.fdconv.gated_product import Gated, GatedProduct
 from freqdino.layers.linear import OneDNNLinear
 from freqdino.ops.carafe import CarafeByGathers
 from freqdino.ops.ms_deform_attn import MSDeformAttn
@@ -18,6 +20,7 @@ def channels_last(*shape):
     return torch.rand(shape).to(memory_format=torch.channels_last).requires_grad_()
 
 
+GROUPS = torch.tensor([[0, 1, 1], [1, 0, 1]], dtype=torch.int32)
 CALLS = [
     (MSDeformAttn, (rand(1, 10, 2, 3), rand(1, 2, 2, 2, 1, 2), rand(1, 2, 2, 2, 1), [4, 2], [2, 1])),
     (MSDeformAttn, (rand(1, 2, 1, 2, dtype=torch.bfloat16), rand(1, 1, 1, 1, 1, 2), rand(1, 1, 1, 1, 1), [1], [2])),
@@ -28,6 +31,9 @@ CALLS = [
     (OneDNNLinear, (torch.rand(5, 7).T.requires_grad_(), torch.rand(5, 3).T.requires_grad_(), None, True)),
     (ScaleSpectrum, (rand(2, 3, 5, 4), rand(2, 3, 5, 3))),
     (ScaleSpectrum, (channels_last(2, 3, 4, 5), rand(2, 3, 4, 3))),
+    (Gated, (rand(2, 4, 5), rand(2, 4, 3), rand(2, 3, 5))),
+    (GatedProduct, (rand(2, 4, 5), rand(2, 4, 3), rand(2, 3, 5), rand(2, 10, 7))),
+    (GroupedMatrices, (rand(2, 2, 3, 2), rand(3, 2, 2), GROUPS, 4)),
 ]
 CHECKS = ["test_schema", "test_autograd_registration", "test_faketensor"]
 if torch.torch_version.TorchVersion(torch.__version__) >= "2.7":    # older ones cannot trace FFTs and sums of sizes

@@ -9,11 +9,10 @@ column = i·kw + kx; its real FFT has R × (K//2 + 1) coefficients.
 """
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from freqdino.errors import ArgumentError
 from freqdino.ops.modules import is_recorded
+from freqdino.ops.registered import RegisteredFunction
 
 
 def frequency_groups(rows: int, columns: int, kernel_num: int) -> Tensor:
@@ -74,14 +73,18 @@ def grouped_matrices(coefficients: Tensor, gains: Tensor, group_map: Tensor, col
     return GroupedMatrices.apply(coefficients, gains, group_map, columns)
 
 
-class GroupedMatrices(Function):
+class GroupedMatrices(RegisteredFunction, schema="""grouped_matrices(
+        Tensor coefficients, Tensor gains, Tensor group_map, int columns) -> Tensor"""):
     """`grouped_matrices`: neither a spectrum nor its gradient is kept. On the CPU image by image, for the cache's sake;
     on a GPU all together, since there many small operators take the host's time.
     """
 
     @staticmethod
-    def forward(ctx, coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
-        ctx.save_for_backward(coefficients, gains, group_map)
+    def empty(coefficients, gains, group_map, columns):
+        return gains.new_empty(len(gains), coefficients.shape[1], columns)
+
+    @staticmethod
+    def forward(coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
         coefficients = torch.view_as_complex(coefficients)
         matrices = gains.new_empty(len(gains), coefficients.shape[1], columns)
         for images in together(gains):
@@ -93,7 +96,6 @@ class GroupedMatrices(Function):
         return matrices
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, matrices_grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         coefficients, gains, group_map = ctx.saved_tensors
         # Rows innermost, as the transform of a gradient has them: everything that meets it is laid out so.
