@@ -7,9 +7,9 @@ N: tokens, I: channels in, O: channels out.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from freqdino.ops.modules import is_plain, is_recorded
+from freqdino.ops.registered import RegisteredFunction
 
 # Others have a product of their own, as quantised weights do.
 PLAIN_TENSORS = (Tensor, nn.Parameter)
@@ -55,7 +55,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False
             for tensor in tensors)
             and x.numel() and x.shape[-1] == weight.shape[-1]
             and not is_recorded() and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")):
-        return OneDNNLinear.apply(x, weight, bias, relu)
+        return OneDNNLinear.apply(dense(x), dense(weight), bias, relu)
     product = F.linear(x, weight, bias)
     return product.relu() if relu else product
 
@@ -67,21 +67,28 @@ def linear_relu(x: Tensor, layer: nn.Module) -> Tensor:
     return layer(x).relu()
 
 
-class OneDNNLinear(torch.autograd.Function):
-    """`linear` as one operator, and its gradients as three."""
+class OneDNNLinear(RegisteredFunction, schema="""onednn_linear(
+        Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor"""):
+    """`linear` of dense tensors as one operator, and its gradients as three."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, relu):
-        x, weight = dense(x), dense(weight)
+    def forward(x, weight, bias, relu):
         # oneDNN reads a bias as contiguous memory, whatever its strides.
         product = _onednn_product(x, weight, None if bias is None else bias.contiguous())
         if relu:
             product.relu_()     # oneDNN's own, which could be part of the product, makes zero of what is not a number
-        ctx.save_for_backward(x, weight, product if relu else None)
         return product
 
     @staticmethod
-    @once_differentiable
+    def empty(x, weight, bias, relu):
+        return x.new_empty(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, _, relu = inputs
+        ctx.save_for_backward(x, weight, output if relu else None)
+
+    @staticmethod
     def backward(ctx, grad):
         x, weight, product = ctx.saved_tensors
         grad = dense(grad)

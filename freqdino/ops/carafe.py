@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.backends import FusedKernel
 from freqdino.ops.blocking import blocks
 from freqdino.ops.modules import is_recorded
+from freqdino.ops.registered import RegisteredFunction
 from freqdino.ops.weighted_gather import WeightedScatter, compute_dtype, gathered_dot, weighted_gather
 
 # A strip's output and the rows that are gathered at a time for the mask's gradient are at most these parts of the whole
@@ -50,7 +50,7 @@ def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int, *, op
     check_arguments(x, mask, kernel_size, group, up)
     if TRITON.serves(x, operators):
         return fused(x, mask, kernel_size, group, up)
-    return CarafeFunction.apply(x, mask, kernel_size, group, up)
+    return CarafeByGathers.apply(x, mask, kernel_size, group, up)
 
 
 def carafe_reference(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:
@@ -108,32 +108,37 @@ def check_arguments(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: i
                          f"got {tuple(mask.shape)}")
 
 
-class CarafeFunction(torch.autograd.Function):
+def output_like(x: Tensor, up: int) -> Tensor:
+    """An empty map of the output's size, in x's type and memory format."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(*x.shape[:2], x.shape[2] * up, x.shape[3] * up, dtype=x.dtype, device=x.device,
+                       memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+class CarafeByGathers(RegisteredFunction, schema="""carafe_by_gathers(
+        Tensor x, Tensor mask, int kernel_size, int group, int up) -> Tensor"""):
     """The fast path and its gradient; it keeps nothing but the inputs."""
 
     @staticmethod
-    def forward(ctx, x, mask, kernel_size, group, up):
-        ctx.save_for_backward(x, mask)
-        ctx.geometry = kernel_size, group, up
+    def forward(x, mask, kernel_size, group, up):
         dtype = compute_dtype(x, mask)
-        batch, channels, height, width = x.shape
-        # A strip is made pixel by pixel: into a channels-last map it goes as it is.
-        channels_last = x.is_contiguous(memory_format=torch.channels_last)
-        output = torch.empty(batch, channels, height * up, width * up, dtype=x.dtype, device=x.device,
-                             memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        for strip in strips(x, dtype, *ctx.geometry):
+        output = output_like(x, up)
+        for strip in strips(x, dtype, kernel_size, group, up):
             sums = weighted_gather(strip.table(x, dtype), strip.index, strip.to_rows(mask, dtype))
             strip.of(output).copy_(strip.to_map(sums))
         return output
 
     @staticmethod
-    @once_differentiable
+    def empty(x, mask, kernel_size, group, up):
+        return output_like(x, up)
+
+    @staticmethod
     def backward(ctx, grad_output):
         x, mask = ctx.saved_tensors
         dtype = compute_dtype(x, mask)
         grad_x = torch.zeros_like(x, dtype=dtype) if ctx.needs_input_grad[0] else None
         grad_mask = torch.empty_like(mask) if ctx.needs_input_grad[1] else None
-        for strip in strips(x, dtype, *ctx.geometry):
+        for strip in strips(x, dtype, *ctx.settings):
             grad_rows = strip.to_rows(grad_output, dtype)
             if grad_mask is not None:
                 at_most = int(GATHERED_PART * grad_output.numel() * dtype.itemsize)

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from freqdino.ops.carafe import output_like
 from freqdino.ops.weighted_gather import compute_dtype
 
 MAX_PIXELS, MAX_CHANNELS = 64, 16
@@ -188,13 +189,6 @@ def gradients(ctx, grad_output):
 
 
 carafe_output.register_autograd(gradients, setup_context=remember)
-
-
-def output_like(x: Tensor, up: int) -> Tensor:
-    """An empty map of the output's size, in x's type and memory format."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last)
-    return torch.empty(*x.shape[:2], x.shape[2] * up, x.shape[3] * up, dtype=x.dtype, device=x.device,
-                       memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def block(count: int, largest: int) -> int:

@@ -19,7 +19,6 @@ from numbers import Integral
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.autocast import without_autocast
@@ -27,6 +26,7 @@ from freqdino.ops.blocking import slices
 from freqdino.ops.constants import constant
 from freqdino.ops.modules import is_recorded
 from freqdino.ops.ms_deform_attn_fused import DEFORMOPS, fused
+from freqdino.ops.registered import RegisteredFunction
 from freqdino.ops.weighted_gather import WeightedScatter, compute_dtype, gathered_dot, weighted_gather
 
 # Two rows and columns on each side: a sample held at the outermost cell of the border has no neighbour inside the map,
@@ -69,7 +69,7 @@ def ms_deform_attn(
     _, queries, _, levels, points = attention_weights.shape
     if queries * levels * points < FEW * value.shape[1]:
         return attention_of_few(value, sampling_locations, attention_weights, sizes)
-    return MSDeformAttnFunction.apply(value, sampling_locations, attention_weights, sizes)
+    return MSDeformAttn.apply(value, sampling_locations, attention_weights, *zip(*sizes))
 
 
 def ms_deform_attn_reference(
@@ -164,14 +164,13 @@ def attention_of_few(value: Tensor, sampling_locations: Tensor, attention_weight
     return sums.view(batch, sampling_locations.shape[1], heads * channels).to(value.dtype)
 
 
-class MSDeformAttnFunction(torch.autograd.Function):
+class MSDeformAttn(RegisteredFunction, schema="""ms_deform_attn(
+        Tensor value, Tensor sampling_locations, Tensor attention_weights, int[] heights, int[] widths) -> Tensor"""):
     """The fast path and its gradient; it keeps the inputs and makes table and corners anew in the backward pass."""
 
     @staticmethod
-    def forward(ctx, value, sampling_locations, attention_weights, sizes):
-        ctx.save_for_backward(value, sampling_locations, attention_weights)
-        ctx.sizes = sizes
-        layout = TableLayout(value, sampling_locations, attention_weights, sizes)
+    def forward(value, sampling_locations, attention_weights, heights, widths):
+        layout = TableLayout(value, sampling_locations, attention_weights, tuple(zip(heights, widths)))
         table = layout.make_table(value)
         output = value.new_empty(layout.tokens, layout.heads, layout.channels)
         locations = sampling_locations.reshape(layout.tokens, len(layout.scale))
@@ -185,10 +184,13 @@ class MSDeformAttnFunction(torch.autograd.Function):
         return output.view(layout.batch, layout.queries, layout.heads * layout.channels)
 
     @staticmethod
-    @once_differentiable
+    def empty(value, sampling_locations, attention_weights, heights, widths):
+        return value.new_empty(*sampling_locations.shape[:2], value.shape[2] * value.shape[3])
+
+    @staticmethod
     def backward(ctx, grad_output):
         value, sampling_locations, attention_weights = ctx.saved_tensors
-        layout = TableLayout(value, sampling_locations, attention_weights, ctx.sizes)
+        layout = TableLayout(value, sampling_locations, attention_weights, tuple(zip(*ctx.settings)))
         table = layout.make_table(value)
         shape = (layout.tokens, layout.heads, layout.samples)
         locations = sampling_locations.reshape(layout.tokens, len(layout.scale))
@@ -215,7 +217,8 @@ class MSDeformAttnFunction(torch.autograd.Function):
             grad_locations[chunk][..., 1] = (lower - upper) * weight * layout.height
         del table
         grad_value = layout.grad_value(cells, corner_weights, grad_rows).to(value.dtype)
-        return grad_value, grad_locations.view_as(sampling_locations), grad_weights.view_as(attention_weights), None
+        return (grad_value, grad_locations.view_as(sampling_locations), grad_weights.view_as(attention_weights), None,
+                None)
 
 
 class TableLayout:

@@ -10,11 +10,11 @@ from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from freqdino.ops.blocking import slices
 from freqdino.ops.modules import is_recorded
+from freqdino.ops.registered import RegisteredFunction
 
 
 def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -43,16 +43,18 @@ def embedding_bag(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
 
 
-class WeightedGather(torch.autograd.Function):
+class WeightedGather(RegisteredFunction, schema="weighted_gather(Tensor table, Tensor index, Tensor weight) -> Tensor"):
     """The primitive; embedding_bag's own gradient of the weights is slow on the CPU."""
 
     @staticmethod
-    def forward(ctx, table, index, weight):
-        ctx.save_for_backward(table, index, weight)
+    def forward(table, index, weight):
         return embedding_bag(table, index, weight)
 
     @staticmethod
-    @once_differentiable
+    def empty(table, index, weight):
+        return table.new_empty(len(index), table.shape[1])
+
+    @staticmethod
     def backward(ctx, grad_output):
         table, index, weight = ctx.saved_tensors
         grad_output = grad_output.contiguous()

@@ -1,19 +1,19 @@
 """Counts the FLOPs and activations of whatever runs inside ``with counting(...)``, operator by operator.
 
-Three places are watched: ATen's operators, below autograd, so that custom gradient rules hide nothing; attention and
-the project's sparse operators as wholes, since each has several ways to be computed. An operator without a rule is not
-passed over: it is listed with its calls.
+Two places are watched: PyTorch's operators, below autograd, so that custom gradient rules hide nothing; and functions
+that have several ways to be computed, as a whole: the project's own operators are among them. One of those without a
+rule is counted by what it is made of; another operator is not passed over: it is listed with its calls.
 """
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from unittest import mock
+from contextlib import contextmanager
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from freqdino.analysis.costs.flop_rules import AUTOGRAD_RULES, FUNCTION_RULES, NO_ARITHMETIC, RULES, Rule
+from freqdino.analysis.costs.flop_rules import FUNCTION_RULES, NO_ARITHMETIC, RULES, Rule
+from freqdino.ops.registered import RegisteredFunction
 
 
 class Counts:
@@ -51,7 +51,7 @@ class Counts:
 
 
 class WatchedOperators(TorchDispatchMode):
-    """Counts ATen's operators."""
+    """Counts registered operators."""
 
     def __init__(self, counts: Counts):
         super().__init__()
@@ -71,7 +71,7 @@ class WatchedOperators(TorchDispatchMode):
 
 
 class WatchedFunctions(TorchFunctionMode):
-    """Counts the functions that PyTorch computes by different kernels."""
+    """Counts the functions that are computed in several ways, and opens the project's operators without a rule."""
 
     def __init__(self, counts: Counts):
         super().__init__()
@@ -80,6 +80,8 @@ class WatchedFunctions(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in FUNCTION_RULES:
             func = self.counts.as_one(FUNCTION_RULES[func], func)
+        elif func in RegisteredFunction.of_operator:        # without autograd it would be dispatched as one
+            func = RegisteredFunction.of_operator[func].forward
         return func(*args, **(kwargs or {}))
 
 
@@ -87,17 +89,5 @@ class WatchedFunctions(TorchFunctionMode):
 def counting(current_part: Callable[[], str] = lambda: "") -> Iterator[Counts]:
     """Count what is computed inside, without gradients, for the part that ``current_part`` names at that time."""
     counts = Counts(current_part)
-    with ExitStack() as stack:
-        for function, rule in AUTOGRAD_RULES.items():
-            stack.enter_context(mock.patch.object(function, "forward", staticmethod(
-                forward_as_one(counts, rule, function.forward))))
-        stack.enter_context(WatchedFunctions(counts))
-        stack.enter_context(WatchedOperators(counts))
+    with WatchedFunctions(counts), WatchedOperators(counts):
         yield counts
-
-
-def forward_as_one(counts: Counts, rule: Rule, forward: Callable) -> Callable:
-    """An autograd function's ``forward(ctx, ...)``, of which the rule does not see the context."""
-    def counted_forward(ctx, *arguments):
-        return counts.as_one(rule, lambda *given: forward(ctx, *given))(*arguments)
-    return counted_forward

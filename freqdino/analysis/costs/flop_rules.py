@@ -14,8 +14,8 @@ import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from freqdino.ops.carafe import CarafeFunction
-from freqdino.ops.ms_deform_attn import CORNERS, MSDeformAttnFunction
+from freqdino.ops.carafe import CarafeByGathers
+from freqdino.ops.ms_deform_attn import CORNERS, MSDeformAttn
 
 aten = torch.ops.aten
 PRODUCTS = [aten.mm, aten.bmm, aten.mv, aten.dot]
@@ -59,7 +59,7 @@ def weighted_rows(table: Tensor, index: Tensor, *_, output) -> int:
     return index.numel() * table.shape[1]
 
 
-def deformable_attention(value: Tensor, sampling_locations: Tensor, attention_weights: Tensor, sizes, *,
+def deformable_attention(value: Tensor, sampling_locations: Tensor, attention_weights: Tensor, *_,
                          output: Tensor) -> int:
     return len(CORNERS) * attention_weights.numel() * value.shape[-1]
 
@@ -141,8 +141,8 @@ RULES = {
     aten.upsample_bicubic2d: Rule(each_output(16)),
 }
 # Counted as a whole, from their arguments, whichever kernels or pieces they are computed by.
-FUNCTION_RULES = {F.scaled_dot_product_attention: Rule(attention, True)}
-AUTOGRAD_RULES = {MSDeformAttnFunction: Rule(deformable_attention, True), CarafeFunction: Rule(reassembly, True)}
+FUNCTION_RULES = {F.scaled_dot_product_attention: Rule(attention, True),
+                  MSDeformAttn.apply: Rule(deformable_attention, True), CarafeByGathers.apply: Rule(reassembly, True)}
 
 # Operators that move, make, convert, compare, sort or select: no FLOP. Views are known as such by their schema.
 NO_ARITHMETIC = {getattr(aten, name) for name in """

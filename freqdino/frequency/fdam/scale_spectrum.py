@@ -8,10 +8,10 @@ B: batch, C: channels, H × W: map.
 """
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from freqdino.ops.blocking import pieces, place_bytes
 from freqdino.ops.modules import is_recorded
+from freqdino.ops.registered import RegisteredFunction
 
 # What a channel takes, in its filter's size: the spectrum is of two, and each transform makes more of that.
 PASSES = 8
@@ -41,11 +41,10 @@ def scale_spectrum_reference(x: Tensor, filters: Tensor) -> Tensor:
     return torch.fft.irfft2(spectrum * filters, s=x.shape[-2:], norm="ortho").to(x.dtype)
 
 
-class ScaleSpectrum(torch.autograd.Function):
+class ScaleSpectrum(RegisteredFunction, schema="scale_spectrum(Tensor x, Tensor filters) -> Tensor"):
 
     @staticmethod
-    def forward(ctx, x: Tensor, filters: Tensor) -> Tensor:
-        ctx.save_for_backward(x, filters)
+    def forward(x: Tensor, filters: Tensor) -> Tensor:
         result = torch.empty_like(x)
         for x_piece, filters_piece, result_piece in pieces((x, filters, result), 1, PASSES * place_bytes(filters, 1)):
             spectrum = transform(x_piece, filters.dtype)
@@ -53,7 +52,10 @@ class ScaleSpectrum(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    def empty(x, filters):
+        return torch.empty_like(x)
+
+    @staticmethod
     def backward(ctx, grad_result: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, filters = ctx.saved_tensors
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None

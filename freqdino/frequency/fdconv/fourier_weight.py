@@ -9,11 +9,10 @@ column = i·kw + kx; its real FFT has R × (K//2 + 1) coefficients.
 """
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from freqdino.errors import ArgumentError
 from freqdino.ops.modules import is_recorded
+from freqdino.ops.registered import RegisteredFunction
 
 
 def frequency_groups(rows: int, columns: int, kernel_num: int) -> Tensor:
@@ -71,16 +70,23 @@ def grouped_matrices(coefficients: Tensor, gains: Tensor, group_map: Tensor, col
     if is_recorded():
         spectrum = (coefficients * gains[:, :, group_map.long()].unsqueeze(-1)).sum(1)
         return spectrum_to_matrix(spectrum, columns)
-    in_turn = coefficients.device.type == "cpu"
-    return (MatricesInTurn if in_turn else MatricesAtOnce).apply(coefficients, gains, group_map, columns)
+    return GroupedMatrices.apply(coefficients, gains, group_map, columns)
 
 
-class MatricesInTurn(Function):
-    """`grouped_matrices`, image by image for the sake of a CPU's cache: neither a spectrum nor its gradient is kept."""
+class GroupedMatrices(RegisteredFunction, schema="""grouped_matrices(
+        Tensor coefficients, Tensor gains, Tensor group_map, int columns) -> Tensor"""):
+    """`grouped_matrices`: neither a spectrum nor its gradient is kept. On the CPU image by image, for the cache's sake;
+    elsewhere all together in few operators.
+    """
 
     @staticmethod
-    def forward(ctx, coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
-        ctx.save_for_backward(coefficients, gains, group_map)
+    def empty(coefficients, gains, group_map, columns):
+        return gains.new_empty(len(gains), coefficients.shape[1], columns)
+
+    @staticmethod
+    def forward(coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
+        if coefficients.device.type != "cpu":
+            return matrices_at_once(coefficients, gains, group_map, columns)
         coefficients = torch.view_as_complex(coefficients)
         matrices = gains.new_empty(len(gains), coefficients.shape[1], columns)
         for matrix, shares in zip(matrices, gains):
@@ -92,9 +98,11 @@ class MatricesInTurn(Function):
         return matrices
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, matrices_grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         coefficients, gains, group_map = ctx.saved_tensors
+        if matrices_grad.device.type != "cpu":
+            gradients = gradients_at_once(matrices_grad, coefficients, gains, group_map, ctx.needs_input_grad[0])
+            return *gradients, None, None
         # Rows innermost, as the transform of a gradient has them: everything that meets it is laid out so.
         group_map = group_map.T.contiguous()
         index = group_map.flatten().long()
@@ -113,20 +121,6 @@ class MatricesInTurn(Function):
             total[:, mirrored(matrices_grad)] *= 2
             total = torch.view_as_real(total.mT.contiguous())
         return total, gains_grad, None, None
-
-
-class MatricesAtOnce(Function):
-    """`grouped_matrices`, all images together in few operators, as suits a GPU."""
-
-    @staticmethod
-    def forward(ctx, coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:
-        ctx.save_for_backward(coefficients, gains, group_map)
-        return matrices_at_once(coefficients, gains, group_map, columns)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, matrices_grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        return *gradients_at_once(matrices_grad, *ctx.saved_tensors, ctx.needs_input_grad[0]), None, None
 
 
 def matrices_at_once(coefficients: Tensor, gains: Tensor, group_map: Tensor, columns: int) -> Tensor:

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from freqdino.ops import blocking
 from freqdino.ops.modules import is_recorded
+from freqdino.ops.registered import RegisteredFunction
 
 
 def gated(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -41,17 +40,19 @@ def gated_product(matrix: Tensor, left: Tensor, right: Tensor, x: Tensor) -> Ten
     return GatedProduct.apply(matrix.contiguous(), left, right, x)
 
 
-class Gated(Function):
+class Gated(RegisteredFunction, schema="gated(Tensor matrix, Tensor left, Tensor right) -> Tensor"):
     @staticmethod
-    def forward(ctx, matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        ctx.save_for_backward(matrix, left, right)
+    def empty(matrix, left, right):
+        return torch.empty_like(matrix)
+
+    @staticmethod
+    def forward(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
         result = torch.empty_like(matrix)
         for block, _ in blocks(matrix):
             gate_values(left, right, block, result[block]).mul_(matrix[block])
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, result_grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gradients = FactorGradients(*ctx.saved_tensors)
         for block, _ in blocks(gradients.matrix):
@@ -60,10 +61,14 @@ class Gated(Function):
         return gradients.results
 
 
-class GatedProduct(Function):
+class GatedProduct(RegisteredFunction, schema="""gated_product(
+        Tensor matrix, Tensor left, Tensor right, Tensor x) -> Tensor"""):
     @staticmethod
-    def forward(ctx, matrix: Tensor, left: Tensor, right: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(matrix, left, right, x)
+    def empty(matrix, left, right, x):
+        return x.new_empty(len(x), matrix.shape[1] * matrix.shape[2] // x.shape[1], x.shape[2])
+
+    @staticmethod
+    def forward(matrix: Tensor, left: Tensor, right: Tensor, x: Tensor) -> Tensor:
         run = x.shape[1] // matrix.shape[2]
         y = x.new_empty(len(x), matrix.shape[1] // run, x.shape[2])
         room = Room(matrix)
@@ -74,7 +79,6 @@ class GatedProduct(Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, y_grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *factors, x = ctx.saved_tensors
         gradients = FactorGradients(*factors)
