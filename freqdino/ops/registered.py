@@ -46,7 +46,7 @@ class RegisteredFunction:
 
         differentiable = type(cls.__name__, (Function,), {"forward": staticmethod(forward),
                                                           "backward": staticmethod(once_differentiable(cls.backward))})
-        LIBRARY.impl(name, differentiable.apply, "Autograd")
+        LIBRARY.impl(name, lambda *inputs: differentiable.apply(*inputs), "Autograd")
         LIBRARY.impl(name, cls.forward, "CompositeExplicitAutograd")
         torch.library.register_fake(f"freqdino::{name}", cls.empty, lib=LIBRARY)
 
