@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from freqdino.errors import ending
+from freqdino.modeling.backbones.swin import D2SwinTransformer
 from freqdino.modeling.pixel_decoder import MultiScaleDeformablePixelDecoder
 from freqdino.ops.backends import fault_of, unavailable
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # What computes the same whatever is learnt from the predictions or made of them.
 PARTS = ("backbone", "sem_seg_head.pixel_decoder", "sem_seg_head.predictor")
+# Compiled for each size by itself: with open sizes the padding to windows takes torch.compile many minutes to follow.
+OF_ONE_SIZE = (D2SwinTransformer,)
 # What torch.compile takes: a name, or a function of a graph and its example inputs.
 Backend = str | Callable[..., Callable]
 
@@ -49,7 +52,7 @@ def compile_parts(model: nn.Module, device: torch.device, backend: Backend = "in
             logger.warning("MODEL.COMPILE: %s runs uncompiled: it is a %s, of which forward_features is called and not "
                            "the module itself", name, type(part).__name__)
             continue
-        part.compile(backend=backend)
+        part.compile(backend=backend, dynamic=False if isinstance(part, OF_ONE_SIZE) else None)
         # Where torch keeps what a call of the module runs, and what it leaves out of copies.
         part._compiled_call_impl = partial(_run, part, name, part._compiled_call_impl)
         logger.info("MODEL.COMPILE: %s is compiled when it first runs, which may take minutes", name)

@@ -143,3 +143,17 @@ def test_the_key(monkeypatch):
     assert compiled == [CPU, CPU]
     build(small_config({"MODEL.COMPILE": True}))            # costs are of the operators that the modules call
     assert len(compiled) == 2
+
+
+def test_swin_is_compiled_for_each_size():
+    options = {"BACKBONE.NAME": "D2SwinTransformer", "SWIN.EMBED_DIM": 8, "SWIN.DEPTHS": [1, 1, 1, 1],
+               "SWIN.NUM_HEADS": [1, 1, 2, 2], "SWIN.WINDOW_SIZE": 4}
+    model = small_model({f"MODEL.{name}": value for name, value in options.items()})
+    backend = Counting()
+    compile_parts(model, CPU, backend)
+    backend.graphs = 0
+    for graphs, size in enumerate([(64, 64), (64, 96)], start=1):
+        with torch.no_grad():
+            model.eval().backbone(torch.rand(1, 3, *size))
+        assert backend.graphs == graphs
+    assert not counters["graph_break"]

@@ -48,9 +48,28 @@ def low_pass_box(height: int, width: int, k: int) -> Box:
 
 
 def float32(number: float) -> float:
-    """Rounded to float32 (Veltkamp's splitting: the upper 24 of 53 bits), by what torch.compile can follow."""
+    """Rounded to float32 (Veltkamp's splitting: the upper 24 of 53 bits)."""
     shifted = number * (2.0**29 + 1)
     return shifted - (shifted - number)
+
+
+@torch.library.custom_op("freqdino::pass_bands", mutates_args=(),
+                         schema="(Tensor x, SymInt height, SymInt width, int[] k_list) -> Tensor")
+def pass_bands(x: Tensor, height: int, width: int, k_list: Sequence[int]) -> Tensor:
+    """The boxes as masks, bool (n, height, width // 2 + 1) on x's device, for torch.compile.
+
+    An operator that it does not look into: sizes that it keeps open are no numbers, and it simplifies ``float32`` away.
+    """
+    masks = torch.zeros(len(k_list), height, width // 2 + 1, dtype=torch.bool)
+    for mask, k in zip(masks, k_list):
+        box = low_pass_box(height, width, k)
+        mask[:box.top, :box.left] = mask[height - box.bottom:, :box.left] = True
+    return masks.to(x.device)
+
+
+@pass_bands.register_fake
+def _(x, height, width, k_list):
+    return x.new_empty(len(k_list), height, width // 2 + 1, dtype=torch.bool)
 
 
 def low_pass(spectrum: Tensor, width: int, box: Box) -> Tensor:
@@ -89,12 +108,15 @@ class FrequencyBandModulation(nn.Module):
             for _ in range(len(k_list) + lowfreq_att))
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = map(int, x.shape[-2:])      # torch.jit.trace has tensors there
-        boxes = [low_pass_box(height, width, k) for k in self.k_list]
         # Σ_i (L_i − L_{i+1})·m_i = L_0·m_0 + Σ_i L_i·(m_i − m_{i−1}): no band is ever formed.
         maps = self.band_maps(x)
         changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
         precise = x.to(at_least_float32(x)).unflatten(1, (self.spatial_group, -1))
+        if torch.compiler.is_dynamo_compiling():
+            masks = pass_bands(x.detach(), *x.shape[-2:], self.k_list)
+            return weighted_sum_reference(precise, masks, changes).flatten(1, 2).to(x.dtype)
+        height, width = map(int, x.shape[-2:])      # torch.jit.trace has tensors there
+        boxes = [low_pass_box(height, width, k) for k in self.k_list]
         bands = by_pieces(lambda part: weighted_sum(part, boxes, changes), [precise], 2, place_bytes(precise, 2))
         return bands.flatten(1, 2).to(x.dtype)
 
@@ -123,4 +145,13 @@ def weighted_sum(x: Tensor, boxes: list[Box], weights: list[Tensor]) -> Tensor:
     total = x * weights[0]
     for box, weight in zip(boxes, weights[1:]):
         total.addcmul_(low_pass(spectrum, x.shape[-1], box), weight)
+    return total
+
+
+def weighted_sum_reference(x: Tensor, masks: Tensor, weights: list[Tensor]) -> Tensor:
+    """The definition of ``weighted_sum``, with the boxes as masks."""
+    spectrum = torch.fft.rfft2(x)
+    total = x * weights[0]
+    for mask, weight in zip(masks, weights[1:]):
+        total = total + torch.fft.irfft2(spectrum * mask, s=x.shape[-2:]) * weight
     return total
