@@ -69,6 +69,25 @@ def test_one_graph_a_part_and_another_for_all_other_sizes(family, run):
     assert graphs_by_size(FAMILIES[family](), run, SIZES) == [3, 6, 6]
 
 
+def test_losses_and_gradients_are_the_same():
+    model, batch = small_model().train(), [example(64, 96, [0, 1]), example(64, 96, [1])]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "sampling_offsets" in name:      # they start on the grid, where a bilinear sample has two slopes
+                parameter.add_(0.1 * torch.rand_like(parameter))
+    plain = copy.deepcopy(model)
+    compile_parts(model, CPU, Counting())
+    losses, gradients = [], []
+    for network in (model, plain):
+        torch.manual_seed(0)        # of the points at which masks are compared
+        losses.append(sum(network(batch).values()))
+        losses[-1].backward()
+        gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
+    torch.testing.assert_close(*losses)
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-4), name
+
+
 def failing(graph, inputs):
     raise OSError("no such compiler")
 
