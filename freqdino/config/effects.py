@@ -94,6 +94,7 @@ RULES = (
     Rule(("TEST.DETECTIONS_PER_IMAGE",), "read", "by models that predict instances",
          _model(*FAMILIES, *RCNN, "RetinaNet")),
     # Models
+    Rule(("MODEL.COMPILE",), "read", "by MODEL.META_ARCHITECTURE MaskFormer and MaskDINO", _model(*FAMILIES)),
     Rule(("MODEL.MASK_FORMER.*",), "read", "by MODEL.META_ARCHITECTURE MaskFormer", _model(*MASK_FORMERS)),
     Rule(("MODEL.MaskDINO.*",), "read", "by MODEL.META_ARCHITECTURE MaskDINO", _model("MaskDINO")),
     Rule(tuple(f"MODEL.SEM_SEG_HEAD.{name}" for name in ("NAME", "IN_FEATURES", "NUM_CLASSES", "CONVS_DIM", "NORM",

@@ -60,6 +60,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "MODEL": {
         "WEIGHTS_PARTIAL": False,               # True: load what fits of a checkpoint, list the rest, go on
         "OPERATORS": "auto",                    # sparse operators: auto, torch, or fused kernels on CUDA
+        "COMPILE": False,                       # True: torch.compile where there is a compiler
     },
     "INPUT": {
         "DATASET_MAPPER_NAME": "mask_former_semantic",

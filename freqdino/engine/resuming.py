@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Keys of MODEL under which a network goes on as the same function of its weights: where it runs, what training draws,
 # weighs and keeps, and what is made of predictions.
 SAME_NETWORK = re.compile(
-    r"^MODEL\.(DEVICE|WEIGHTS|WEIGHTS_PARTIAL|OPERATORS)$|\.TEST\.|_TEST$|(_WEIGHT|_WEIGHTS|CHECKPOINT|DROPOUT|DROP_RATE"
+    r"^MODEL\.(DEVICE|WEIGHTS|WEIGHTS_PARTIAL|OPERATORS|COMPILE)$|\.TEST\.|_TEST$|(_WEIGHT|_WEIGHTS|CHECKPOINT|DROPOUT|DROP_RATE"
     r"|FULL_PRECISION|DROP_PATH_RATE|FREEZE_AT|TRAIN_NUM_POINTS|OVERSAMPLE_RATIO|IMPORTANCE_SAMPLE_RATIO|DN_NUM|DN_NOISE_SCALE"
     r"|BATCH_SIZE_PER_IMAGE|POSITIVE_FRACTION|_TRAIN)$|\.COST_")
 # Keys outside MODEL that decide what the state of the optimiser means.

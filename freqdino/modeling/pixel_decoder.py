@@ -124,6 +124,10 @@ class MultiScaleDeformablePixelDecoder(nn.Module):
         return len(self.input_proj)
 
     def forward_features(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The name by which heads call a pixel decoder, as published; it calls the module."""
+        return self(features)
+
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """features: name -> (B, C_name, H, W); returns mask features (B, M, H, W), finest encoded level, all levels."""
         context = nullcontext()
         if self.full_precision:

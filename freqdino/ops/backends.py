@@ -62,23 +62,25 @@ class FusedKernel:
     def _fault(self, device, dtype):
         """The trial's outcome, told once."""
         if (device, dtype) not in self._faults:
-            self._faults[device, dtype] = fault = self._try(device, dtype)
+            self._faults[device, dtype] = fault = fault_of(self._trial, device, dtype)
             if fault:
                 logger.warning("%s is not used for %s on %s, PyTorch's operators are: %s", self.name, dtype, device,
                                fault)
         return self._faults[device, dtype]
 
-    def _try(self, device, dtype):
-        try:
-            with torch.enable_grad(), torch.inference_mode(False), torch.autocast(device.type, enabled=False):
-                results = self._trial(device, dtype)
-        except Exception as error:      # whatever a compiler, a driver or another package says
-            return f"it {ending(error)}"
-        for actual, expected in results:
-            difference = (actual.double() - expected.double()).abs().max()
-            if not difference <= TOLERANCE[dtype] * expected.double().abs().max():
-                return f"it differs from the definition by {float(difference):.2g}"
-        return None
+
+def fault_of(trial: Trial, device: torch.device, dtype: torch.dtype) -> str | None:
+    """How a trial ends or how far its results are from the definition's; None where all is well."""
+    try:
+        with torch.enable_grad(), torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+            results = trial(device, dtype)
+    except Exception as error:      # whatever a compiler, a driver or another package says
+        return f"it {ending(error)}"
+    for actual, expected in results:
+        difference = (actual.double() - expected.double()).abs().max()
+        if not difference <= TOLERANCE[dtype] * expected.double().abs().max():
+            return f"it differs from the definition by {float(difference):.2g}"
+    return None
 
 
 class HasOperators:

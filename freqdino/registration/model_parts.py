@@ -2,6 +2,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_sem_seg_head
@@ -15,6 +16,7 @@ from freqdino.modeling.post_processing import PostProcessing, SigmoidScores, Sof
 from freqdino.registration.backbones import build_backbone
 from freqdino.registration.binding import build, errors_about, on_its_device, upper
 from freqdino.registration.class_tables import check_num_classes, thing_classes
+from freqdino.registration.compilation import compile_parts
 from freqdino.registration.inference import inference_of
 from freqdino.registration.pixel_decoders import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder
 
@@ -46,11 +48,14 @@ def build_family(cfg: CfgNode, section: str, head_name: str, model_class: type[M
                           f"{cfg.MODEL.META_ARCHITECTURE} goes with {head_name}")
     backbone = build_backbone(cfg)
     divisibility = backbone.size_divisibility if family.SIZE_DIVISIBILITY < 0 else family.SIZE_DIVISIBILITY
-    return on_its_device(cfg, build(
+    model = on_its_device(cfg, build(
         model_class, cfg, section, {**MODEL_KEYS, **keys}, backbone=backbone, criterion=criterion,
         sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()), size_divisibility=divisibility,
         post_processing=build_post_processing(cfg, family, scores=scores, rescore_by_mask=rescore_by_mask),
         inference=inference_of(cfg, divisibility), **arguments))
+    if cfg.MODEL.COMPILE:
+        compile_parts(model, torch.device(cfg.MODEL.DEVICE))
+    return model
 
 
 def head_parts(cfg: CfgNode, input_shape: dict[str, ShapeSpec], family: CfgNode) -> dict:

@@ -19,6 +19,7 @@ from freqdino.analysis.benchmarks.measure import MIB, allocation_peak
 from freqdino.analysis.costs.flop_counting import counting
 from freqdino.analysis.costs.parts import REST, PartClock, split_into_parts
 from freqdino.data import register_custom_datasets
+from freqdino.registration.compilation import uncompiled
 
 TOTAL = "total"
 REPEATS = 3
@@ -37,7 +38,7 @@ def build(cfg: CfgNode) -> nn.Module:
     """The configuration's model with random weights, the same every time, in evaluation mode."""
     register_custom_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     torch.manual_seed(0)
-    model = build_model(cfg).eval()
+    model = build_model(uncompiled(cfg)).eval()     # whose operators are counted
     for module in model.modules():
         if isinstance(module, StandardRPNHead):
             settle(module.anchor_deltas)            # the proposals are anchors

@@ -22,6 +22,7 @@ from freqdino.data.image_files import find_records
 from freqdino.data.image_reading import read_image
 from freqdino.engine.predictor import load_trained_model
 from freqdino.errors import NotThere
+from freqdino.registration.compilation import uncompiled
 
 RANDOM_WEIGHTS = "random"
 
@@ -36,6 +37,7 @@ class ConfiguredModel:
                  records: list[dict]):
         """``dataset``: the one that the records are of, None where they are images alone."""
         cfg = load_config(config_file, [*options, *(["MODEL.WEIGHTS", weights] if weights else [])])
+        cfg = uncompiled(cfg)       # whose modules can be watched
         register_custom_datasets(cfg.DATASETS.TRAIN)
         self.name = config_file
         self.weights = cfg.MODEL.WEIGHTS or RANDOM_WEIGHTS

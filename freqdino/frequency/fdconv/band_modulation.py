@@ -17,7 +17,14 @@ from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import NeutralHead, slope
-from freqdino.frequency.fdconv.low_pass import Box, add_low_passes, low_pass_box, low_passes, low_passes_at_once
+from freqdino.frequency.fdconv.low_pass import (
+    Box,
+    add_low_passes,
+    low_pass_box,
+    low_passes,
+    low_passes_at_once,
+    pass_bands,
+)
 from freqdino.ops.blocking import by_pieces, place_bytes
 from freqdino.ops.modules import is_recorded
 
@@ -48,18 +55,19 @@ class FrequencyBandModulation(nn.Module):
             for _ in range(len(k_list) + lowfreq_att))
 
     def forward(self, x: Tensor) -> Tensor:
+        by_group = x.unflatten(1, (self.spatial_group, -1))
+        if torch.compiler.is_dynamo_compiling():
+            masks = pass_bands(x.detach(), *x.shape[-2:], self.k_list)
+            precise = by_group.to(at_least_float32(x))
+            return weighted_sum_reference(precise, masks, changes_of(self.band_maps(x))).flatten(1, 2).to(x.dtype)
         height, width = map(int, x.shape[-2:])      # torch.jit.trace has tensors there
         boxes = [low_pass_box(height, width, k) for k in self.k_list]
-        by_group = x.unflatten(1, (self.spatial_group, -1))
         if x.device.type != "cpu" and not is_recorded():
             maps = self.gates(self.convolved(x))
             bands = by_pieces(lambda part: WeightedBands.apply(part, maps, boxes), [by_group], 2,
                               place_bytes(by_group, 2) * (len(boxes) + 1))
             return bands.flatten(1, 2)
-        # Σ_i (L_i − L_{i+1})·m_i = L_0·m_0 + Σ_i L_i·(m_i − m_{i−1}): no band is ever formed.
-        maps = self.band_maps(x)
-        changes = [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
-        precise = by_group.to(at_least_float32(x))
+        changes, precise = changes_of(self.band_maps(x)), by_group.to(at_least_float32(x))
         bands = by_pieces(lambda part: weighted_sum(part, boxes, changes), [precise], 2, place_bytes(precise, 2))
         return bands.flatten(1, 2).to(x.dtype)
 
@@ -94,11 +102,26 @@ class FrequencyBandModulation(nn.Module):
         return logits.unflatten(1, (self.spatial_group, -1)) + bias.to(logits.dtype)
 
 
+def changes_of(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Σ_i (L_i − L_{i+1})·m_i = L_0·m_0 + Σ_i L_i·(m_i − m_{i−1}): of the maps m what each L is multiplied with, so that
+    no band is ever formed."""
+    return [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
+
+
 def weighted_sum(x: Tensor, boxes: Sequence[Box], weights: Sequence[Tensor]) -> Tensor:
     """x·weights[0] + Σ_i (x's frequencies in boxes[i])·weights[i + 1]. x: (B, G, channels, H, W)."""
     total = x * weights[0]
     for low, weight in zip(low_passes(x, boxes), weights[1:]):
         total.addcmul_(low, weight)
+    return total
+
+
+def weighted_sum_reference(x: Tensor, masks: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The definition of ``weighted_sum``, with the boxes as masks."""
+    spectrum = torch.fft.rfft2(x)
+    total = x * weights[0]
+    for mask, weight in zip(masks, weights[1:]):
+        total = total + torch.fft.irfft2(spectrum * mask, s=x.shape[-2:]) * weight
     return total
 
 

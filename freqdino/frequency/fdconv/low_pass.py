@@ -46,7 +46,7 @@ def low_pass_box(height: int, width: int, k: int) -> Box:
 
 
 def float32(number: float) -> float:
-    """Rounded to float32 (Veltkamp's splitting: the upper 24 of 53 bits), by what torch.compile can follow."""
+    """Rounded to float32 (Veltkamp's splitting: the upper 24 of 53 bits)."""
     shifted = number * (2.0**29 + 1)
     return shifted - (shifted - number)
 
@@ -97,12 +97,32 @@ def add_low_passes(total: Tensor, parts: Tensor, boxes: Sequence[Box]) -> None:
 
 @lru_cache(maxsize=32)
 def masks(height: int, width: int, boxes: tuple[Box, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Ones where the real FFT's coefficients lie in the box, else zeros: (n, 1, H, W//2 + 1)."""
+    """`box_masks` as numbers on a device: (n, 1, H, W//2 + 1)."""
     with torch.inference_mode(False):       # whose tensors could not serve a later training
-        kept = torch.zeros(len(boxes), 1, height, width // 2 + 1, dtype=dtype)
-        for mask, box in zip(kept[:, 0], boxes):
-            mask[:box.top, :box.left] = mask[height - box.bottom:, :box.left] = 1
-        return kept.to(device)
+        return box_masks(height, width, boxes).unsqueeze(1).to(dtype).to(device)
+
+
+def box_masks(height: int, width: int, boxes: Sequence[Box]) -> Tensor:
+    """True where the real FFT's coefficients lie in the box: (n, H, W//2 + 1)."""
+    kept = torch.zeros(len(boxes), height, width // 2 + 1, dtype=torch.bool)
+    for mask, box in zip(kept, boxes):
+        mask[:box.top, :box.left] = mask[height - box.bottom:, :box.left] = True
+    return kept
+
+
+@torch.library.custom_op("freqdino::pass_bands", mutates_args=(),
+                         schema="(Tensor x, SymInt height, SymInt width, int[] k_list) -> Tensor")
+def pass_bands(x: Tensor, height: int, width: int, k_list: Sequence[int]) -> Tensor:
+    """`box_masks` of the cut-offs on x's device, for torch.compile.
+
+    An operator that it does not look into: sizes that it keeps open are no numbers, and it simplifies ``float32`` away.
+    """
+    return box_masks(height, width, [low_pass_box(height, width, k) for k in k_list]).to(x.device)
+
+
+@pass_bands.register_fake
+def _(x, height, width, k_list):
+    return x.new_empty(len(k_list), height, width // 2 + 1, dtype=torch.bool)
 
 
 def separable(height: int, width: int, boxes: Sequence[Box], dtype: torch.dtype, device: torch.device

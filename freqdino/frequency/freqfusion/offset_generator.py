@@ -91,8 +91,8 @@ class SimilarityGuidedSampler(nn.Module):
     def _start_positions(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         """(1, 2·G, 2·H, 2·W): x of every group, then y, in low-resolution pixels."""
         initial = self.init_pos.to(dtype).view(2, 4 * self.groups, 1, 1)
-        x = torch.arange(0.5, width, dtype=dtype, device=initial.device).expand(height, width)
-        y = torch.arange(0.5, height, dtype=dtype, device=initial.device)[:, None].expand(height, width)
+        x = (torch.arange(width, dtype=dtype, device=initial.device) + 0.5).expand(height, width)
+        y = (torch.arange(height, dtype=dtype, device=initial.device) + 0.5)[:, None].expand(height, width)
         start = initial + torch.stack([x, y])[:, None]
         return F.pixel_shuffle(start.flatten(0, 1)[None], 2)
 

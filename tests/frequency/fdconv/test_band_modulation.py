@@ -53,3 +53,16 @@ def test_gradcheck():
     x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda x, *values: torch.func.functional_call(bands, dict(zip(names, values)), x), (x, *values))
+
+
+def test_compiled_for_open_sizes():
+    """torch.compile keeps the sizes open; which frequencies pass hangs on their rounding."""
+    bands = FrequencyBandModulation(4, lowfreq_att=True)
+    with torch.no_grad():
+        for parameter in bands.parameters():
+            parameter.normal_(std=0.5)
+    torch._dynamo.reset()
+    compiled = torch.compile(bands, backend="eager", fullgraph=True, dynamic=True)
+    for size in ((48, 56), (47, 49), (7, 50)):
+        x = torch.randn(2, 4, *size)
+        assert torch.allclose(compiled(x), bands(x), atol=1e-5), size
