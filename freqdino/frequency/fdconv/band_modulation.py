@@ -103,8 +103,8 @@ class FrequencyBandModulation(nn.Module):
 
 
 def changes_of(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Σ_i (L_i − L_{i+1})·m_i = L_0·m_0 + Σ_i L_i·(m_i − m_{i−1}): of the maps m what each L is multiplied with, so that
-    no band is ever formed."""
+    """Of the bands' maps what each low-pass copy is multiplied with: Σ_i (L_i − L_{i+1})·m_i = Σ_i L_i·(m_i − m_{i−1}),
+    where m_{−1} is 0, so that no band is ever formed."""
     return [maps[0]] + [inner - outer for outer, inner in zip(maps, maps[1:])]
 
 
