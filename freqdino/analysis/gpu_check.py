@@ -31,7 +31,9 @@ TYPES = (torch.float32, torch.float16, torch.bfloat16)
 EVERY_MODULE = ["MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED", "True", "MODEL.SEM_SEG_HEAD.FDAM.ENABLED", "True",
                 "MODEL.BACKBONE.FDCONV.ENABLED", "True", "MODEL.BACKBONE.FDAM.ENABLED", "True"]
 FAMILIES = {"Mask2Former": "quickstart/mask2former.yaml", "Mask DINO": "quickstart/maskdino.yaml"}
-LARGE = {"Mask2Former R50": "coco/instance/mask2former_r50.yaml", "Mask DINO R50": "coco/instance/maskdino_r50_4s.yaml"}
+# With the most often that the host may wait for the device in a step.
+LARGE = {"Mask2Former R50": ("coco/instance/mask2former_r50.yaml", 110),
+         "Mask DINO R50": ("coco/instance/maskdino_r50_4s.yaml", 190)}
 STEPS = {"cuda": 20, "cpu": 2}      # a CPU's half precision takes seconds a step
 
 
@@ -154,7 +156,7 @@ def counted_waits() -> Iterator[Counter]:
 
 def costs(device: torch.device, size: int) -> Iterator[Row]:
     """A training step of the full-size models: time, memory, waits."""
-    for name, leaf in LARGE.items():
+    for name, (leaf, most_waits) in LARGE.items():
         model = model_of(leaf, device).train()
         batch = [scene(size, 12)]
 
@@ -171,7 +173,7 @@ def costs(device: torch.device, size: int) -> Iterator[Row]:
             with counted_waits() as waits:
                 step()
             most = ", ".join(f"{count} {place}" for place, count in waits.most_common(4))
-            yield f"{name}, waits of a step", f"{sum(waits.values())}: {most}", sum(waits.values()) <= 110
+            yield f"{name}, waits of a step", f"{sum(waits.values())}: {most}", sum(waits.values()) <= most_waits
 
 
 PARTS = {"machine": machine, "operators": operators, "models": models, "mixed precision": mixed_precision,

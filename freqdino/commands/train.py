@@ -17,7 +17,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from freqdino.commands.command_line import (
@@ -92,27 +93,23 @@ def launch_processes(args: argparse.Namespace) -> int:
             raise
         return 1
     alone = args.num_gpus * args.num_machines == 1
-    if started and not alone:
-        with StopSignals() as stop, joined(started):
-            try:
+    with what_is_kept_said(cfg):
+        if started and not alone:
+            with StopSignals() as stop, joined(started):
                 run_process(cfg, predictions, args, stop)
-            except Stopped as stopped:
-                raise Stopped(stopped.number, what_is_kept(cfg)) from None
-        return 0
-    with StopSignals(for_children=not alone) as stop:
-        try:
-            launch(run_process if alone else run_child, args.num_gpus, args.num_machines, args.machine_rank,
-                   args.dist_url, args=(cfg, predictions, args, *([stop] if alone else [])))
-        except ProcessExitedException as error:
-            if error.exit_code == 1:
-                return 1
-            if stop.received is None and error.exit_code not in [SIGNALLED + number for number in SIGNALS]:
-                raise
-            raise Stopped(stop.received or error.exit_code - SIGNALLED, what_is_kept(cfg)) from None
-        except Stopped as stopped:
-            raise Stopped(stopped.number, what_is_kept(cfg)) from None
-        if not alone and stop.received is not None:
-            raise Stopped(stop.received, what_is_kept(cfg))
+            return 0
+        with StopSignals(for_children=not alone) as stop:
+            try:
+                launch(run_process if alone else run_child, args.num_gpus, args.num_machines, args.machine_rank,
+                       args.dist_url, args=(cfg, predictions, args, *([stop] if alone else [])))
+            except ProcessExitedException as error:
+                if error.exit_code == 1:
+                    return 1
+                if stop.received is None and error.exit_code not in [SIGNALLED + number for number in SIGNALS]:
+                    raise
+                raise Stopped(stop.received or error.exit_code - SIGNALLED) from None
+            if not alone and stop.received is not None:
+                raise Stopped(stop.received)
     return 0
 
 
@@ -122,9 +119,15 @@ def keep_threads_quiet() -> None:
     threading.excepthook = lambda raised: None if issubclass(raised.exc_type, OSError) else loud(raised)
 
 
-def what_is_kept(cfg) -> str:
-    last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
-    return f"--resume continues from {last.parent / last.read_text().strip()}" if last.is_file() else ""
+@contextmanager
+def what_is_kept_said(cfg) -> Iterator[None]:
+    """A context out of which a Stopped says which checkpoint --resume continues from."""
+    try:
+        yield
+    except Stopped as stopped:
+        last = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+        kept = f"--resume continues from {last.parent / last.read_text().strip()}" if last.is_file() else ""
+        raise Stopped(stopped.number, kept) from None
 
 
 def run_process(cfg, predictions, args: argparse.Namespace, stop: StopSignals) -> None:

@@ -10,7 +10,7 @@ REHEARSAL = ["--device", "cpu", "--size", "64"]
 
 
 def test_a_rehearsal(monkeypatch, capsys):
-    monkeypatch.setattr(gpu_check, "LARGE", {"small": "quickstart/mask2former.yaml"})
+    monkeypatch.setattr(gpu_check, "LARGE", {"small": ("quickstart/mask2former.yaml", 110)})
     monkeypatch.setattr(gpu_check, "TYPES", (torch.float32, torch.bfloat16))
     assert check_gpu.main(REHEARSAL) == 0
     printed = capsys.readouterr().out
