@@ -39,8 +39,8 @@ setup(
     entry_points={"console_scripts": [f"{name} = freqdino.commands.{function}" for name, function in COMMANDS.items()]},
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "matplotlib>=3.5",

@@ -20,7 +20,7 @@ class DerivedBuffers(nn.Module):
         raise NotImplementedError
 
     def make_buffers(self, device: torch.device | None = None) -> None:
-        device = torch.get_default_device() if device is None else device
+        device = default_device() if device is None else device
         # Outside inference mode, whose tensors could not serve a later training.
         with torch.inference_mode(False), torch.device("meta" if device.type == "meta" else "cpu"):
             buffers = self.derived_buffers()
@@ -47,6 +47,11 @@ class DerivedBuffers(nn.Module):
                 wide = torch.promote_types(now.dtype, value.dtype) if value.is_floating_point() else value.dtype
                 self._buffers[name] = value.to(now.device, wide)
         return self
+
+
+def default_device() -> torch.device:
+    """Where tensors are made; ``torch.get_default_device`` of torch 2.6 does not see ``with torch.device(...)``."""
+    return torch.empty(0).device
 
 
 def kept_whole(module: nn.Module, *inputs: Tensor) -> torch.fx.Proxy | None:
