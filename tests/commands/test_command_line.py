@@ -139,3 +139,19 @@ def test_no_message_about_cuda():
 def test_other_warnings_pass(message, passes):
     record = logging.LogRecord("torch.utils.cpp_extension", logging.WARNING, "", 0, message, (), None)
     assert command_line.is_not_about_cuda(record) is passes
+
+
+# As torch 2.14 says it, to fvcore at its import and then word for word.
+TORCHSCRIPT = """
+import freqdino.commands
+import warnings
+import fvcore.nn.focal_loss
+warnings.warn("`torch.jit.script` is deprecated. Please switch to `torch.compile` or `torch.export`.", FutureWarning)
+"""
+
+
+@pytest.mark.parametrize(("chosen", "said"), [("", False), ("default", True)])
+def test_torchscript_is_spoken_of_to_those_who_chose_warnings(chosen, said):
+    result = subprocess.run([sys.executable, "-c", TORCHSCRIPT], env={**os.environ, "PYTHONWARNINGS": chosen},
+                            capture_output=True, text=True, check=True, timeout=300)
+    assert ("torch.jit.script" in result.stderr) is said
