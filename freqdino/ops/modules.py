@@ -51,7 +51,7 @@ class DerivedBuffers(nn.Module):
 
 def default_device() -> torch.device:
     """Where tensors are made; ``torch.get_default_device`` of torch 2.6 does not see ``with torch.device(...)``."""
-    return torch.empty(0).device
+    return torch.tensor(()).device
 
 
 def kept_whole(module: nn.Module, *inputs: Tensor) -> torch.fx.Proxy | None:
@@ -80,7 +80,10 @@ def parameter_type(module: nn.Module) -> torch.dtype | None:
 
     That is so in a replica of nn.DataParallel and where int8 layers took the place of linear ones.
     """
-    return next((parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()), None)
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return None
 
 
 def with_zero_gradients(empty: Tensor, module: nn.Module) -> Tensor:

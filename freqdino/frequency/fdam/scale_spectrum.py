@@ -75,7 +75,8 @@ class ScaleSpectrum(torch.autograd.Function):
 
 
 def transform(piece: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.fft.rfft2(piece.to(dtype), norm="ortho")
+    # In one piece: the MKL of torch 2.6 refuses what is expanded, such as the gradient of a sum.
+    return torch.fft.rfft2(piece.to(dtype).contiguous(), norm="ortho")
 
 
 def inverse_transform(spectrum: Tensor, x: Tensor) -> Tensor:

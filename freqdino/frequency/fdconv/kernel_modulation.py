@@ -128,7 +128,7 @@ class KSMGlobal(nn.Module):
     def forward(self, pooled: Tensor) -> KernelFactors:
         hidden = self.relu(normalised(self.fc(pooled), self.bn))
 
-        def factor(head: NeutralHead | None) -> Tensor | None:
+        def factor(head):    # without types: torch.compile of torch 2.6 does not read a union
             return None if head is None else gate(head(hidden).flatten(1), self.act, self.temp, self.att_multi)
 
         return KernelFactors(factor(self.channel_fc), factor(self.filter_fc), factor(self.spatial_fc),
