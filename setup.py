@@ -38,9 +38,11 @@ setup(
                   "freqdino.configs": ["README.md", "**/*.yaml"]},
     entry_points={"console_scripts": [f"{name} = freqdino.commands.{function}" for name, function in COMMANDS.items()]},
     python_requires=">=3.10",
+    # Those that the suite was run on; README.md has the versions.
+    classifiers=[f"Programming Language :: Python :: {version}" for version in ("3.10", "3.11", "3.13")],
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "matplotlib>=3.5",

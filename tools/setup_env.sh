@@ -3,7 +3,7 @@
 # Needs python3 (>= 3.10) and a package index; a second run takes a second. PYTHON=... picks another interpreter.
 # Where nvidia-smi lists a GPU it takes an installed Python 3.13 or 3.12, and adds deformops, whose kernels compute
 # deformable attention there; without it PyTorch's operators do.
-# An interpreter that already has torch >= 2.4 with torchvision (and perhaps detectron2) shares them with .venv.
+# An interpreter that already has torch >= 2.6 with torchvision (and perhaps detectron2) shares them with .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
@@ -13,7 +13,7 @@ if [ -z "${PYTHON:-}" ] && [ "$gpus" -gt 0 ]; then
     done
 fi
 PYTHON=${PYTHON:-python3}
-TORCH="torch==2.11.0 torchvision==0.26.0"
+TORCH="torch==2.14.1 torchvision==0.29.1"
 step="checking $PYTHON"
 remedy="install Python 3.10 or newer with its venv module, or name one: PYTHON=python3.11 bash tools/setup_env.sh"
 trap 'echo "setup_env: failed while $step. Remedy: $remedy" >&2' ERR
@@ -29,7 +29,7 @@ fi
 
 step="making .venv"
 remedy="delete the folder .venv and run again"
-has_torch='import torch, torchvision; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)'
+has_torch='import torch, torchvision; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)'
 if [ ! -x .venv/bin/python ]; then
     if "$PYTHON" -c "$has_torch" 2>/dev/null; then
         echo "setup_env: $PYTHON has torch; .venv shares its packages"
@@ -45,7 +45,7 @@ remedy="check that pip reaches its package index: .venv/bin/pip config list"
 pip install -q "setuptools>=61,<81" wheel
 
 step="installing $TORCH"
-remedy="$remedy; or install a matching pair of torch >= 2.4 and torchvision into .venv yourself and run again"
+remedy="$remedy; or install a matching pair of torch >= 2.6 and torchvision into .venv yourself and run again"
 if ! .venv/bin/python -c "$has_torch" 2>/dev/null; then
     echo "setup_env: installing $TORCH"
     pip install -q $TORCH

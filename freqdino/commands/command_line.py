@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -115,6 +116,16 @@ def quiet_without_gpu() -> None:
 def is_not_about_cuda(record: logging.LogRecord) -> bool:
     """Detectron2 imports the builder to log versions; it then warns of an nvcc without a GPU."""
     return "No CUDA runtime is found" not in record.getMessage()
+
+
+def quiet_about_torchscript() -> None:
+    """Keep off stderr that ``torch.jit.script`` is deprecated, as torch 2.14 says: fvcore and Detectron2 call it when
+    they are imported, which nobody who runs a command can change.
+
+    Warnings of a user who chose what to see (``-W``, PYTHONWARNINGS) stay.
+    """
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
 def start_logging(*names: str) -> None:

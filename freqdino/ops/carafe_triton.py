@@ -117,8 +117,8 @@ def input_gradient_kernel(mask, grad_output, grad_x, height, width,
              mask=chosen[:, None] & exists[None, :])
 
 
-# From torch 2.6 on torch.compile looks into operators that Triton kernels make up; not into interpreted ones.
-SEEN_THROUGH = hasattr(torch.library, "triton_op") and isinstance(output_kernel, triton.JITFunction)
+# torch.compile looks into operators that Triton kernels make up; not into interpreted ones.
+SEEN_THROUGH = isinstance(output_kernel, triton.JITFunction)
 define = torch.library.triton_op if SEEN_THROUGH else torch.library.custom_op
 
 

@@ -20,7 +20,7 @@ class DerivedBuffers(nn.Module):
         raise NotImplementedError
 
     def make_buffers(self, device: torch.device | None = None) -> None:
-        device = torch.get_default_device() if device is None else device
+        device = default_device() if device is None else device
         # Outside inference mode, whose tensors could not serve a later training.
         with torch.inference_mode(False), torch.device("meta" if device.type == "meta" else "cpu"):
             buffers = self.derived_buffers()
@@ -49,6 +49,11 @@ class DerivedBuffers(nn.Module):
         return self
 
 
+def default_device() -> torch.device:
+    """Where tensors are made; ``torch.get_default_device`` of torch 2.6 does not see ``with torch.device(...)``."""
+    return torch.tensor(()).device
+
+
 def kept_whole(module: nn.Module, *inputs: Tensor) -> torch.fx.Proxy | None:
     """The call of the module as one node where torch.fx records it symbolically, as it keeps torch's own layers.
 
@@ -75,7 +80,10 @@ def parameter_type(module: nn.Module) -> torch.dtype | None:
 
     That is so in a replica of nn.DataParallel and where int8 layers took the place of linear ones.
     """
-    return next((parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()), None)
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return None
 
 
 def with_zero_gradients(empty: Tensor, module: nn.Module) -> Tensor:

@@ -117,7 +117,7 @@ def check_arguments(
                for row in rows for length in row):
         raise ValueError(f"spatial_shapes must be integers, got {rows}")
     sizes = tuple((int(height), int(width)) for height, width in rows)
-    if not sizes or min(map(min, sizes)) < 1:
+    if not sizes or any(min(size) < 1 for size in sizes):
         raise ValueError(f"spatial_shapes must hold at least one level, of positive sizes, got {list(sizes)}")
     batch, positions, heads, _ = value.shape
     expected = sum(height * width for height, width in sizes)

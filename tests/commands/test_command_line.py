@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 from freqdino.analysis.frequency import figures
 from freqdino.commands import analyze_frequency, command_line, convert_weights, demo, prepare
@@ -124,6 +125,8 @@ with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], pr
 
 
 def test_no_message_about_cuda():
+    if not hasattr(cpp_extension, "logger"):
+        pytest.skip(f"torch {torch.__version__} prints its message, which nothing can filter")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "CUDA_HOME": "/usr/local", "PYTHONWARNINGS": "ignore"}
     environment.pop("KINETO_LOG_LEVEL", None)
     result = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True,
@@ -136,3 +139,19 @@ def test_no_message_about_cuda():
 def test_other_warnings_pass(message, passes):
     record = logging.LogRecord("torch.utils.cpp_extension", logging.WARNING, "", 0, message, (), None)
     assert command_line.is_not_about_cuda(record) is passes
+
+
+# As torch 2.14 says it, to fvcore at its import and then word for word.
+TORCHSCRIPT = """
+import freqdino.commands
+import warnings
+import fvcore.nn.focal_loss
+warnings.warn("`torch.jit.script` is deprecated. Please switch to `torch.compile` or `torch.export`.", FutureWarning)
+"""
+
+
+@pytest.mark.parametrize(("chosen", "said"), [("", False), ("default", True)])
+def test_torchscript_is_spoken_of_to_those_who_chose_warnings(chosen, said):
+    result = subprocess.run([sys.executable, "-c", TORCHSCRIPT], env={**os.environ, "PYTHONWARNINGS": chosen},
+                            capture_output=True, text=True, check=True, timeout=300)
+    assert ("torch.jit.script" in result.stderr) is said

@@ -2,11 +2,11 @@
 import copy
 import io
 import pickle
-import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import UnsupportedOperatorException
 
 from helpers.behaviour import replica
 from helpers.module_table import MODULES, assert_alike, build, differentiate, run
@@ -114,42 +114,47 @@ def test_replicas_of_data_parallel(name):
 
 
 @every_module
+@pytest.mark.filterwarnings("ignore")
 def test_trace(name):
     """Gradients on, as they are where nobody switches them off; saved and loaded."""
     module, inputs = build(name), MODULES[name].inputs(2)
     wrapped = WithRest(module, MODULES[name].rest)
-    with warnings.catch_warnings(action="ignore"):
-        traced = torch.jit.trace(wrapped, inputs)
-        file = io.BytesIO()
-        torch.jit.save(traced, file)
-        file.seek(0)
-        outputs = torch.jit.load(file)(*inputs)
+    traced = torch.jit.trace(wrapped, inputs)
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    outputs = torch.jit.load(file)(*inputs)
     assert_alike(as_list(outputs), run(name, module))
 
 
 @every_module
+@pytest.mark.filterwarnings("ignore")
 def test_export(name):
     module, inputs = build(name), MODULES[name].inputs(2)
     wrapped = WithRest(module, MODULES[name].rest)
-    with warnings.catch_warnings(action="ignore"):
-        program = torch.export.export(wrapped, inputs)
-        file = io.BytesIO()
-        torch.export.save(program, file)
-        file.seek(0)
-        outputs = torch.export.load(file).module()(*inputs)
+    program = torch.export.export(wrapped, inputs)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    outputs = torch.export.load(file).module()(*inputs)
     assert_alike(as_list(outputs), run(name, module))
     assert_alike(run(name, module), run(name, build(name)))     # the module itself is as it was
 
 
 @every_module
+@pytest.mark.filterwarnings("ignore")
 def test_export_of_any_number_of_images(name):
     module, inputs = build(name), MODULES[name].inputs(2)
     if any(len(rest) == 1 for rest in MODULES[name].rest if isinstance(rest, torch.Tensor)):
         pytest.skip("the references are those of one picture")
-    batch = torch.export.Dim("batch", min=2)
-    with warnings.catch_warnings(action="ignore"):
+    batch = torch.export.Dim("batch", min=2, max=64)
+    try:
         program = torch.export.export(WithRest(module, MODULES[name].rest), inputs, strict=False,
                                       dynamic_shapes=(tuple({0: batch} for _ in inputs),))
+    except UnsupportedOperatorException as error:
+        if "_fft_" not in str(error.func):
+            raise
+        pytest.skip(f"torch {torch.__version__} exports no FFT of any number of images")
     more = MODULES[name].inputs(3)
     assert_alike(as_list(program.module()(*more)), run(name, module, more))
 
@@ -188,7 +193,7 @@ def test_gradients_of_torch_func(name):
 
     def total(parameters):
         outputs = torch.func.functional_call(module, parameters, (*inputs, *MODULES[name].rest))
-        return sum(output.sum() for output in as_list(outputs))
+        return sum((1 * output).sum() for output in as_list(outputs))   # torch 2.6 transforms no expanded gradient
 
     for key, gradient in torch.func.grad(total)(parameters).items():
         expected = module.get_parameter(key).grad

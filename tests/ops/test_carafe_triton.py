@@ -22,6 +22,8 @@ GEOMETRIES = [  # shape, kernel size, groups, upsampling factor
 ]
 TOLERANCE = {torch.float64: 1e-12, torch.float16: 2e-3}
 POINTERS = {torch.float64: "*fp64", torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+BLOCKS = 3      # that a multiprocessor has room for at once, with any compiler since Triton 3.2
+SHARED, REGISTERS = 64 * 1024, 64 * 1024    # bytes, which leaves the rest to its cache; registers of 32 bits
 
 
 # torch's own checks of a registered operator: schema, gradient, fake tensors, tracing.
@@ -113,9 +115,9 @@ def test_compiles_ahead_of_time_without_spills_or_atomics(dtype, capability, tmp
         tensors = ("x", "mask", "output", "grad_output", "grad_mask", "grad_x")
         signature = {name: "constexpr" if name in constants else POINTERS[dtype] if name in tensors else "i32"
                      for name in kernel.arg_names}
-        compiled = triton.compile(ASTSource(kernel, signature, constexprs=constants),
+        compiled = triton.compile(ASTSource(kernel, signature, constants),
                                   target=GPUTarget("cuda", capability, 32), options={"num_warps": carafe_triton.WARPS})
-        assert compiled.metadata.shared <= 16 * 1024
+        assert BLOCKS * compiled.metadata.shared <= SHARED
         assert not re.search(r"\b(atom|red)\.", compiled.asm["ptx"])
         ptx = tmp_path / f"{kernel.__name__}.ptx"
         ptx.write_text(compiled.asm["ptx"])
@@ -123,4 +125,5 @@ def test_compiles_ahead_of_time_without_spills_or_atomics(dtype, capability, tmp
         report = subprocess.run([ptxas, "-v", f"--gpu-name=sm_{capability}{'a' * (capability == 90)}", ptx,
                                  "-o", tmp_path / "cubin"], capture_output=True, text=True, check=True).stderr
         registers = int(re.search(r"Used (\d+) registers", report).group(1))
-        assert "0 bytes spill stores, 0 bytes spill loads" in report and registers <= 128, report
+        assert "0 bytes spill stores, 0 bytes spill loads" in report
+        assert BLOCKS * carafe_triton.WARPS * 32 * registers <= REGISTERS, report

@@ -77,7 +77,8 @@ class ScaleSpectrum(RegisteredFunction, schema="scale_spectrum(Tensor x, Tensor 
 
 
 def transform(piece: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.fft.rfft2(piece.to(dtype), norm="ortho")
+    # In one piece: the MKL of torch 2.6 refuses what is expanded, such as the gradient of a sum.
+    return torch.fft.rfft2(piece.to(dtype).contiguous(), norm="ortho")
 
 
 def inverse_transform(spectrum: Tensor, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from freqdino.errors import ArgumentError
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 from freqdino.modeling.backbones.swin_block import FrequencySwinBlock
+from freqdino.ops.modules import default_device
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
 
@@ -39,7 +40,7 @@ class D2SwinTransformer(FreezableBackbone, SwinTransformer):
                 raise ArgumentError("num_heads", f"{list(num_heads)} with embed_dim {embed_dim}: {heads} heads do not "
                                     f"divide {channels} channels")
         # Detectron2 reads tensors while it builds, which the meta device does not serve.
-        on_meta = torch.get_default_device().type == "meta"
+        on_meta = default_device().type == "meta"
         with torch.device("cpu") if on_meta else nullcontext():
             super().__init__(
                 pretrain_img_size=pretrain_img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim,

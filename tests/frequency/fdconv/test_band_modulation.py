@@ -39,7 +39,7 @@ def test_a_band_alone():
         for conv, bias in zip(bands.freq_weight_conv_list, (-50.0, 50.0, -50.0)):
             conv.bias.fill_(bias)
     time = torch.arange(64) / 64 * 2 * torch.pi
-    inside, above, below = (torch.cos(time * cycles).expand(1, 1, 64, 64) for cycles in (12, 20, 4))
+    inside, above, below = (torch.cos(time * cycles).repeat(1, 1, 64, 1) for cycles in (12, 20, 4))
     assert torch.allclose(bands(inside), 2 * inside, atol=1e-4)
     assert bands(above).abs().max() < 1e-4 and bands(below).abs().max() < 1e-4
 
