@@ -12,10 +12,10 @@ Numbers = tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 def constant(numbers: Numbers, dtype: torch.dtype, device: torch.device) -> Tensor:
     """``torch.tensor`` of the numbers; on CUDA the same tensor every time, which nobody may write to."""
-    return _kept(numbers, dtype, device) if device.type == "cuda" else torch.tensor(numbers, dtype=dtype, device=device)
+    return _kept(numbers, dtype, device) if device.type == "cuda" else torch.tensor(numbers, dtype=dtype).to(device)
 
 
 @lru_cache(maxsize=1024)
 def _kept(numbers, dtype, device):
     with torch.inference_mode(False):       # whose tensors could not serve a later training
-        return torch.tensor(numbers, dtype=dtype, device=device)
+        return torch.tensor(numbers, dtype=dtype).to(device)
