@@ -18,9 +18,11 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
-from freqdino.checkpoint.files import local_path, read_checkpoint, write_whole
+from freqdino.checkpoint.data_config import DataConfig
+from freqdino.checkpoint.files import LAST, read_checkpoint, write_whole
 from freqdino.checkpoint.names.mask2former import upgrade_keys
 from freqdino.checkpoint.names.torchvision_resnet import is_torchvision_resnet, with_detectron2_resnet_names
+from freqdino.checkpoint.weights import read_weights
 from freqdino.errors import CheckpointError, first_few
 from freqdino.frequency.plain_state import modules_with_prefixes
 
@@ -33,7 +35,6 @@ CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\
 OUTPUT_LAYERS = re.compile(r"^(norm\d|neck)\.")
 # Caffe2 folds the statistics of a batch normalisation into its scale.
 FOLDED_STATISTICS = re.compile(r"\.norm\.running_(mean|var)$")
-LAST = "last_checkpoint"                    # the file that names the newest checkpoint of a run
 LISTED = 10                                 # keys of each kind that an error names
 
 
@@ -125,12 +126,15 @@ class StrictCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with loading that says what does not fit.
 
     partial: load what fits and warn about the rest. whole_model: a backbone alone does not do; ``partial`` is ignored.
-    remarks: further entries of every file that is saved, name -> what Python's own types can express.
+    remarks: further entries of every file that is saved, name -> what Python's own types can express. data_config: how
+    the model is given its images, which weights that say how they want them are held against.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, partial: bool = False, whole_model: bool = False,
-                 remarks: Mapping[str, Any] | None = None, **checkpointables: Any):
+                 remarks: Mapping[str, Any] | None = None, data_config: DataConfig | None = None,
+                 **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
+        self.data_config = data_config
         self.partial, self.whole_model, self.remarks = partial, whole_model, dict(remarks or {})
 
     def save(self, name: str, **entries: Any) -> None:
@@ -149,7 +153,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         write_whole(os.path.join(self.save_dir, LAST), lambda file: file.write(f"{name}.pth".encode()))
 
     def load(self, path: str, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
-        """Fill the model from ``path`` ("" leaves it as it is) and restore ``checkpointables`` (None: all of them).
+        """Fill the model from ``path``, whatever `read_weights` knows ("" leaves the model as it is), and restore
+        ``checkpointables`` (None: all of them).
 
         Returns what else the file holds. Raises CheckpointError, and leaves the model alone, if the file does not fit.
         """
@@ -174,7 +179,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         damage = None
         if named:
             try:
-                return named, read_checkpoint(local_path(named))
+                return named, read_weights(named)
             except CheckpointError as error:
                 damage = error
         others = {path: self._iteration(path) for path in self._saved_files() if path != named}
@@ -214,7 +219,11 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load(self, path, restored, *, whole_model):
         self.logger.info("Loading %s", path)
-        return self._restore(path, read_checkpoint(local_path(path)), restored, whole_model=whole_model)
+        checkpoint = read_weights(path)
+        data_config = checkpoint.pop("data_config", None)
+        if data_config is not None and self.data_config is not None:
+            data_config.check(path, self.data_config)
+        return self._restore(path, checkpoint, restored, whole_model=whole_model)
 
     def _restore(self, path, checkpoint, restored, *, whole_model):
         absent = [name for name in restored if name not in checkpoint]

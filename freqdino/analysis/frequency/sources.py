@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from freqdino.analysis.frequency.ground_truth import category_labels
-from freqdino.checkpoint.files import local_path, read_checkpoint
+from freqdino.checkpoint import read_weights
 from freqdino.config import load_config
 from freqdino.data import build_mapper, register_custom_datasets
 from freqdino.data.image_files import find_records
@@ -94,7 +94,7 @@ class TimmModel:
             raise ValueError(f"--timm {name}: {error}") from error
         if weights:
             try:
-                self.model.load_state_dict(read_checkpoint(local_path(weights))["model"])
+                self.model.load_state_dict(read_weights(weights)["model"])
             except RuntimeError as error:
                 raise ValueError(f"{weights} does not fit {name}: {error}") from error
         _, *self.size = self.model.pretrained_cfg["input_size"]
