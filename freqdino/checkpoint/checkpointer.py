@@ -1,9 +1,9 @@
 """Loading weights into a model, never silently: what does not fit is an error that lists it.
 
 Two kinds of checkpoint are told apart by their keys. A backbone's (ImageNet weights) must fill the backbone; a model's
-must fill the whole model. ``MODEL.WEIGHTS_PARTIAL True`` loads what fits of either and lists the rest. Both published
-styles of Mask2Former's keys load; which one a file has is read off the keys, since its version metadata is often lost.
-A ResNet's weights load by Detectron2's names and by torchvision's.
+must fill the whole model, but for its class layers (`class_rows`). ``MODEL.WEIGHTS_PARTIAL True`` loads what fits of
+either and lists the rest. Both published styles of Mask2Former's keys load; which one a file has is read off the keys,
+since its version metadata is often lost. A ResNet's weights load by Detectron2's names and by torchvision's.
 """
 import os
 import re
@@ -18,6 +18,7 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
+from freqdino.checkpoint.class_rows import ClassChange, change_classes, class_tables, layer_of
 from freqdino.checkpoint.data_config import DataConfig
 from freqdino.checkpoint.files import LAST, read_checkpoint, write_whole
 from freqdino.checkpoint.names.mask2former import upgrade_keys
@@ -50,6 +51,7 @@ class Fit:
     left_out: list = field(default_factory=list)        # missing or unexpected as it should be, such as a classifier
     neutral: list = field(default_factory=list)         # of frequency modules, not in a plain network's checkpoint
     unconvertible: list = field(default_factory=list)   # why entries of a plain network cannot become a module's
+    class_change: ClassChange | None = None             # where the checkpoint is of a model with other classes
 
     def problems(self) -> list[str]:
         """A line for each kind of problem with its count and first names; empty if the checkpoint fits."""
@@ -76,11 +78,13 @@ def backbone_prefix(keys: Iterable[str], model: nn.Module) -> str | None:
     return best if hits[best] else None
 
 
-def fit_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], *, whole_model: bool = False) -> Fit:
+def fit_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], *, whole_model: bool = False,
+                   classes: Mapping[str, Any] | None = None) -> Fit:
     """Hold the tensors of `read_checkpoint` against ``model``.
 
     A plain network's entries become those of the frequency modules in its place (`adapt_plain_state` of
-    `freqdino.frequency.plain_state`). ``whole_model``: neither they nor a backbone alone are enough.
+    `freqdino.frequency.plain_state`). ``whole_model``: neither they nor a backbone alone are enough, nor are
+    other classes. ``classes``: the model's class tables, by which rows of class layers are carried over (`class_rows`).
     """
     targets = model.state_dict(keep_vars=True)
     tensors = upgrade_keys(checkpoint["model"], targets)
@@ -108,7 +112,17 @@ def fit_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], *, whole_mod
         expected = (COMPUTED.search(key) or (fit.part and OUTPUT_LAYERS.match(key[inside:]))
                     or (checkpoint["caffe2"] and FOLDED_STATISTICS.search(key)))
         (fit.left_out if expected else fit.missing).append(key)
+    if not (whole_model or fit.part or fit.missing or fit.unexpected or any(map(not_of_classes, fit.mismatched))):
+        fit.class_change = change_classes(tensors, targets, class_tables(checkpoint), classes or {})
+    if fit.class_change:
+        fit.mismatched.clear()
+        fit.matching = {key: tensor for key, tensor in fit.matching.items() if key not in fit.class_change.anew}
+        fit.matching.update(fit.class_change.tensors)
     return fit
+
+
+def not_of_classes(key: str) -> bool:
+    return layer_of(key) is None
 
 
 def _adapt_plain_entries(model, tensors, fit):
@@ -256,7 +270,8 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _fill_model(self, path, checkpoint, *, whole_model):
         name = type(self.model).__name__
         try:
-            fit = fit_checkpoint(self.model, self._with_model_names(checkpoint), whole_model=whole_model)
+            fit = fit_checkpoint(self.model, self._with_model_names(checkpoint), whole_model=whole_model,
+                                 classes=self.remarks.get("classes"))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
         problems = fit.problems()
@@ -271,6 +286,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         if problems:
             loaded = f"MODEL.WEIGHTS_PARTIAL: loaded {len(fit.matching)} tensors of {path}"
             self.logger.warning("\n  ".join([loaded, *problems]))
+        if fit.class_change:
+            self.logger.info(fit.class_change.line(path))
         if fit.part:
             self.logger.info("Filled %s only; the other parts start from random weights", fit.part[:-1])
         if fit.neutral:

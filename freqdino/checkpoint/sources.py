@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import Detectron2Handler
 
 from freqdino.checkpoint.data_config import CAFFE, IMAGENET, DataConfig
@@ -63,8 +64,14 @@ def model_zoo() -> Mapping[str, str]:
     """Name of a configuration in Detectron2's model zoo, without .yaml -> the address of its weights."""
     from detectron2.model_zoo.model_zoo import _ModelZooUrls  # here: it imports pkg_resources, which may be missing
 
+    configs = files("detectron2.model_zoo") / "configs"     # weights of configurations in Python are left out
     return {name: f"{_ModelZooUrls.S3_PREFIX}{name}/{suffix}"
-            for name, suffix in _ModelZooUrls.CONFIG_PATH_TO_URL_SUFFIX.items()}
+            for name, suffix in _ModelZooUrls.CONFIG_PATH_TO_URL_SUFFIX.items() if (configs / f"{name}.yaml").is_file()}
+
+
+def is_there(path: str) -> bool:
+    """Whether there is a file or folder of this name, which then comes before all that the name may stand for."""
+    return os.path.exists(os.path.expanduser(path))
 
 
 def address_of(name: str) -> str:
@@ -78,7 +85,7 @@ def address_of(name: str) -> str:
         return Detectron2Handler.S3_DETECTRON2_PREFIX + name.removeprefix(Detectron2Handler.PREFIX).partition("?")[0]
     if "://" in name:
         return name.removesuffix("?matching_heuristics=True")
-    if os.path.exists(os.path.expanduser(name)):
+    if is_there(name):
         return name
     if name in published():
         entry = published()[name]
@@ -117,10 +124,32 @@ def sha256_in_name(url: str) -> str:
     return match[1] if match else ""
 
 
+@cache
+def _zoo_config(name: str) -> CfgNode:
+    from detectron2.model_zoo import get_config  # its own loading: some of its files hold expressions
+
+    return get_config(name)
+
+
+def known_dataset(name: str) -> str | None:
+    """The data set, by its name in the catalogue, whose classes published weights have; None where unknown."""
+    if is_there(name):
+        return None
+    if name in published():
+        return published()[name].get("dataset")
+    if name.endswith(".yaml") and name.removesuffix(".yaml") in model_zoo():
+        return _zoo_config(name).DATASETS.TRAIN[0]
+    return None
+
+
 def known_data_config(name: str) -> DataConfig | None:
     """How the weights of a name that `address_of` knows want their images; None where that is not known."""
+    if is_there(name):
+        return None
     if name in published():
         return IMAGENET
+    if name.endswith(".yaml") and name.removesuffix(".yaml") in model_zoo():
+        return DataConfig.of(_zoo_config(name))
     address = address_of(name)
     for folder, config in _DETECTRON2_BACKBONES.items():
         if address.startswith(Detectron2Handler.S3_DETECTRON2_PREFIX + folder):

@@ -8,7 +8,9 @@ import os
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
+from freqdino.checkpoint.class_rows import CLASS_TABLES
 from freqdino.checkpoint.files import local_path, read_checkpoint
 from freqdino.checkpoint.hubs import (
     hub_weights,
@@ -17,7 +19,7 @@ from freqdino.checkpoint.hubs import (
     torchvision_weights,
     transformers_folder,
 )
-from freqdino.checkpoint.sources import address_of, known_data_config
+from freqdino.checkpoint.sources import address_of, known_data_config, known_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +41,13 @@ def read_weights(name: str) -> dict[str, Any]:
     if "://" not in address and os.path.isdir(folder) and is_transformers_folder(folder):
         return transformers_folder(folder)
     contents = read_checkpoint(local_path(name))
-    data_config = known_data_config(name)
-    return contents if data_config is None else {**contents, "data_config": data_config}
+    data_config, dataset = known_data_config(name), known_dataset(name)
+    if data_config is not None:
+        contents["data_config"] = data_config
+    if dataset is not None:
+        metadata = MetadataCatalog.get(dataset).as_dict()
+        contents.setdefault("classes", {key: metadata[key] for key in CLASS_TABLES if key in metadata})
+    return contents
 
 
 def starting_weights(cfg: CfgNode) -> str:

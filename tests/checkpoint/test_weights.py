@@ -5,6 +5,7 @@ import re
 import pytest
 import timm
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_backbone
 from safetensors.torch import save
 from torch import nn
@@ -12,7 +13,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from freqdino.checkpoint import DataConfig, StrictCheckpointer, read_weights, starting_weights
 from freqdino.checkpoint.files import local_path
-from freqdino.checkpoint.sources import address_of, known_data_config, model_zoo, published
+from freqdino.checkpoint.sources import address_of, known_data_config, known_dataset, model_zoo, published
 from freqdino.config import load_config
 from freqdino.errors import CheckpointError
 from helpers.paths import CONFIGS
@@ -130,6 +131,16 @@ def test_names_of_the_model_zoo():
     name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
     assert address_of(f"{name}.yaml") == model_zoo()[name]
     assert address_of(f"{name}.yaml").startswith(f"https://dl.fbaipublicfiles.com/detectron2/{name}/137849600/model_fi")
+
+
+def test_what_the_model_zoo_and_published_weights_say_of_their_classes():
+    for name in model_zoo():
+        assert known_dataset(f"{name}.yaml") in MetadataCatalog, name
+        assert known_data_config(f"{name}.yaml").channels in ("BGR", "RGB"), name
+    assert known_dataset("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml") == "coco_2017_train"
+    assert known_dataset("mask2former_r50_ade20k_semantic") == "ade20k_sem_seg_train"
+    for name in published():
+        assert known_dataset(name) is None or known_dataset(name) in MetadataCatalog, name
 
 
 def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
