@@ -77,7 +77,7 @@ def transformers_folder(path: str) -> dict[str, Any]:
 
 def hub_weights(name: str) -> dict[str, Any]:
     """Contents of the Hugging Face hub's model ``name``: <owner>/<name>, or <owner>/<name>@<revision>."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     repository, _, revision = name.partition("@")
@@ -94,6 +94,8 @@ def hub_weights(name: str) -> dict[str, Any]:
             raise CheckpointError(f"hf://{name}: the hub has no model of this name, or asks for a token (HF_TOKEN)"
                                   f"{_nearest_on_hub(repository)}") from error
         except LocalEntryNotFoundError as error:        # no answer, and not in the cache either
+            if try_to_load_from_cache(repository, file, revision=revision or "main") is _CACHED_NO_EXIST:
+                return None                             # the hub once said that it has no such file
             raise CheckpointError(f"hf://{name}: {file} cannot be fetched ({_first_line(error)})" + ADVICE.format(
                 what=f"{CONFIG}, {PROCESSOR} and {WEIGHTS[0]} of https://huggingface.co/{repository} into one folder"
             ).replace("its path", "that folder")) from error
