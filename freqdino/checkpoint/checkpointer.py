@@ -20,7 +20,7 @@ from torch import nn
 
 from freqdino.checkpoint.class_rows import ClassChange, change_classes, class_tables, layer_of
 from freqdino.checkpoint.data_config import DataConfig
-from freqdino.checkpoint.files import LAST, read_checkpoint, write_whole
+from freqdino.checkpoint.files import HUB_SCHEMES, LAST, read_checkpoint, write_whole
 from freqdino.checkpoint.names.mask2former import upgrade_keys
 from freqdino.checkpoint.names.torchvision_resnet import is_torchvision_resnet, with_detectron2_resnet_names
 from freqdino.checkpoint.weights import read_weights
@@ -279,6 +279,9 @@ class StrictCheckpointer(DetectionCheckpointer):
             part = f"the {fit.part[:-1]} of {name}" if fit.part else name
             remedy = ("The configuration must be the one that the checkpoint was trained with." if whole_model else
                       "To load what fits and train the rest from random weights: MODEL.WEIGHTS_PARTIAL True.")
+            if path.startswith(HUB_SCHEMES):
+                remedy += (f" Where the names alone differ: python tools/convert_weights.py {path} NEW.pth "
+                           "--config-file FILE.")
             raise CheckpointError("\n  ".join([f"{path} does not fit {part}:", *problems]) + f"\n{remedy}")
         if not fit.matching.keys() - fit.neutral:
             raise CheckpointError(f"{path}: nothing in it fits {name}")

@@ -102,6 +102,18 @@ def test_torchvision_by_name(published_resnet):
     assert torch.equal(backbone.res2[1].conv2.norm.bias, published_resnet.layer1[1].bn2.bias)
 
 
+def test_timms_resnet_in_detectron2s(hub):
+    network = timm.create_model("resnet18")
+    hub("timm/resnet18.a1_in1k", {"model.safetensors": save(network.state_dict())})
+    backbone = model_from([*RESNET, *IMAGENET], "timm://resnet18.a1_in1k").backbone
+    assert torch.equal(backbone.res5[0].shortcut.norm.running_var, network.layer4[0].downsample[1].running_var)
+
+
+def test_a_network_of_another_kind_says_how_names_are_converted(published_network):
+    with pytest.raises(CheckpointError, match=f"convert_weights.py timm://{NETWORK} NEW.pth --config-file FILE"):
+        model_from([*RESNET, *HALF], f"timm://{NETWORK}")
+
+
 def test_torchvision_in_another_channel_order(published_resnet):
     with pytest.raises(CheckpointError, match=r"Set INPUT.FORMAT RGB \(here BGR\): INPUT.FORMAT RGB$"):
         model_from([*RESNET, *IMAGENET[:4], "INPUT.FORMAT", "BGR"], "torchvision://ResNet18_Weights.IMAGENET1K_V1")
