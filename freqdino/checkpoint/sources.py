@@ -100,7 +100,8 @@ def address_of(name: str) -> str:
         raise CheckpointError(f"{name}: Detectron2's model zoo has no such weights{nearest(name, zoo, '.yaml')}")
     if PLAIN_NAME.fullmatch(name) and not os.path.splitext(name)[1]:
         raise CheckpointError(f"{name}: no such file, and no published weights of this name"
-                              f"{nearest(name, published())}. Set MODEL.WEIGHTS to a path, an address or one of these.")
+                              f"{nearest(name, published())}. Set MODEL.WEIGHTS to a path, an address or one of "
+                              f"{', '.join(published())}.")
     return name
 
 

@@ -1,7 +1,10 @@
 """Names of weights: the hubs' own loading against a server of this machine, run folders, and what wrong names say."""
 import hashlib
+import pickle
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,6 +15,7 @@ from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
 
 from freqdino.checkpoint import DataConfig, StrictCheckpointer, read_weights, starting_weights
+from freqdino.checkpoint.download import cache_path
 from freqdino.checkpoint.files import local_path
 from freqdino.checkpoint.sources import address_of, known_data_config, known_dataset, model_zoo, published
 from freqdino.config import load_config
@@ -153,6 +157,16 @@ def test_what_the_model_zoo_and_published_weights_say_of_their_classes():
     assert known_dataset("mask2former_r50_ade20k_semantic") == "ade20k_sem_seg_train"
     for name in published():
         assert known_dataset(name) is None or known_dataset(name) in MetadataCatalog, name
+
+
+def test_weights_of_the_model_zoo_come_with_the_names_of_their_classes():
+    name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
+    path = Path(cache_path(address_of(name)))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps({"model": {"a": np.ones(2)}}))
+    contents = read_weights(name)
+    assert contents["classes"]["thing_classes"][:2] == ["person", "bicycle"]
+    assert contents["data_config"].channels == "BGR" and contents["data_config"].std == (1.0, 1.0, 1.0)
 
 
 def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
