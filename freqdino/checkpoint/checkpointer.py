@@ -237,6 +237,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         data_config = checkpoint.pop("data_config", None)
         if data_config is not None and self.data_config is not None:
             data_config.check(path, self.data_config)
+        if checkpoint.pop("stride_in_3x3", False):
+            self._warn_of_strides("transformers")
         return self._restore(path, checkpoint, restored, whole_model=whole_model)
 
     def _restore(self, path, checkpoint, restored, *, whole_model):
@@ -261,11 +263,14 @@ class StrictCheckpointer(DetectionCheckpointer):
             return checkpoint
         self.logger.info("The names are those of torchvision's ResNet, whose weights are for RGB images that are "
                          "normalised by ImageNet's mean and standard deviation")
+        self._warn_of_strides("torchvision")
+        return {**checkpoint, "model": with_detectron2_resnet_names(tensors)}
+
+    def _warn_of_strides(self, library):
         blocks = [module for module in self.model.modules() if isinstance(module, BottleneckBlock)]
         if any(block.conv1.stride != (1, 1) for block in blocks):
-            self.logger.warning("torchvision's weights are for bottlenecks with the stride in their 3 x 3 convolution: "
-                                "set MODEL.RESNETS.STRIDE_IN_1X1 False")
-        return {**checkpoint, "model": with_detectron2_resnet_names(tensors)}
+            self.logger.warning("The weights of %s are for bottlenecks with the stride in their 3 x 3 convolution: set "
+                                "MODEL.RESNETS.STRIDE_IN_1X1 False", library)
 
     def _fill_model(self, path, checkpoint, *, whole_model):
         name = type(self.model).__name__

@@ -106,6 +106,14 @@ def test_images_that_are_given_otherwise(saved):
         our_model(folder, {**options, "INPUT.FORMAT": "BGR"})
 
 
+def test_bottlenecks_with_their_stride_elsewhere_are_said(saved, caplog):
+    _, folder, options = saved
+    our_model(folder, options)
+    assert "STRIDE_IN_1X1" not in caplog.text
+    our_model(folder, {**options, "MODEL.RESNETS.STRIDE_IN_1X1": True})
+    assert ("The weights of transformers are for bottlenecks" in caplog.text) == ("MODEL.RESNETS.DEPTH" in options)
+
+
 def test_rows_of_classes_by_the_names_in_config_json(saved):
     _, folder, options = saved
     model = small_model({**options, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2})
