@@ -35,6 +35,7 @@ setup(
     packages=[*find_packages(include=["freqdino", "freqdino.*"]), "freqdino.configs"],
     package_dir={"freqdino.configs": "configs"},
     package_data={"freqdino": ["py.typed", "ARCHITECTURE.md"], "freqdino.data": ["categories/*.json"],
+                  "freqdino.checkpoint": ["published.json"],
                   "freqdino.configs": ["README.md", "**/*.yaml"]},
     entry_points={"console_scripts": [f"{name} = freqdino.commands.{function}" for name, function in COMMANDS.items()]},
     python_requires=">=3.10",

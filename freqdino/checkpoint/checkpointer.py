@@ -1,9 +1,9 @@
 """Loading weights into a model, never silently: what does not fit is an error that lists it.
 
 Two kinds of checkpoint are told apart by their keys. A backbone's (ImageNet weights) must fill the backbone; a model's
-must fill the whole model. ``MODEL.WEIGHTS_PARTIAL True`` loads what fits of either and lists the rest. Both published
-styles of Mask2Former's keys load; which one a file has is read off the keys, since its version metadata is often lost.
-A ResNet's weights load by Detectron2's names and by torchvision's.
+must fill the whole model, but for its class layers (`class_rows`). ``MODEL.WEIGHTS_PARTIAL True`` loads what fits of
+either and lists the rest. Both published styles of Mask2Former's keys load; which one a file has is read off the keys,
+since its version metadata is often lost. A ResNet's weights load by Detectron2's names and by torchvision's.
 """
 import os
 import re
@@ -18,9 +18,12 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
-from freqdino.checkpoint.files import local_path, read_checkpoint, write_whole
+from freqdino.checkpoint.class_rows import ClassChange, change_classes, class_tables, layer_of
+from freqdino.checkpoint.data_config import DataConfig
+from freqdino.checkpoint.files import HUB_SCHEMES, LAST, read_checkpoint, write_whole
 from freqdino.checkpoint.names.mask2former import upgrade_keys
 from freqdino.checkpoint.names.torchvision_resnet import is_torchvision_resnet, with_detectron2_resnet_names
+from freqdino.checkpoint.weights import read_weights
 from freqdino.errors import CheckpointError, first_few
 from freqdino.frequency.plain_state import modules_with_prefixes
 
@@ -33,7 +36,6 @@ CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\
 OUTPUT_LAYERS = re.compile(r"^(norm\d|neck)\.")
 # Caffe2 folds the statistics of a batch normalisation into its scale.
 FOLDED_STATISTICS = re.compile(r"\.norm\.running_(mean|var)$")
-LAST = "last_checkpoint"                    # the file that names the newest checkpoint of a run
 LISTED = 10                                 # keys of each kind that an error names
 
 
@@ -49,6 +51,7 @@ class Fit:
     left_out: list = field(default_factory=list)        # missing or unexpected as it should be, such as a classifier
     neutral: list = field(default_factory=list)         # of frequency modules, not in a plain network's checkpoint
     unconvertible: list = field(default_factory=list)   # why entries of a plain network cannot become a module's
+    class_change: ClassChange | None = None             # where the checkpoint is of a model with other classes
 
     def problems(self) -> list[str]:
         """A line for each kind of problem with its count and first names; empty if the checkpoint fits."""
@@ -75,11 +78,13 @@ def backbone_prefix(keys: Iterable[str], model: nn.Module) -> str | None:
     return best if hits[best] else None
 
 
-def fit_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], *, whole_model: bool = False) -> Fit:
+def fit_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], *, whole_model: bool = False,
+                   classes: Mapping[str, Any] | None = None) -> Fit:
     """Hold the tensors of `read_checkpoint` against ``model``.
 
     A plain network's entries become those of the frequency modules in its place (`adapt_plain_state` of
-    `freqdino.frequency.plain_state`). ``whole_model``: neither they nor a backbone alone are enough.
+    `freqdino.frequency.plain_state`). ``whole_model``: neither they nor a backbone alone are enough, nor are
+    other classes. ``classes``: the model's class tables, by which rows of class layers are carried over (`class_rows`).
     """
     targets = model.state_dict(keep_vars=True)
     tensors = upgrade_keys(checkpoint["model"], targets)
@@ -107,7 +112,17 @@ def fit_checkpoint(model: nn.Module, checkpoint: Mapping[str, Any], *, whole_mod
         expected = (COMPUTED.search(key) or (fit.part and OUTPUT_LAYERS.match(key[inside:]))
                     or (checkpoint["caffe2"] and FOLDED_STATISTICS.search(key)))
         (fit.left_out if expected else fit.missing).append(key)
+    if not (whole_model or fit.part or fit.missing or fit.unexpected or any(map(not_of_classes, fit.mismatched))):
+        fit.class_change = change_classes(tensors, targets, class_tables(checkpoint), classes or {})
+    if fit.class_change:
+        fit.mismatched.clear()
+        fit.matching = {key: tensor for key, tensor in fit.matching.items() if key not in fit.class_change.anew}
+        fit.matching.update(fit.class_change.tensors)
     return fit
+
+
+def not_of_classes(key: str) -> bool:
+    return layer_of(key) is None
 
 
 def _adapt_plain_entries(model, tensors, fit):
@@ -125,12 +140,15 @@ class StrictCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with loading that says what does not fit.
 
     partial: load what fits and warn about the rest. whole_model: a backbone alone does not do; ``partial`` is ignored.
-    remarks: further entries of every file that is saved, name -> what Python's own types can express.
+    remarks: further entries of every file that is saved, name -> what Python's own types can express. data_config: how
+    the model is given its images, which weights that say how they want them are held against.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, partial: bool = False, whole_model: bool = False,
-                 remarks: Mapping[str, Any] | None = None, **checkpointables: Any):
+                 remarks: Mapping[str, Any] | None = None, data_config: DataConfig | None = None,
+                 **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
+        self.data_config = data_config
         self.partial, self.whole_model, self.remarks = partial, whole_model, dict(remarks or {})
 
     def save(self, name: str, **entries: Any) -> None:
@@ -149,7 +167,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         write_whole(os.path.join(self.save_dir, LAST), lambda file: file.write(f"{name}.pth".encode()))
 
     def load(self, path: str, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
-        """Fill the model from ``path`` ("" leaves it as it is) and restore ``checkpointables`` (None: all of them).
+        """Fill the model from ``path``, whatever `read_weights` knows ("" leaves the model as it is), and restore
+        ``checkpointables`` (None: all of them).
 
         Returns what else the file holds. Raises CheckpointError, and leaves the model alone, if the file does not fit.
         """
@@ -174,7 +193,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         damage = None
         if named:
             try:
-                return named, read_checkpoint(local_path(named))
+                return named, read_weights(named)
             except CheckpointError as error:
                 damage = error
         others = {path: self._iteration(path) for path in self._saved_files() if path != named}
@@ -214,7 +233,13 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load(self, path, restored, *, whole_model):
         self.logger.info("Loading %s", path)
-        return self._restore(path, read_checkpoint(local_path(path)), restored, whole_model=whole_model)
+        checkpoint = read_weights(path)
+        data_config = checkpoint.pop("data_config", None)
+        if data_config is not None and self.data_config is not None:
+            data_config.check(path, self.data_config)
+        if checkpoint.pop("stride_in_3x3", False):
+            self._warn_of_strides("transformers")
+        return self._restore(path, checkpoint, restored, whole_model=whole_model)
 
     def _restore(self, path, checkpoint, restored, *, whole_model):
         absent = [name for name in restored if name not in checkpoint]
@@ -238,16 +263,20 @@ class StrictCheckpointer(DetectionCheckpointer):
             return checkpoint
         self.logger.info("The names are those of torchvision's ResNet, whose weights are for RGB images that are "
                          "normalised by ImageNet's mean and standard deviation")
+        self._warn_of_strides("torchvision")
+        return {**checkpoint, "model": with_detectron2_resnet_names(tensors)}
+
+    def _warn_of_strides(self, library):
         blocks = [module for module in self.model.modules() if isinstance(module, BottleneckBlock)]
         if any(block.conv1.stride != (1, 1) for block in blocks):
-            self.logger.warning("torchvision's weights are for bottlenecks with the stride in their 3 x 3 convolution: "
-                                "set MODEL.RESNETS.STRIDE_IN_1X1 False")
-        return {**checkpoint, "model": with_detectron2_resnet_names(tensors)}
+            self.logger.warning("The weights of %s are for bottlenecks with the stride in their 3 x 3 convolution: set "
+                                "MODEL.RESNETS.STRIDE_IN_1X1 False", library)
 
     def _fill_model(self, path, checkpoint, *, whole_model):
         name = type(self.model).__name__
         try:
-            fit = fit_checkpoint(self.model, self._with_model_names(checkpoint), whole_model=whole_model)
+            fit = fit_checkpoint(self.model, self._with_model_names(checkpoint), whole_model=whole_model,
+                                 classes=self.remarks.get("classes"))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
         problems = fit.problems()
@@ -255,6 +284,9 @@ class StrictCheckpointer(DetectionCheckpointer):
             part = f"the {fit.part[:-1]} of {name}" if fit.part else name
             remedy = ("The configuration must be the one that the checkpoint was trained with." if whole_model else
                       "To load what fits and train the rest from random weights: MODEL.WEIGHTS_PARTIAL True.")
+            if path.startswith(HUB_SCHEMES):
+                remedy += (f" Where the names alone differ: python tools/convert_weights.py {path} NEW.pth "
+                           "--config-file FILE.")
             raise CheckpointError("\n  ".join([f"{path} does not fit {part}:", *problems]) + f"\n{remedy}")
         if not fit.matching.keys() - fit.neutral:
             raise CheckpointError(f"{path}: nothing in it fits {name}")
@@ -262,6 +294,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         if problems:
             loaded = f"MODEL.WEIGHTS_PARTIAL: loaded {len(fit.matching)} tensors of {path}"
             self.logger.warning("\n  ".join([loaded, *problems]))
+        if fit.class_change:
+            self.logger.info(fit.class_change.line(path))
         if fit.part:
             self.logger.info("Filled %s only; the other parts start from random weights", fit.part[:-1])
         if fit.neutral:

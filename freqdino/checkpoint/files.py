@@ -10,7 +10,6 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,28 +18,62 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.utils.file_io import PathManager
 from torch import _utils as torch_utils
 
+from freqdino.checkpoint.download import cache_path, fetch
 from freqdino.checkpoint.names.version_0_1 import current_name
-from freqdino.checkpoint.sources import source_of
+from freqdino.checkpoint.sources import address_of, known_sha256, nearest, source_of
+from freqdino.checkpoint.whole_files import written_whole
 from freqdino.errors import CheckpointError
 
+HUB_SCHEMES = ("torchvision://", "timm://", "hf://")     # of `freqdino.checkpoint.weights`, which reads these itself
+LAST = "last_checkpoint"                    # the file that names the newest checkpoint of a run
 TENSOR_ENTRIES = ("model", "state_dict", "model_state", "blobs")    # Detectron2, timm and mmseg, pycls, Caffe2
 
 
 def local_path(path: str) -> str:
-    """A file on this machine for a path or a URL (detectron2:// and the other schemes of Detectron2's PathManager)."""
-    if "://" in path:
-        url = path.partition("?")[0]        # Detectron2 allows ?matching_heuristics=True; here the keys decide that
+    """A file on this machine for a path, the folder of a run, a name that `address_of` knows, or an address.
+
+    Addresses: https://, http://, detectron2:// and the other schemes of Detectron2's PathManager. An address may end in
+    #sha256=<digits>, which its file is held against. What is fetched is kept, see `freqdino.checkpoint.download`.
+    Raises CheckpointError where there is none; the message says what to do.
+    """
+    url = address_of(path)
+    if url.startswith(("https://", "http://")):
+        url, _, sha256 = url.partition("#sha256=")
+        return fetch(url, cache_path(url), sha256=sha256 or known_sha256(url))
+    if "://" in url:
+        scheme = url.partition("://")[0] + "://"
+        known = [*HUB_SCHEMES, *PathManager._path_handlers]
+        if not url.startswith(tuple(PathManager._path_handlers)):
+            raise CheckpointError(f"{path}: no weights come by {scheme}{nearest(scheme, known)}")
         try:
             path = PathManager.get_local_path(url)
-        except OSError as error:
-            raise CheckpointError(f"{url}: the download failed ({error}). Fetch the file elsewhere and set "
-                                  "MODEL.WEIGHTS to its path, or set MODEL.WEIGHTS \"\" to start from random "
-                                  "weights.") from error
+        except (OSError, KeyError) as error:    # KeyError: a name that Detectron2's catalogue does not have
+            raise CheckpointError(f"{url}: the download failed ({error or type(error).__name__}). Fetch the file "
+                                  'elsewhere and set MODEL.WEIGHTS to its path, or set MODEL.WEIGHTS "" to start from '
+                                  "random weights.") from error
     path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        return run_checkpoint(path)
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such checkpoint file. {source_of(path)}Set MODEL.WEIGHTS to the path of "
                               "one, or to \"\" to start from random weights.")
     return path
+
+
+def run_checkpoint(folder: str, *, averaged: bool = True) -> str:
+    """The final checkpoint of a run's folder, else the last one written; with ``averaged`` the averaged weights first.
+
+    Raises CheckpointError where the folder has none.
+    """
+    names = [*(["model_final_ema.pth"] if averaged else []), "model_final.pth"]
+    last = os.path.join(folder, LAST)
+    if os.path.isfile(last):
+        with open(last, encoding="utf-8") as file:
+            names.append(file.read().strip())
+    for name in names:
+        if os.path.isfile(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    raise CheckpointError(f"{folder} holds no checkpoint ({', '.join(names)})")
 
 
 def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
@@ -48,20 +81,13 @@ def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
 
     Raises CheckpointError, with the file's name, where that fails, as on a full disk.
     """
-    unfinished = f"{path}.unfinished"
     try:
-        with open(unfinished, "wb") as file:
+        with written_whole(path) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:    # torch.save turns what its file raises into RuntimeError
         reason = error if isinstance(error, OSError) or not error.__context__ else error.__context__
         raise CheckpointError(f"{path} cannot be written ({getattr(reason, 'strerror', None) or reason}); "
                               "what was saved before is whole") from error
-    finally:
-        with suppress(OSError):
-            os.unlink(unfinished)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

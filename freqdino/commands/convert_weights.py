@@ -21,6 +21,7 @@ backbone's weights, of its backbone) is filled, and the configuration agrees wit
 the exit status is 1 and the message names what differs. Files that would run code when read are refused.
 """
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         __doc__,
         usage="%(prog)s SOURCE TARGET --config-file FILE [--format NAME] [--rename PATTERN REPLACEMENT] "
               "[--partial] [--dry-run] [KEY VALUE ...]")
-    parser.add_argument("source", help="the checkpoint: .pth, .pt, .pkl or .safetensors")
+    parser.add_argument("source", help="the checkpoint: .pth, .pt, .pkl or .safetensors, or any other "
+                        "name that MODEL.WEIGHTS may have")
     parser.add_argument("target", type=Path, help="the file to write: .pth (torch.save) or .pkl (numpy arrays)")
     parser.add_argument("--config-file", required=True, help="configuration of the model that the weights are for")
     parser.add_argument("--format", choices=FORMATS, help="of the source (default: recognised)")
@@ -60,7 +62,7 @@ def work(args: argparse.Namespace) -> None:
     need_detectron2()
     from detectron2.modeling import build_model
 
-    from freqdino.checkpoint import local_path, read_checkpoint
+    from freqdino.checkpoint import read_weights
     from freqdino.checkpoint.names.mask2former import upgrade_keys
     from freqdino.config import load_config
     from freqdino.conversion import report
@@ -70,15 +72,14 @@ def work(args: argparse.Namespace) -> None:
     from freqdino.conversion.requirements import applicable_requirements
     from freqdino.data import register_custom_datasets
 
-    source = local_path(args.source)
     if not args.dry_run:
         if not args.target.parent.is_dir():
             raise ConversionError(f"{args.target.parent}: no such folder")
-        if args.target.exists() and args.target.samefile(source):
+        if args.target.exists() and os.path.exists(args.source) and args.target.samefile(args.source):
             raise ConversionError(f"{args.target}: is the source itself")
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_weights(args.source)
     if checkpoint["caffe2"]:
-        raise ConversionError(f"{source}: Caffe2's weights load as they are; set MODEL.WEIGHTS to the file")
+        raise ConversionError(f"{args.source}: Caffe2's weights load as they are; set MODEL.WEIGHTS to the file")
     cfg = load_config(args.config_file, [*args.options, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "",
                                          "SOLVER.AMP.ENABLED", False])
     register_custom_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
@@ -94,7 +95,8 @@ def work(args: argparse.Namespace) -> None:
     print("\n".join(report.summary(conversion, family)))
     for requirement in applicable_requirements(family, list(tensors), cfg):
         print(f"needs: {requirement.option} {requirement.value}")
-    others = [name for name in checkpoint if name not in ("model", "caffe2")]
+    others = [name for name in checkpoint if name not in ("model", "caffe2", "data_config", "class_names",
+                                                       "stride_in_3x3")]
     if others:
         print(f"not weights, left: {', '.join(map(str, others))}")
 

@@ -153,6 +153,8 @@ RULES = (
     Rule(("MODEL.SWIN.*",), "read", "by MODEL.BACKBONE.NAME D2SwinTransformer", _backbone("SWIN")),
     Rule(("MODEL.VIT.*",), "read", "by MODEL.BACKBONE.NAME build_vit_backbone", _backbone("VIT")),
     Rule(("MODEL.MIT.*",), "read", "by MODEL.BACKBONE.NAME build_mit_backbone", _backbone("MIT")),
+    Rule(("MODEL.TIMM.PRETRAINED",), "read", "in training, by MODEL.BACKBONE.NAME build_timm_backbone, where "
+         "MODEL.WEIGHTS is empty", _backbone("TIMM")),
     Rule(("MODEL.TIMM.*",), "read", "by MODEL.BACKBONE.NAME build_timm_backbone", _backbone("TIMM")),
     # Training pictures
     Rule(("INPUT.IMAGE_SIZE", "INPUT.MIN_SCALE", "INPUT.MAX_SCALE"), "read",

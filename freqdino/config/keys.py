@@ -198,6 +198,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     # Any network of timm that has maps of strides 4, 8, 16 and 32; weights come from MODEL.WEIGHTS.
     "MODEL.TIMM": {
         "NAME": "convnext_tiny",
+        "PRETRAINED": False,                # True with MODEL.WEIGHTS "": timm's weights, as MODEL.WEIGHTS timm://<NAME>
         "DROP_PATH_RATE": 0.0,              # 0: as timm has it for this network
         "USE_CHECKPOINT": False,
     },

@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import freqdino
-from freqdino.checkpoint import StrictCheckpointer, local_path, read_checkpoint
+from freqdino.checkpoint import DataConfig, StrictCheckpointer, read_weights
 from freqdino.data import register_custom_datasets
 from freqdino.data.augmentation import inference_recipe
 from freqdino.errors import ConfigError
@@ -33,7 +33,7 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
         raise ConfigError("MODEL.WEIGHTS is empty: set it to a trained checkpoint, "
                           "as in MODEL.WEIGHTS output/model_final.pth")
     model = build_model(cfg).eval()
-    StrictCheckpointer(model, whole_model=True).load(cfg.MODEL.WEIGHTS)
+    StrictCheckpointer(model, whole_model=True, data_config=DataConfig.of(cfg)).load(cfg.MODEL.WEIGHTS)
     return model
 
 
@@ -88,7 +88,7 @@ def class_metadata(cfg: CfgNode, dataset: str | None = None) -> Metadata:
             known.append(name)
         else:
             problems.append(f"{name} is not registered")
-    classes = None if known or not cfg.MODEL.WEIGHTS else read_checkpoint(local_path(cfg.MODEL.WEIGHTS)).get("classes")
+    classes = None if known or not cfg.MODEL.WEIGHTS else read_weights(cfg.MODEL.WEIGHTS).get("classes")
     if classes:
         known = [f"classes of {cfg.MODEL.WEIGHTS}"]
         MetadataCatalog.get(known[0]).set(**classes)

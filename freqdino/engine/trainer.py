@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
-from freqdino.checkpoint import StrictCheckpointer
+from freqdino.checkpoint import DataConfig, StrictCheckpointer, starting_weights
 from freqdino.data import build_test_loader, build_train_loader
 from freqdino.data.random_state import random_state, random_state_kept, set_random_state
 from freqdino.data.train_loader import FromStart, TrainLoader
@@ -74,7 +74,7 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL,
                                                remarks={"classes": training_class_tables(cfg), "config": cfg.dump()},
-                                               trainer=weakref.proxy(self))
+                                               data_config=DataConfig.of(cfg), trainer=weakref.proxy(self))
         self.predictions, self.stop = predictions or predictions_of(cfg), stop
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -174,7 +174,7 @@ class Trainer(DefaultTrainer):
             if resume:
                 logger.info("--resume: %s has no checkpoint yet, the training starts", self.cfg.OUTPUT_DIR)
                 self._forget_metrics()
-            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            self.checkpointer.load(starting_weights(self.cfg), checkpointables=[])
             return
         path, checkpoint = found
         new = changed_settings(checkpoint["config"], self.cfg) if "config" in checkpoint else {
@@ -272,7 +272,7 @@ def evaluate(cfg: CfgNode, *, resume: bool, predictions: Predictions | None = No
     With MODEL_EMA.ENABLED the average that the checkpoint keeps, as at the end of training.
     """
     model = Trainer.build_model(cfg)
-    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, whole_model=True)
+    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, whole_model=True, data_config=DataConfig.of(cfg))
     found = checkpointer.read_last() if resume else None
     if not found and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs weights: set MODEL.WEIGHTS to a checkpoint, as in MODEL.WEIGHTS "

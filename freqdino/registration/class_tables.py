@@ -4,14 +4,13 @@ from collections.abc import Collection
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
+from freqdino.checkpoint.class_rows import CLASS_TABLES
 from freqdino.config import lookup
 from freqdino.errors import ConfigError
 
 # Detectron2's detectors -> the key of their number of classes.
 DETECTORS = {"GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES", "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
              "RetinaNet": "MODEL.RETINANET.NUM_CLASSES"}
-CLASS_TABLES = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id",
-                "stuff_dataset_id_to_contiguous_id")
 
 
 def training_metadata(cfg: CfgNode) -> Metadata | None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from freqdino.analysis.frequency.ground_truth import category_labels
-from freqdino.checkpoint.files import local_path, read_checkpoint
+from freqdino.checkpoint import DataConfig, read_weights
 from freqdino.config import load_config
 from freqdino.data import build_mapper, register_custom_datasets
 from freqdino.data.image_files import find_records
@@ -76,10 +76,10 @@ def random_model(cfg: CfgNode) -> nn.Module:
 
 
 class TimmModel:
-    """A model of timm, on pictures resized to its input size and normalised as its configuration says.
+    """A model of timm, on pictures resized to its input size and normalised as its weights, or its configuration, say.
 
-    Random weights of seed 0 unless ``weights`` names a file. Raises ValueError for an unknown name or weights that do
-    not fit.
+    Random weights of seed 0 unless ``weights`` names some. Raises ValueError for an unknown name or weights that do not
+    fit.
     """
 
     def __init__(self, name: str, weights: str | None, records: list[dict]):
@@ -94,19 +94,21 @@ class TimmModel:
             self.model = timm.create_model(name, pretrained=False).eval()
         except RuntimeError as error:       # of a name with a tag behind a dot that the model has not
             raise ValueError(f"--timm {name}: {error}") from error
+        _, *self.size = self.model.pretrained_cfg["input_size"]
+        data_config = DataConfig.of_unit_range(*(self.model.pretrained_cfg[key] for key in ("mean", "std")))
         if weights:
+            contents = read_weights(weights)
+            data_config = contents.get("data_config", data_config)
             try:
-                self.model.load_state_dict(read_checkpoint(local_path(weights))["model"])
+                self.model.load_state_dict(contents["model"])
             except RuntimeError as error:
                 raise ValueError(f"{weights} does not fit {name}: {error}") from error
-        _, *self.size = self.model.pretrained_cfg["input_size"]
-        mean, std = (self.model.pretrained_cfg[key] for key in ("mean", "std"))
-        self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (data_config.mean, data_config.std))
         self.records = records
 
     def run(self, record: dict) -> None:
         """Send an image through the model."""
         height, width = self.size
         picture = Image.fromarray(read_image(record["file_name"], "RGB")).resize((width, height), Image.BICUBIC)
-        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         self.model.forward_features(((image - self.mean) / self.std)[None])

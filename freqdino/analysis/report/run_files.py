@@ -10,9 +10,11 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from freqdino.checkpoint.files import run_checkpoint
 from freqdino.config import default_config, lookup, merge_config_file, read_yaml
 from freqdino.config.effects import flat_keys
 from freqdino.config.loading import find_config_file
+from freqdino.errors import CheckpointError
 from freqdino.evaluation.results import COLUMNS
 
 # Losses of the last layer; those of the other layers, of denoising and of the encoder have names made from theirs.
@@ -48,14 +50,10 @@ def find_checkpoint(run: Path, cfg: CfgNode) -> str:
     arguments = command_line(run)
     if arguments.get("eval_only") and not arguments.get("resume") and cfg.MODEL.WEIGHTS:
         return cfg.MODEL.WEIGHTS
-    names = ["model_final_ema.pth"] if cfg.MODEL_EMA.ENABLED else []
-    names.append("model_final.pth")
-    if (run / "last_checkpoint").is_file():
-        names.append((run / "last_checkpoint").read_text().strip())
-    for name in names:
-        if (run / name).is_file():
-            return str(run / name)
-    raise FileNotFoundError(f"{run} holds no checkpoint ({', '.join(names)}); --weights names one elsewhere")
+    try:
+        return run_checkpoint(str(run), averaged=cfg.MODEL_EMA.ENABLED)
+    except CheckpointError as error:
+        raise FileNotFoundError(f"{error}; --weights names one elsewhere") from error
 
 
 def command_line(run: Path) -> dict:
