@@ -58,7 +58,7 @@ class SegmentationMapper:
         names the file.
         """
         image = read_image(record["file_name"], self.image_format)
-        check_image_size(record, image)
+        check_image_size(record, image.shape[:2])
         height, width = image.shape[:2]
         sample = {"file_name": record["file_name"], "image_id": id_of(record),
                   "height": height, "width": width}
