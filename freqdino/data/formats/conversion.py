@@ -70,12 +70,17 @@ def converted_file(name: str) -> tuple[str, str]:
     """The COCO file of a data set with a prefix, which loaders and evaluators read, and its image folder.
 
     It is read anew each time; the file lies under freqdino/annotations in XDG_CACHE_HOME, "~/.cache" without it, and is
-    named after what it holds, so that processes which read the same data write the same file. Raises as `read_as_coco`.
+    named after what it holds, so that processes which read the same data write the same file. Raises as `read_as_coco`,
+    and DataError where the file cannot be written.
     """
     document, image_root = read_as_coco(name)
     digest = hashlib.sha256(json.dumps([image_root, document]).encode()).hexdigest()[:32]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache / "freqdino" / "annotations" / f"{digest}.json"
     if not path.exists():
-        write_coco(document, path)
+        try:
+            write_coco(document, path)
+        except OSError as error:
+            raise DataError(f"the data set {name!r} is read through {path}, which cannot be written "
+                            f"({error.strerror}): set XDG_CACHE_HOME to a folder that can be written to") from error
     return str(path), image_root

@@ -16,7 +16,7 @@ import pycocotools.mask as mask_util
 
 from freqdino.data.categories import read_class_file
 from freqdino.data.records import files_under
-from freqdino.data.segmentation import box_and_area, encode_rle, lies_outside
+from freqdino.data.segmentation import box_and_area, check_segmentation, encode_rle, lies_outside
 from freqdino.errors import DataError, MissingDataError, first_few
 
 CLASS_FILE = "classes.txt"
@@ -83,7 +83,8 @@ def number_of(text: Any, where: str) -> float:
 def outline_fields(polygons: Sequence[np.ndarray], size: tuple[int, int], where: str) -> dict:
     """COCO's fields of an object with outlines, each (P, 2) in (x, y): segmentation, bbox and area in pixels.
 
-    Raises DataError: beginning with ``where``, for fewer than three points, or no area in common with the picture.
+    Raises DataError: beginning with ``where``, for fewer than three points, no area in common with the picture, or
+    points that are no pixels.
     """
     height, width = size
     for polygon in polygons:
@@ -92,6 +93,7 @@ def outline_fields(polygons: Sequence[np.ndarray], size: tuple[int, int], where:
     points = np.concatenate(polygons)
     _check_inside(points, size, where)
     flat = [np.round(polygon, _DIGITS).reshape(-1).tolist() for polygon in polygons]
+    check_segmentation(flat, height, width, where)      # before it is drawn: far points would take gigabytes
     area = mask_util.area(mask_util.merge(mask_util.frPyObjects(flat, height, width)))
     return {"segmentation": flat, "bbox": _box(points), "area": int(area)}
 

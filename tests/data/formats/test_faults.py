@@ -75,6 +75,7 @@ def test_yolo_missing_files(written, images):
     ({"shapes": [{"label": "cat", "points": [[1, 1], [2, 2]]}]}, "has an outline of 2 points; expected at least 3"),
     ({"shapes": [{"label": "cat", "points": [[70, 1], [80, 2], [80, 9]]}]},
      r"shape number 1 lies outside the picture of 64x48 pixels .*from \[70.0, 1.0\] to \[80.0, 9.0\]"),
+    ({"shapes": [{"label": "cat", "points": [[1, 1], [4, 4], [3e8, 9]]}]}, "has the coordinate 3e.08; expected pixels"),
     ({"shapes": [{"label": "cat", "points": [[1, 1]], "shape_type": "blob"}]}, "has the shape_type 'blob'; polygon"),
     ({"shapes": [{"label": "cat", "points": [[1, 1]], "shape_type": "circle"}]}, "a circle, has 1 points; expected 2"),
     ({"shapes": [{"label": "cat", "points": [[1, 1], [3, 3]], "shape_type": "mask"}]}, "is a mask, but has no PNG in"),
@@ -190,6 +191,13 @@ def test_formats_mixed_in_one_folder(written, images, form, folder, foreign):
 def test_names(name, message):
     with pytest.raises(DataError, match=message):
         register_custom_datasets([name])
+
+
+def test_a_cache_that_cannot_be_written(written, images, monkeypatch):
+    (images / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(images / "file"))
+    message = fault(written("yolo"))
+    assert "which cannot be written (Not a directory): set XDG_CACHE_HOME to a folder" in message
 
 
 def test_empty_folders_and_labels(images):
