@@ -12,6 +12,7 @@ COMMANDS = {
     "freqdino-demo": "demo:main",
     "freqdino-visualize-data": "visualize_data:main",
     "freqdino-check-data": "check_data:main",
+    "freqdino-convert-data": "convert_data:main",
     "freqdino-check-gpu": "check_gpu:main",
     "freqdino-analyze-frequency": "analyze_frequency:main",
     "freqdino-analyze-model": "analyze_model:main",

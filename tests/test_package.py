@@ -146,6 +146,7 @@ ARGUMENTS = {"train": ["--config-file", "x.yaml"], "report": ["run"],
              "analyze_frequency": ["all", "--config-file", "x.yaml", "--input", "a.jpg", "--output", "b"],
              "convert_weights": ["a.pth", "b.pth", "--config-file", "x.yaml"], "ablation": [],
              "benchmark": ["models"], "prepare": ["coco_stuff"], "check_data": ["a.json@b"],
+             "convert_data": ["labelme:a", "b.json"],
              "check_gpu": ["--device", "cpu"]}
 import freqdino
 said = {}

@@ -69,6 +69,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "IMAGE_SIZE": 1024,                 # large-scale jitter: side of the square crop
         "MIN_SCALE": 0.1,
         "MAX_SCALE": 2.0,
+        "EXTRA_AUGMENTATIONS": [],          # Detectron2's, before the mapper's: [[RandomBrightness, 0.8, 1.2], ...]
     },
     "DATALOADER": {"SKIP_UNREADABLE": False},   # True: what cannot be decoded is left out, and counted
     "SOLVER": {

@@ -25,10 +25,11 @@ ELEMENTS = {
     "MODEL.ANCHOR_GENERATOR.SIZES": [[32.0, 64.0, 128.0]],
     "MODEL.ANCHOR_GENERATOR.ANGLES": [[-90.0, 0.0, 90.0]],
     "TEST.EXPECTED_RESULTS": [["segm", "AP", 38.5, 0.2]],
+    "INPUT.EXTRA_AUGMENTATIONS": [["RandomBrightness", 0.8, 1.2]],
     "TEST.KEYPOINT_OKS_SIGMAS": [0.026, 0.025],
 }
 # Rows of these hold values of several kinds.
-MIXED_ROWS = ("TEST.EXPECTED_RESULTS",)
+MIXED_ROWS = ("TEST.EXPECTED_RESULTS", "INPUT.EXTRA_AUGMENTATIONS")
 FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 # What YAML 1.1 reads as an octal number or one to the base of 60, and nobody means so: 0100, 12:30.
 UNUSUAL_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_]+(:[0-9]+)+(\.[0-9]*)?")
@@ -143,9 +144,16 @@ def _listed(text: str, *, names: bool) -> Any:
     return [word.strip().strip("'\"") for word in text.split(",") if word.strip()]
 
 
+def _plain(value: Any) -> Any:
+    """The value in Python's own lists and dictionaries, which a configuration can be written with."""
+    if isinstance(value, dict):
+        return {name: _plain(element) for name, element in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, (list, tuple)) else value
+
+
 def _element(value, example):
     if example is None:
-        return value
+        return _plain(value)
     if isinstance(example, (list, tuple)):
         if isinstance(value, (list, tuple)):
             return type(value)(_element(element, example[0]) for element in value)

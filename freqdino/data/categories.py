@@ -5,17 +5,19 @@ COCO panoptic format; a dataset's contiguous indices are the positions in the or
 """
 import colorsys
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
-from freqdino.data.values import FLAG, TEXT, WHOLE, Faults, read_fields, shown
-from freqdino.errors import DataError
+from freqdino.data.values import FLAG, TEXT, WHOLE, Faults, read_fields, read_text, shown
+from freqdino.errors import DataError, MissingDataError
 
 _TABLES = Path(__file__).parent / "categories"
 _GOLDEN_RATIO = 0.6180339887498949
+_MOST_CLASSES_IN_A_FILE = 255
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,25 @@ def read_categories(categories: list[dict], where: str, *, panoptic: bool) -> li
     return categories
 
 
-def check_class_names(names: list[str], where: str) -> None:
+def read_class_file(path: str) -> tuple[str, ...]:
+    """The classes of a text file, one a line, the first of value 0; blank lines at the end do not count.
+
+    Raises MissingDataError: there is no such file; DataError: too many classes, an empty line, a name that occurs
+    twice.
+    """
+    if not os.path.isfile(path):
+        raise MissingDataError(f"class file {path} does not exist (that is {os.path.abspath(path)})")
+    names = tuple(line.strip() for line in read_text(path, "class file").rstrip().splitlines())
+    if not 1 <= len(names) <= _MOST_CLASSES_IN_A_FILE:
+        raise DataError(f"class file {path} has {len(names)} lines; expected 1 to {_MOST_CLASSES_IN_A_FILE} classes, "
+                        "one a line (255 is the ignored value)")
+    if "" in names:
+        raise DataError(f"class file {path}: line {names.index('') + 1} is empty")
+    check_class_names(names, f"class file {path}")
+    return names
+
+
+def check_class_names(names: Sequence[str], where: str) -> None:
     """Raise DataError where two classes have one name: results are reported by name."""
     repeated = _repeated(names)
     if repeated:

@@ -36,8 +36,8 @@ PANOPTIC = {"image_id": IDENTIFIER, "file_name": TEXT, "segments_info": LIST}
 SEGMENT = {"id": SEGMENT_ID, "category_id": WHOLE, "iscrowd": FLAG}
 
 
-def read_annotation_file(path: str, sections: tuple[str, ...]) -> dict:
-    """Read a JSON file that holds an object with the lists ``sections``.
+def read_annotation_file(path: str, sections: tuple[str, ...], *, format_name: str = "COCO") -> dict:
+    """Read a JSON file that holds an object with the lists ``sections``, which the format has.
 
     Raises MissingDataError: there is no such file; DataError: it is not JSON, not an object, or lacks a section.
     """
@@ -51,7 +51,7 @@ def read_annotation_file(path: str, sections: tuple[str, ...]) -> dict:
     for section in sections:
         if not isinstance(document, dict) or not isinstance(document.get(section), list):
             raise DataError(f"annotation file {path} has no list {section!r}; "
-                            f"the COCO format has {', '.join(sections)}")
+                            f"the {format_name} format has {', '.join(sections)}")
     return document
 
 

@@ -3,27 +3,31 @@
     <annotations.json>@<image folder>                 COCO instances (polygons or RLE)
     <panoptic.json>@<image folder>@<PNG folder>       COCO panoptic
     <classes.txt>@<image folder>@<PNG folder>         semantic: line n of the classes is PNG value n - 1; 255 is ignored
+    <format>:<where>                                  instances in other formats: freqdino/data/formats/conversion.py
 
-The first part's suffix and the number of folders tell the kind. Paths may be relative to the working directory, or
-begin with "~". An "@" may stand in a path: the first part ends at its suffix, and of two folders the second begins at
-the last "@" unless the whole rest is an existing folder. datasets/README.md has examples.
+Without a prefix the first part's suffix and the number of folders tell the kind. Paths may be relative to the working
+directory, or begin with "~". An "@" may stand in a path: the first part ends at its suffix, and of two folders the
+second begins at the last "@" unless the whole rest is an existing folder. datasets/README.md has examples.
 """
+import logging
 import os
 import re
 from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from freqdino.data.categories import ClassTable, check_class_names
+from freqdino.data.categories import ClassTable, read_class_file
 from freqdino.data.coco_files import read_annotation_file
+from freqdino.data.formats.conversion import PREFIXED_FORMS, converted_file, is_prefixed
 from freqdino.data.registering import register_instances, register_panoptic, register_semantic
-from freqdino.data.values import read_text, shown
+from freqdino.data.values import shown
 from freqdino.errors import DataError, MissingDataError
 
 FORMS = ("<annotations.json>@<image folder>", "<panoptic.json>@<image folder>@<PNG folder>",
-         "<classes.txt>@<image folder>@<PNG folder>")
+         "<classes.txt>@<image folder>@<PNG folder>", *PREFIXED_FORMS)
 _FIRST_PART = re.compile(r"(.+?\.(?:json|txt))@(.+)", re.IGNORECASE | re.DOTALL)
-_MOST_SEMANTIC_CLASSES = 255
+
+logger = logging.getLogger(__name__)
 
 
 def _split(name: str) -> tuple[str, str, str | None]:
@@ -46,27 +50,20 @@ def _check_folder(name: str, path: str, what: str) -> None:
         raise MissingDataError(f"dataset {name!r}: the {what} {path} does not exist (that is {os.path.abspath(path)})")
 
 
-def _read_class_names(path: str) -> ClassTable:
-    """One class a line; blank lines at the end do not count."""
-    if not os.path.isfile(path):
-        raise MissingDataError(f"class file {path} does not exist (that is {os.path.abspath(path)})")
-    names = read_text(path, "class file").rstrip().splitlines()
-    names = [name.strip() for name in names]
-    if not 1 <= len(names) <= _MOST_SEMANTIC_CLASSES:
-        raise DataError(f"class file {path} has {len(names)} lines; expected 1 to {_MOST_SEMANTIC_CLASSES} classes, "
-                         "one a line (255 is the ignored value)")
-    if "" in names:
-        raise DataError(f"class file {path}: line {names.index('') + 1} is empty")
-    check_class_names(names, f"class file {path}")
-    return ClassTable(names=tuple(names), ids=tuple(range(len(names))), isthing=(False,) * len(names))
-
-
 def _register(name: str) -> None:
+    if is_prefixed(name):
+        file, image_root = converted_file(name)
+        logger.info("The data set %s is read through %s", name, file)
+        classes = ClassTable.from_categories(read_annotation_file(file, ("categories",))["categories"], file,
+                                             panoptic=False)
+        register_instances(name, classes, json_file=file, image_root=image_root)
+        return
     file, image_root, png_root = _split(name)
     if file.lower().endswith(".txt"):
         if png_root is None:
             raise DataError(f"dataset name {name!r} begins with a class file and needs two folders: {FORMS[2]}")
-        classes = _read_class_names(file)
+        names = read_class_file(file)
+        classes = ClassTable(names=names, ids=tuple(range(len(names))), isthing=(False,) * len(names))
     else:
         sections = ("images", "annotations", "categories")
         categories = read_annotation_file(file, sections)["categories"]
@@ -84,10 +81,11 @@ def _register(name: str) -> None:
 
 
 def register_custom_datasets(names: Iterable[str]) -> None:
-    """Register every name of an own-data form that is not registered yet; names without an "@" are left alone.
+    """Register every name of an own-data form that is not registered yet; names without an "@" or a
+    format's prefix are left alone.
 
     Reads the class table of each, so that its metadata are complete; annotations and images are read and checked when
-    the dataset is loaded.
+    the dataset is loaded, but for other formats: their annotations and the sizes of their images are read here.
 
     Raises MissingDataError: a file or folder of the name does not exist; DataError: the name has none of the forms, or
     the class table is not in order; the message names the file.
@@ -95,5 +93,5 @@ def register_custom_datasets(names: Iterable[str]) -> None:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"a data set has the name {shown(name)}; expected a registered name, or where own data are")
-        if name not in DatasetCatalog and "@" in name:
+        if name not in DatasetCatalog and ("@" in name or is_prefixed(name)):
             _register(name)

@@ -22,6 +22,7 @@ _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
             5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
             8: Image.Transpose.ROTATE_90}
+_ON_THEIR_SIDE = (5, 6, 7, 8)
 _16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,8 @@ class LabelSizeError(DataError, SizeMismatchError):
     """A picture or label map has another size than what belongs to it."""
 
 
-def open_image(path: str) -> Image.Image:
-    """Open and decode an image file.
+def open_image(path: str, *, decode: bool = True) -> Image.Image:
+    """Open and decode an image file; without ``decode`` its header alone.
 
     Raises MissingDataError: there is no such file; UnreadableFileError: it cannot be decoded, from the first byte to
     the last.
@@ -41,7 +42,8 @@ def open_image(path: str) -> Image.Image:
         raise MissingDataError(f"image file {path} does not exist")
     try:
         image = Image.open(path)
-        image.load()
+        if decode:
+            image.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadableFileError(f"image file {path} cannot be read: {error}") from error
     return image
@@ -54,6 +56,13 @@ def _orientation(image: Image.Image, path: str) -> int:
     except (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError) as error:
         logger.warning("%s: EXIF data cannot be read (%s); the picture is taken as upright", path, error)
         return 1
+
+
+def read_image_size(path: str) -> tuple[int, int]:
+    """(H, W) of the upright picture, from the file's header. Raises DataError as `open_image`."""
+    with open_image(path, decode=False) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image, path) in _ON_THEIR_SIDE else (height, width)
 
 
 def _to_8_bit(image: Image.Image, path: str) -> Image.Image:
@@ -99,12 +108,12 @@ def read_label_map(path: str) -> np.ndarray:
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
-def check_image_size(record: dict, image: np.ndarray) -> None:
-    """Hold the picture's size against ``record["height"]`` and ``["width"]`` where they are given.
+def check_image_size(record: dict, size: tuple[int, int]) -> None:
+    """Hold the picture's size (H, W) against ``record["height"]`` and ``["width"]`` where they are given.
 
     Raises LabelSizeError: they differ; the message has both sizes, as width x height.
     """
-    height, width = image.shape[:2]
+    height, width = size
     expected = (record.get("width", width), record.get("height", height))
     if expected == (width, height):
         return

@@ -13,6 +13,7 @@ from detectron2.data import transforms as T
 
 from freqdino.data.augmentation import crop_recipe, detr_recipe, inference_recipe, large_scale_jitter
 from freqdino.data.catalog import id_of
+from freqdino.data.extra_augmentations import extra_augmentations, kept_in_picture
 from freqdino.data.image_reading import check_image_size, read_image
 from freqdino.data.target_readers import (
     AnnotationReader,
@@ -58,7 +59,7 @@ class SegmentationMapper:
         names the file.
         """
         image = read_image(record["file_name"], self.image_format)
-        check_image_size(record, image)
+        check_image_size(record, image.shape[:2])
         height, width = image.shape[:2]
         sample = {"file_name": record["file_name"], "image_id": id_of(record),
                   "height": height, "width": width}
@@ -69,7 +70,8 @@ class SegmentationMapper:
             labels = self.reader.load(record, (height, width))
             augmented = T.AugInput(image, sem_seg=self.reader.category_map(labels))
             transforms = self.augmentations(augmented)
-            sample.update(self.reader.targets(labels, transforms, augmented.image.shape[:2]))
+            targets = self.reader.targets(labels, transforms, augmented.image.shape[:2])
+            sample.update(kept_in_picture(targets, transforms, (height, width)))
         sample["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         return sample
 
@@ -109,7 +111,8 @@ def mappers_of(record: dict) -> list[str]:
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
-    """The mapper of a configuration: for training what INPUT.DATASET_MAPPER_NAME names, else one without targets.
+    """The mapper of a configuration: for training what INPUT.DATASET_MAPPER_NAME names, after
+    INPUT.EXTRA_AUGMENTATIONS; else one without targets.
 
     Classes and ignore label are those of the first training dataset, which has to be registered.
 
@@ -119,5 +122,6 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> SegmentationMapper:
         return SegmentationMapper(augmentations=inference_recipe(cfg), image_format=cfg.INPUT.FORMAT)
     reader_class, recipe = chosen_mapper(cfg)
     reader = build_reader(reader_class, cfg.DATASETS.TRAIN[0])
-    return SegmentationMapper(augmentations=recipe(cfg, label_padding=reader.label_padding),
-                              image_format=cfg.INPUT.FORMAT, reader=reader)
+    augmentations = [*extra_augmentations(cfg, label_padding=reader.label_padding),
+                     *recipe(cfg, label_padding=reader.label_padding)]
+    return SegmentationMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT, reader=reader)

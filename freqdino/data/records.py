@@ -169,22 +169,43 @@ def is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _files_by_stem(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Relative path without suffix -> path, of the files under the folder, subfolders included, in sorted order.
+def files_under(folder: str | Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files under the folder, subfolders included, in sorted order.
 
     Hidden files are no pictures: operating systems and editors leave them behind.
     """
+    return sorted(path for path in Path(folder).rglob("*")
+                  if path.suffix.lower() in suffixes and not is_hidden(path.relative_to(folder)) and path.is_file())
+
+
+def _files_by_stem(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Relative path without suffix -> path, of `files_under` the folder."""
     paths = {}
-    for path in sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes):
-        inside = path.relative_to(folder)
-        if is_hidden(inside) or not path.is_file():
-            continue
-        stem = inside.with_suffix("").as_posix()
+    for path in files_under(folder, suffixes):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in paths:
             raise DataError(f"{paths[stem]} and {path} have the same name but for the suffix, so a label PNG cannot "
                              "be matched with its image; keep images and labels in folders of their own")
         paths[stem] = str(path)
     return paths
+
+
+def labels_with_images(label_root: str, image_root: str, suffix: str, what: str) -> dict[str, tuple[str, str]]:
+    """Relative path without suffix -> (label file, image), where both folders have the name, subfolders included.
+
+    ``what`` a label file is, in the singular, for messages. Raises as `load_semantic`.
+    """
+    labels, images = _files_by_stem(label_root, (suffix,)), _files_by_stem(image_root, IMAGE_SUFFIXES)
+    if not labels:
+        raise MissingDataError(f"there is no {what} in the folder {label_root}")
+    orphans = [stem for stem in labels if stem not in images]
+    if orphans:
+        raise MissingDataError(f"{len(orphans)} of the {len(labels)} {what}s in {label_root} have no image of "
+                                f"the same name in {image_root}: {first_few(orphans)}")
+    if len(images) > len(labels):
+        logger.warning("%d of the %d images in %s have no %s in %s and are left out",
+                       len(images) - len(labels), len(images), image_root, what, label_root)
+    return {stem: (path, images[stem]) for stem, path in labels.items()}
 
 
 def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
@@ -193,14 +214,5 @@ def load_semantic(*, image_root: str, sem_seg_root: str) -> list[dict]:
     Raises MissingDataError: there is no label PNG, or one without an image; DataError: two images differ in their
     suffix alone.
     """
-    labels, images = _files_by_stem(sem_seg_root, (".png",)), _files_by_stem(image_root, IMAGE_SUFFIXES)
-    if not labels:
-        raise MissingDataError(f"there is no label PNG in the folder {sem_seg_root}")
-    orphans = [stem for stem in labels if stem not in images]
-    if orphans:
-        raise MissingDataError(f"{len(orphans)} of the {len(labels)} label PNGs in {sem_seg_root} have no image of "
-                                f"the same name in {image_root}: {first_few(orphans)}")
-    if len(images) > len(labels):
-        logger.warning("%d of the %d images in %s have no label PNG in %s and are left out",
-                       len(images) - len(labels), len(images), image_root, sem_seg_root)
-    return [{"file_name": images[stem], "image_id": stem, "sem_seg_file_name": path} for stem, path in labels.items()]
+    pairs = labels_with_images(sem_seg_root, image_root, ".png", "label PNG")
+    return [{"file_name": image, "image_id": stem, "sem_seg_file_name": path} for stem, (path, image) in pairs.items()]

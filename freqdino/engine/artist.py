@@ -74,7 +74,7 @@ class Artist:
         record, path = job
         try:
             image = read_image(record["file_name"], "RGB")
-            check_image_size(record, image)
+            check_image_size(record, image.shape[:2])
         except (ValueError, OSError) as error:
             return False, f"skipped {record['file_name']}: {error}"
         picture, count, seconds = self.draw(image, record)

@@ -68,6 +68,7 @@ WRONG = """
     benchmark carafe --repeats 0: --repeats must be at least 1, got 0
     check_data: name a data set, or a configuration with --config-file
     check_data --processes 0 x: --processes must be at least 1, got 0
+    convert_data labelme:a b.txt: FILE must end in .json, got b.txt
     convert_weights a.pth b.safetensors --config-file c: TARGET must end in .pth or .pkl
     demo --config-file c --output o --confidence-threshold 1.5 --input x: --confidence-threshold must be in 0..1
     demo --config-file c --output o --max-images 0 --input x: --max-images must be at least 1, got 0

@@ -96,6 +96,19 @@ def test_both_sides(data, capsys, mapper, monkeypatch):
         assert np.isin(right[~cat].min(axis=-1) // 30, (3, 4)).mean() > 0.9     # the grey of the picture or the padding
 
 
+def test_extra_augmentations_are_drawn(data, capsys):
+    """In the mirror the left half is on the right, where its target lies."""
+    assert run(data, "coco_instance_lsj", "INPUT.RANDOM_FLIP", "none", "INPUT.IMAGE_SIZE", WIDTH,
+               "INPUT.EXTRA_AUGMENTATIONS", "[['RandomFlip', 1.0]]") == 0
+    picture = np.asarray(Image.open(data / "out" / "1.png"))
+    left, right = colored(picture[:HEIGHT, :WIDTH]), colored(picture[:HEIGHT, WIDTH:])
+    assert left[:, :25].mean() > 0.9 and left[:, 35:].mean() < 0.1
+    assert right[:, 35:].mean() > 0.9 and right[:, :25].mean() < 0.1
+    capsys.readouterr()
+    assert run(data, "coco_instance_lsj", "INPUT.EXTRA_AUGMENTATIONS", "RandomFlop") == 1
+    assert "INPUT.EXTRA_AUGMENTATIONS, entry 1, 'RandomFlop': there is no augmentation" in capsys.readouterr().err
+
+
 def test_seed(data, capsys):
     pictures = []
     for seed in (3, 3, 4):

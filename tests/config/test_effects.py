@@ -9,6 +9,7 @@ from freqdino.config import load_config
 from freqdino.config.effects import OTHER_BACKBONES, RULES, flat_keys, keys_without_effect, rules_of
 from freqdino.config.keys import IGNORED_KEYS, default_config
 from freqdino.data import register_custom_datasets
+from freqdino.data.extra_augmentations import extra_augmentations
 from freqdino.data.mapper import MAPPERS
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
 from freqdino.engine.trainer import Trainer
@@ -147,7 +148,8 @@ def reads_of(cfg, use):
 @pytest.mark.parametrize("name", MAPPERS)
 def test_the_input_keys_that_a_mapper_reads(name):
     cfg = load_config(opts=["INPUT.DATASET_MAPPER_NAME", name, "INPUT.CROP.ENABLED", "True"])
-    read = reads_of(cfg, lambda cfg: MAPPERS[name][1](cfg, label_padding=0))
+    recipe = MAPPERS[name][1]
+    read = reads_of(cfg, lambda cfg: (extra_augmentations(cfg, label_padding=0), recipe(cfg, label_padding=0)))
     keys = {f"INPUT.{key}" for key in flat_keys(cfg.INPUT)} - {
         "INPUT.DATASET_MAPPER_NAME", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "INPUT.RANDOM_FLIP", "INPUT.FORMAT"}
     assert read - {"INPUT.RANDOM_FLIP", "INPUT.FORMAT"} == keys - keys_without_effect(cfg, keys).keys()

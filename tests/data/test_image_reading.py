@@ -109,10 +109,9 @@ def test_label_map_keeps_its_numbers(tmp_path):
 
 
 def test_size_mismatch_names_both_sizes(tmp_path):
-    image = np.zeros((4, 6, 3), np.uint8)
-    check_image_size({"file_name": "a.png", "height": 4, "width": 6}, image)
-    check_image_size({"file_name": "a.png"}, image)
+    check_image_size({"file_name": "a.png", "height": 4, "width": 6}, (4, 6))
+    check_image_size({"file_name": "a.png"}, (4, 6))
     with pytest.raises(ValueError, match=r"a\.png is 6x4 \(width x height\), its annotations say 7x4$"):
-        check_image_size({"file_name": "a.png", "height": 4, "width": 7}, image)
+        check_image_size({"file_name": "a.png", "height": 4, "width": 7}, (4, 6))
     with pytest.raises(ValueError, match="6x4 .* 4x6; they are swapped: .*EXIF"):
-        check_image_size({"file_name": "a.png", "height": 6, "width": 4}, image)
+        check_image_size({"file_name": "a.png", "height": 6, "width": 4}, (4, 6))

@@ -76,7 +76,7 @@ def read_contents(record: dict, readers: Sequence[LabelReader]) -> Contents:
         picture = read_image(record["file_name"], "RGB")
         size = picture.shape[:2]
         with faults:
-            check_image_size(record, picture)
+            check_image_size(record, size)
         for number, reader in enumerate(readers):
             with faults:
                 objects += [(number, *found) for found in reader.objects(reader.load(record, size), size)]
