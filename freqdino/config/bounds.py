@@ -64,6 +64,7 @@ BOUNDS = (
         *_in_families("NHEADS", "HIDDEN_DIM", "DIM_FEEDFORWARD", "NUM_OBJECT_QUERIES"))),
     ("at least 0", _at_least(0), (
         "SOLVER.BASE_LR", "SOLVER.BASE_LR_END", "SOLVER.WARMUP_ITERS", "SOLVER.REFERENCE_WORLD_SIZE",
+        "SOLVER.CHECKPOINT_KEEP", "SOLVER.EARLY_STOP_PATIENCE",
         "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_EMBED",
         "SOLVER.BIAS_LR_FACTOR",
         "SOLVER.BACKBONE_MULTIPLIER", "SOLVER.FREQ_SCALE_MULTIPLIER", "SOLVER.POLY_LR_POWER",
@@ -140,6 +141,9 @@ def _together(cfg):
     yield (not solver.REFERENCE_WORLD_SIZE or solver.IMS_PER_BATCH % solver.REFERENCE_WORLD_SIZE == 0,
            f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}; it must be a multiple of SOLVER.REFERENCE_WORLD_SIZE, "
            f"{solver.REFERENCE_WORLD_SIZE}")
+    yield (not solver.EARLY_STOP_PATIENCE or bool(cfg.TEST.KEEP_BEST),
+           f"SOLVER.EARLY_STOP_PATIENCE is {solver.EARLY_STOP_PATIENCE}, but TEST.KEEP_BEST names no metric to wait "
+           "for; set it, as in TEST.KEEP_BEST segm/AP")
     yield (sizes.MIN_SIZE_TRAIN_SAMPLING != "range" or len(sizes.MIN_SIZE_TRAIN) == 2
            and sizes.MIN_SIZE_TRAIN[0] <= sizes.MIN_SIZE_TRAIN[1],
            f"INPUT.MIN_SIZE_TRAIN is {sizes.MIN_SIZE_TRAIN!r}; with INPUT.MIN_SIZE_TRAIN_SAMPLING range it must be two "

@@ -76,9 +76,12 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "WEIGHT_DECAY_EMBED": 0.0,
         "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
         "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
+        "CHECKPOINT_KEEP": 0,               # how many checkpoints to resume from stay; 0: all
+        "EARLY_STOP_PATIENCE": 0,           # evaluations without a better one that end the training; 0: never
     },
     "SOLVER.AMP": {"DTYPE": "float16"},         # float16 | bfloat16
     "TEST": {
+        "KEEP_BEST": "",                    # the metric, as in segm/AP, whose best weights go to model_best.pth
         "GROUP_BY_SIZE": True,              # only pictures of one padded size run together; False: as published
         "SLIDING_WINDOW": {                 # of semantic models: one number or [height, width], in pixels of the input
             "ENABLED": False,

@@ -44,6 +44,7 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
         check_dataset_files(name, [GROUND_TRUTH_KEY[task] for task in evaluated])
         results |= {result for task in evaluated for result in RESULTS[task]}
     _check_expected_results(cfg, results)
+    _check_best(cfg, results)
     evaluators_of(cfg, predictions, os.path.join(cfg.OUTPUT_DIR, FOLDER))
 
 
@@ -56,6 +57,16 @@ def _check_expected_results(cfg, results):
     if tasks - results:
         raise ConfigError(f"TEST.EXPECTED_RESULTS has the task {', '.join(sorted(tasks - results))}; the results of "
                           f"this evaluation are {', '.join(sorted(results))}")
+
+
+def _check_best(cfg, results):
+    """What the results are called; which metrics are in them shows at the first evaluation."""
+    sets = tuple(dict.fromkeys(cfg.DATASETS.TEST))
+    known = sorted(results) if len(sets) == 1 else [f"{name}/{result}" for name in sets for result in sorted(results)]
+    if cfg.TEST.KEEP_BEST and sets and not cfg.TEST.KEEP_BEST.startswith(tuple(f"{result}/" for result in known)):
+        raise ConfigError(f"TEST.KEEP_BEST is {cfg.TEST.KEEP_BEST!r}; expected a metric of what is evaluated, "
+                          f"{', '.join(f'{result}/...' for result in known)}, as in {known[0]}/"
+                          f"{'mIoU' if known[0].endswith('sem_seg') else 'PQ' if 'panoptic' in known[0] else 'AP'}")
 
 
 def augmented_model(cfg: CfgNode, model: nn.Module) -> nn.Module:

@@ -1,14 +1,15 @@
 """Detectron2's trainer with this project's parts, and the evaluation of a checkpoint.
 
-OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the
-last evaluation in inference/results.json.
+OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints that can be resumed, the weights
+that were evaluated in model_final.pth, those of the best evaluation in model_best.pth, and the last evaluation in
+inference/results.json.
 """
 import logging
 import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from freqdino.checkpoint import StrictCheckpointer
 from freqdino.data import build_test_loader, build_train_loader
 from freqdino.data.random_state import random_state, random_state_kept, set_random_state
 from freqdino.data.train_loader import FromStart, TrainLoader
+from freqdino.engine.best_weights import BestWeights, EarlyStop, EnoughTrained
 from freqdino.engine.evaluating import augmented_model, evaluators_of
 from freqdino.engine.joining import share_buffers
 from freqdino.engine.loss_watch import LossWatch
@@ -77,6 +79,9 @@ class Trainer(DefaultTrainer):
                                                trainer=weakref.proxy(self))
         self.predictions, self.stop = predictions or predictions_of(cfg), stop
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
+        self.evaluated: nn.Module = self.checkpointer.model
+        self.best: BestWeights | None = None
+        self._last_eval_results: OrderedDict | None = None      # without any entry in all processes but the first
         self.register_hooks(self.build_hooks())
 
     build_optimizer = staticmethod(build_optimizer)
@@ -92,11 +97,11 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's; MODEL_EMA.ENABLED has averaged weights evaluated, TEST.AUG.ENABLED adds a pass at the end."""
-        cfg, evaluated, loader = self.cfg, self.model, self._trainer.data_loader
+        cfg, loader = self.cfg, self._trainer.data_loader
         built = [hooks.IterationTimer(), hooks.LRScheduler(), LossWatch(cfg.SOLVER.BASE_LR)]
         if cfg.MODEL_EMA.ENABLED:
-            averaging = WeightAveraging(self.model, decay=cfg.MODEL_EMA.DECAY, output_dir=cfg.OUTPUT_DIR)
-            evaluated = averaging.model
+            averaging = WeightAveraging(self.model, decay=cfg.MODEL_EMA.DECAY)
+            self.evaluated = averaging.model
             built.insert(0, averaging)      # before the checkpoints and the evaluation
         if cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(self.model):
             logger.warning("TEST.PRECISE_BN.ENABLED has no effect: the model has no batch normalisation that learns")
@@ -105,19 +110,30 @@ class Trainer(DefaultTrainer):
             built.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
 
         def test():
-            share_buffers(evaluated)
-            self._last_eval_results = self.test(cfg, evaluated, predictions=self.predictions)
+            ended_early = self.best is not None and self.best.enough and self.iter >= self.max_iter
+            if ended_early and self._last_eval_results is not None:     # those of this very iteration
+                return self._last_eval_results
+            share_buffers(self.evaluated)
+            self._last_eval_results = self.test(cfg, self.evaluated, predictions=self.predictions)
             return self._last_eval_results
 
         def test_with_augmentation():
-            return self.test_with_augmentation(cfg, evaluated, self.predictions)
+            return self.test_with_augmentation(cfg, self.evaluated, self.predictions)
 
+        def evaluate():
+            return self._apart_from_training(test)
+
+        if cfg.TEST.KEEP_BEST:
+            self.best = BestWeights(cfg.TEST.EVAL_PERIOD, evaluate, metric=cfg.TEST.KEEP_BEST, save=self.save_weights,
+                                    patience=cfg.SOLVER.EARLY_STOP_PATIENCE)
         built += [Checkpoints(cfg.SOLVER.CHECKPOINT_PERIOD),
-                  hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._apart_from_training(test))]
+                  self.best or hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate)]
         if cfg.TEST.AUG.ENABLED:
             built.append(hooks.EvalHook(0, lambda: self._apart_from_training(test_with_augmentation)))
         if comm.is_main_process():
             built.append(hooks.PeriodicWriter(self.build_writers()))
+        if self.best is not None:
+            built.append(EarlyStop(self.best))
         if self.stop is not None:
             built.append(StopHook(self.stop))
         return built
@@ -134,16 +150,25 @@ class Trainer(DefaultTrainer):
             with random_state_kept(), self.stop.at_once():
                 return evaluate()
         except Stopped:
-            if not finished:
+            if not finished and self.iter >= self.start_iter:       # else the checkpoint is the one that is resumed
                 self.save_checkpoint()
             raise
 
     def train(self) -> OrderedDict | None:
-        """Detectron2's. Raises Stopped where a signal ends it, after a checkpoint; ConfigError where the model finds in
-        a batch what its configuration does not allow.
+        """Detectron2's, which returns results where some are expected or it ends early. Raises Stopped where
+        a signal ends it, after a checkpoint; ConfigError where the model finds in a batch what its configuration does
+        not allow.
         """
+        if self.best is not None and self.best.enough:
+            logger.info("The run that is resumed had ended early: SOLVER.EARLY_STOP_PATIENCE %d",
+                        self.cfg.SOLVER.EARLY_STOP_PATIENCE)
+            self.max_iter = self.start_iter
         with nullcontext() if self.stop is None else self.stop.after_the_step(), errors_about(None, **BATCH_KEYS):
-            return super().train()
+            with suppress(EnoughTrained):
+                return super().train()
+            if comm.is_main_process():
+                verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
 
     def after_train(self) -> None:
         """The hooks' last words, among them the last evaluation; the workers of the training data end before."""
@@ -156,12 +181,21 @@ class Trainer(DefaultTrainer):
                 raise
             logger.warning("After the error that ended the training: %s", error)    # which is the one to be told
 
-    def save_checkpoint(self, name: str | None = None) -> None:
-        """Write what all processes have to OUTPUT_DIR/<name>.pth, by default model_<iteration>; all have to call it."""
+    def save_checkpoint(self) -> None:
+        """Write what all processes have to OUTPUT_DIR/model_<iteration>.pth; all of them have to call it.
+
+        With SOLVER.CHECKPOINT_KEEP older ones are deleted.
+        """
         loader = self._trainer.data_loader
         place = loader.state_dict() if isinstance(loader, TrainLoader) else None
         processes = comm.gather({"random": random_state(), "data": place})
-        self.checkpointer.save(name or f"model_{self.iter:07d}", iteration=self.iter, processes=processes)
+        self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter, processes=processes)
+        if self.cfg.SOLVER.CHECKPOINT_KEEP:
+            self.checkpointer.keep_newest(self.cfg.SOLVER.CHECKPOINT_KEEP, iteration=self.iter)
+
+    def save_weights(self, name: str, **entries: Any) -> None:
+        """Write the weights that are evaluated, and the classes, to OUTPUT_DIR/<name>.pth."""
+        self.checkpointer.save_weights(name, self.evaluated, **entries)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """With ``resume`` go on where the newest whole checkpoint of OUTPUT_DIR ends, else start from MODEL.WEIGHTS.
@@ -269,7 +303,7 @@ class Trainer(DefaultTrainer):
 def evaluate(cfg: CfgNode, *, resume: bool, predictions: Predictions | None = None) -> OrderedDict:
     """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; either must fit entirely.
 
-    With MODEL_EMA.ENABLED the average that the checkpoint keeps, as at the end of training.
+    With MODEL_EMA.ENABLED the average that a checkpoint of a run keeps beside its weights.
     """
     model = Trainer.build_model(cfg)
     checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, whole_model=True)

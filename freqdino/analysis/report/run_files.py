@@ -39,7 +39,7 @@ def find_config(run: Path) -> Path:
 
 
 def find_checkpoint(run: Path, cfg: CfgNode) -> str:
-    """The final checkpoint, or the last one written: the averaged weights where MODEL_EMA.ENABLED evaluates those.
+    """What was evaluated at the end, or the last checkpoint written.
 
     Where the run's last start was one of --eval-only, what that evaluated: MODEL.WEIGHTS, unless it had --resume.
 
@@ -48,6 +48,7 @@ def find_checkpoint(run: Path, cfg: CfgNode) -> str:
     arguments = command_line(run)
     if arguments.get("eval_only") and not arguments.get("resume") and cfg.MODEL.WEIGHTS:
         return cfg.MODEL.WEIGHTS
+    # Where older runs have their average, that was evaluated and model_final.pth has the weights beside it.
     names = ["model_final_ema.pth"] if cfg.MODEL_EMA.ENABLED else []
     names.append("model_final.pth")
     if (run / "last_checkpoint").is_file():
