@@ -21,6 +21,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from freqdino.checkpoint import StrictCheckpointer
+from freqdino.config.epochs import in_epochs, with_iterations
 from freqdino.data import build_test_loader, build_train_loader
 from freqdino.data.random_state import random_state, random_state_kept, set_random_state
 from freqdino.data.train_loader import FromStart, TrainLoader
@@ -62,8 +63,10 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)          # DefaultTrainer's own would build Detectron2's parts, and for CUDA alone
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        if in_epochs(cfg):
+            cfg = with_iterations(cfg, data_loader.pictures)
+        optimizer = self.build_optimizer(cfg, model)
         on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
         device_ids = [comm.get_local_rank()] if on_cuda else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)

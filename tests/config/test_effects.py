@@ -183,7 +183,7 @@ def test_the_model_keys_that_are_read_are_said_to_be(name):
 
 # By the loader and `default_setup`, when data sets are read, and by models with other results.
 READ_ELSEWHERE_IN_TRAINING = ("VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "DATALOADER.SKIP_UNREADABLE",
-                              "TEST.GROUP_BY_SIZE", "TEST.SLIDING_WINDOW")
+                              "DATASETS.SPLIT", "TEST.GROUP_BY_SIZE", "TEST.SLIDING_WINDOW")
 
 
 def test_the_keys_of_training_that_are_read_are_said_to_be(squares, tmp_path):
