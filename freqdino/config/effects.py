@@ -136,8 +136,8 @@ RULES = (
     Rule(("MODEL.ROI_MASK_HEAD.*",), "read", "with MODEL.MASK_ON", _on("MODEL.MASK_ON", _model(*RCNN))),
     Rule(("MODEL.PANOPTIC_FPN.*",), "read", "by MODEL.META_ARCHITECTURE PanopticFPN", _model("PanopticFPN")),
     Rule(("MODEL.RETINANET.*",), "read", "by MODEL.META_ARCHITECTURE RetinaNet", _model("RetinaNet")),
-    Rule(("VIS_PERIOD",), "read", "by Detectron2's detectors; `tools/visualize_data.py` draws what any model learns "
-         "from", _model(*PROPOSING, "RetinaNet")),
+    Rule(("VIS_PERIOD",), "read", "in training: pictures of samples and predictions in TensorBoard; Detectron2's "
+         "detectors add their proposals"),
     # Backbones
     Rule(("MODEL.BACKBONE.FDCONV.ENABLED", "MODEL.BACKBONE.FDAM.ENABLED", "MODEL.FPN.UPSAMPLER"), "read",
          "by this project's backbones; refused beside another"),

@@ -1,8 +1,6 @@
 """Detectron2's trainer with this project's parts, and the evaluation of a checkpoint.
 
-OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints that can be resumed, the weights
-that were evaluated in model_final.pth, those of the best evaluation in model_best.pth, and the last evaluation in
-inference/results.json.
+What OUTPUT_DIR then has stands in `freqdino.commands.train`.
 """
 import logging
 import os
@@ -29,6 +27,7 @@ from freqdino.engine.best_weights import BestWeights, EarlyStop, EnoughTrained
 from freqdino.engine.evaluating import augmented_model, evaluators_of
 from freqdino.engine.joining import share_buffers
 from freqdino.engine.loss_watch import LossWatch
+from freqdino.engine.pictures import showing_hooks
 from freqdino.engine.resuming import (
     METRICS,
     Checkpoints,
@@ -58,6 +57,8 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with this project's optimiser, checkpoints, data and evaluation; also works on the CPU."""
 
+    best: BestWeights | None = None         # the evaluation that TEST.KEEP_BEST asks for
+
     def __init__(self, cfg: CfgNode, predictions: Predictions | None = None, stop: StopRequests | None = None):
         """``predictions``: `predictions_of` the configuration, where the caller has them. ``stop``: see StopHook."""
         TrainerBase.__init__(self)          # DefaultTrainer's own would build Detectron2's parts, and for CUDA alone
@@ -83,7 +84,6 @@ class Trainer(DefaultTrainer):
         self.predictions, self.stop = predictions or predictions_of(cfg), stop
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
         self.evaluated: nn.Module = self.checkpointer.model
-        self.best: BestWeights | None = None
         self._last_eval_results: OrderedDict | None = None      # without any entry in all processes but the first
         self.register_hooks(self.build_hooks())
 
@@ -134,7 +134,7 @@ class Trainer(DefaultTrainer):
         if cfg.TEST.AUG.ENABLED:
             built.append(hooks.EvalHook(0, lambda: self._apart_from_training(test_with_augmentation)))
         if comm.is_main_process():
-            built.append(hooks.PeriodicWriter(self.build_writers()))
+            built += [*showing_hooks(cfg, self.evaluated), hooks.PeriodicWriter(self.build_writers())]
         if self.best is not None:
             built.append(EarlyStop(self.best))
         if self.stop is not None:

@@ -46,7 +46,6 @@ def test_every_key_of_detectron2_and_of_the_project_has_one_rule():
     (["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.ROI_HEADS.NUM_CLASSES", "3"], "ROI_HEADS.NUM_CLASSES (read"),
     (["MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.RESNETS.DEPTH", "101"], "MODEL.RESNETS.DEPTH (read by the"),
     (["MODEL.SWIN.EMBED_DIM", "64"], "MODEL.SWIN.EMBED_DIM (read by MODEL.BACKBONE.NAME D2SwinTransformer)"),
-    (["MODEL.META_ARCHITECTURE", "MaskFormer", "VIS_PERIOD", "10"], "VIS_PERIOD (read by Detectron2's detectors"),
 ])
 def test_a_key_that_changes_nothing_is_said(opts, said, caplog):
     load_config(opts=opts)
