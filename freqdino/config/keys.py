@@ -84,6 +84,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     "SOLVER.AMP": {"DTYPE": "float16"},         # float16 | bfloat16
     "TEST": {
+        "VALIDATION_LOSS": False,           # the losses of training on the first test set with each evaluation
         "EVAL_EPOCHS": 0,                   # above 0 it sets EVAL_PERIOD
         "KEEP_BEST": "",                    # the metric, as in segm/AP, whose best weights go to model_best.pth
         "GROUP_BY_SIZE": True,              # only pictures of one padded size run together; False: as published

@@ -7,6 +7,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
 from freqdino.data.registering import check_dataset_files
+from freqdino.engine.validation_loss import NAME as LOSSES
 from freqdino.errors import ConfigError
 from freqdino.evaluation.build import GROUND_TRUTH_KEY, build_evaluators, tasks_with_ground_truth
 from freqdino.evaluation.results import FOLDER
@@ -63,6 +64,7 @@ def _check_best(cfg, results):
     """What the results are called; which metrics are in them shows at the first evaluation."""
     sets = tuple(dict.fromkeys(cfg.DATASETS.TEST))
     known = sorted(results) if len(sets) == 1 else [f"{name}/{result}" for name in sets for result in sorted(results)]
+    known += [LOSSES] if cfg.TEST.VALIDATION_LOSS else []
     if cfg.TEST.KEEP_BEST and sets and not cfg.TEST.KEEP_BEST.startswith(tuple(f"{result}/" for result in known)):
         raise ConfigError(f"TEST.KEEP_BEST is {cfg.TEST.KEEP_BEST!r}; expected a metric of what is evaluated, "
                           f"{', '.join(f'{result}/...' for result in known)}, as in {known[0]}/"

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from freqdino.checkpoint import StrictCheckpointer
 from freqdino.checkpoint.files import write_whole
 from freqdino.config import load_config, lookup
 from freqdino.config.bounds import check_run, remarks_on
@@ -27,8 +30,8 @@ from freqdino.engine.early_remarks import remembered, repeat_in_file
 from freqdino.engine.evaluating import check_evaluation
 from freqdino.engine.resuming import METRICS
 from freqdino.engine.stopping import StopRequests
-from freqdino.engine.trainer import Trainer, evaluate
-from freqdino.engine.weight_averaging import check_decay
+from freqdino.engine.trainer import Trainer
+from freqdino.engine.weight_averaging import averaged_weights, check_decay
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
 from freqdino.evaluation.tta import check_sizes
 from freqdino.registration.binding import errors_about
@@ -95,7 +98,8 @@ def settle_data_sets(cfg: CfgNode, *, training: bool) -> None:
         parts = [part_names(name, cfg.DATASETS.SPLIT) for name in cfg.DATASETS.TRAIN]
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (tuple(names) for names in zip(*parts)) if parts else ((), ())
         cfg.DATASETS.SPLIT = 0.0
-    asked = [key for key in ("TEST.EVAL_PERIOD", "TEST.EVAL_EPOCHS", "TEST.KEEP_BEST", "SOLVER.EARLY_STOP_PATIENCE")
+    asked = [key for key in ("TEST.EVAL_PERIOD", "TEST.EVAL_EPOCHS", "TEST.KEEP_BEST", "TEST.VALIDATION_LOSS",
+                            "SOLVER.EARLY_STOP_PATIENCE")
              if lookup(cfg, key)]
     if training and asked and not cfg.DATASETS.TEST:
         logger.warning("DATASETS.TEST is empty, so nothing is evaluated: %s %s off. Name a test set, or keep some of "
@@ -153,6 +157,33 @@ def _full_disk_named(folder: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
             raise OSError(error.errno, error.strerror, folder) from error
         raise
+
+
+def evaluate(cfg: CfgNode, *, resume: bool, predictions: Predictions | None = None) -> OrderedDict:
+    """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; either must fit entirely.
+
+    With MODEL_EMA.ENABLED the average that a checkpoint of a run keeps beside its weights.
+    """
+    model = Trainer.build_model(cfg)
+    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, whole_model=True)
+    found = checkpointer.read_last() if resume else None
+    if not found and not cfg.MODEL.WEIGHTS:
+        raise ConfigError("--eval-only needs weights: set MODEL.WEIGHTS to a checkpoint, as in MODEL.WEIGHTS "
+                          f"{os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}")
+    checkpoint = checkpointer.restore(*found) if found else checkpointer.load(cfg.MODEL.WEIGHTS)
+    if cfg.MODEL_EMA.ENABLED:
+        average = averaged_weights(checkpoint)
+        if average is None:
+            logger.info("MODEL_EMA.ENABLED: the checkpoint keeps no average, its weights are evaluated")
+        else:
+            model.load_state_dict(average)
+            logger.info("MODEL_EMA.ENABLED: the average that the checkpoint keeps is evaluated")
+    results = Trainer.test(cfg, model, predictions=predictions)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_augmentation(cfg, model, predictions))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
 
 
 def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace, stop: StopRequests

@@ -1,4 +1,4 @@
-"""Detectron2's trainer with this project's parts, and the evaluation of a checkpoint.
+"""Detectron2's trainer with this project's parts.
 
 What OUTPUT_DIR then has stands in `freqdino.commands.train`.
 """
@@ -43,8 +43,9 @@ from freqdino.engine.resuming import (
 )
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
 from freqdino.engine.stopping import StopHook, StopRequests
-from freqdino.engine.weight_averaging import WeightAveraging, averaged_weights
-from freqdino.errors import ConfigError, Stopped
+from freqdino.engine.validation_loss import ValidationLoss
+from freqdino.engine.weight_averaging import WeightAveraging
+from freqdino.errors import Stopped
 from freqdino.evaluation.results import FOLDER, write_results
 from freqdino.registration.binding import errors_about
 from freqdino.registration.class_tables import check_detector_classes, training_class_tables
@@ -112,12 +113,16 @@ class Trainer(DefaultTrainer):
             batches = FromStart(loader) if isinstance(loader, TrainLoader) else self.build_train_loader(cfg)
             built.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
 
+        losses = ValidationLoss(cfg) if cfg.TEST.VALIDATION_LOSS and cfg.DATASETS.TEST else None
+
         def test():
             ended_early = self.best is not None and self.best.enough and self.iter >= self.max_iter
             if ended_early and self._last_eval_results is not None:     # those of this very iteration
                 return self._last_eval_results
             share_buffers(self.evaluated)
             self._last_eval_results = self.test(cfg, self.evaluated, predictions=self.predictions)
+            if losses is not None:
+                self._last_eval_results.update(losses(self.evaluated))
             return self._last_eval_results
 
         def test_with_augmentation():
@@ -301,30 +306,3 @@ class Trainer(DefaultTrainer):
         """``test`` of the model under TEST.AUG.*, with its files in inference_TTA and names that end in _TTA."""
         results = cls.test(cfg, augmented_model(cfg, model), predictions=predictions, folder=f"{FOLDER}_TTA")
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
-
-
-def evaluate(cfg: CfgNode, *, resume: bool, predictions: Predictions | None = None) -> OrderedDict:
-    """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; either must fit entirely.
-
-    With MODEL_EMA.ENABLED the average that a checkpoint of a run keeps beside its weights.
-    """
-    model = Trainer.build_model(cfg)
-    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, whole_model=True)
-    found = checkpointer.read_last() if resume else None
-    if not found and not cfg.MODEL.WEIGHTS:
-        raise ConfigError("--eval-only needs weights: set MODEL.WEIGHTS to a checkpoint, as in MODEL.WEIGHTS "
-                          f"{os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}")
-    checkpoint = checkpointer.restore(*found) if found else checkpointer.load(cfg.MODEL.WEIGHTS)
-    if cfg.MODEL_EMA.ENABLED:
-        average = averaged_weights(checkpoint)
-        if average is None:
-            logger.info("MODEL_EMA.ENABLED: the checkpoint keeps no average, its weights are evaluated")
-        else:
-            model.load_state_dict(average)
-            logger.info("MODEL_EMA.ENABLED: the average that the checkpoint keeps is evaluated")
-    results = Trainer.test(cfg, model, predictions=predictions)
-    if cfg.TEST.AUG.ENABLED:
-        results.update(Trainer.test_with_augmentation(cfg, model, predictions))
-    if comm.is_main_process():
-        verify_results(cfg, results)
-    return results
