@@ -24,14 +24,14 @@ def evaluators_of(cfg: CfgNode, predictions: Predictions, folder: str) -> list[D
                             max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, output_dir=folder)
 
 
-def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
+def check_evaluation(cfg: CfgNode, predictions: Predictions, *, training: bool = True) -> None:
     """Find before training what would end the evaluation after it: builds the evaluators, and lets them go.
 
     The records are those that `check_datasets` has read.
 
     Raises ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts, or TEST.EXPECTED_RESULTS
-    are of something else than what is evaluated; names the keys; ValueError, OSError, ImportError: what stands in the
-    way of an evaluator: files, metadata, packages.
+    or, in training, TEST.KEEP_BEST are of something else than what is evaluated; names the keys;
+    ValueError, OSError, ImportError: what stands in the way of an evaluator: files, metadata, packages.
     """
     results = set()
     for name in cfg.DATASETS.TEST:
@@ -45,7 +45,8 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
         check_dataset_files(name, [GROUND_TRUTH_KEY[task] for task in evaluated])
         results |= {result for task in evaluated for result in RESULTS[task]}
     _check_expected_results(cfg, results)
-    _check_best(cfg, results)
+    if training:
+        _check_best(cfg, results)
     evaluators_of(cfg, predictions, os.path.join(cfg.OUTPUT_DIR, FOLDER))
 
 

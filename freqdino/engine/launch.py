@@ -199,7 +199,7 @@ def run_job(cfg: CfgNode, predictions: Predictions, args: argparse.Namespace, st
             logger.info("MODEL.SEM_SEG_HEAD.NUM_CLASSES is the data's: %d", cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
             write_config(cfg)
         check_datasets(cfg, tasks=predictions.tasks, masks=predictions.masks)
-        check_evaluation(cfg, predictions)
+        check_evaluation(cfg, predictions, training=not args.eval_only)
         if args.eval_only:
             return evaluate(cfg, resume=args.resume, predictions=predictions)
         trainer = Trainer(cfg, predictions, stop)

@@ -106,6 +106,9 @@ def test_less_of_a_loss_is_better():
 def test_a_metric_of_something_else_is_refused_before_training(squares, tmp_path, capsys):
     error = fails(capsys, options(squares, tmp_path, *BEST, "TEST.KEEP_BEST", "sem_seg/mIoU"))
     assert "TEST.KEEP_BEST is 'sem_seg/mIoU'; expected a metric of what is evaluated, bbox/..., segm/..." in error
+    with pytest.raises(SystemExit):             # of weights, for the metric is training's alone
+        run(["--eval-only", *options(squares, tmp_path, *BEST, "TEST.KEEP_BEST", "sem_seg/mIoU")])
+    assert "--eval-only needs weights" in capsys.readouterr().err
     assert "names no metric" in fails(capsys, options(squares, tmp_path, "SOLVER.EARLY_STOP_PATIENCE", "2"))
 
 
