@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from freqdino.errors import DataError, first_few
 
-_FORM = re.compile(r"(.+)#(train|val)=([\d.e-]+)", re.DOTALL)
+_FORM = re.compile(r"(.+)#(train|val)=(0?\.\d+|\d(?:\.\d+)?e-\d+)", re.DOTALL)
 logger = logging.getLogger(__name__)
 
 

@@ -39,7 +39,7 @@ def count_classes(metadata: Metadata) -> int | None:
     if stuff_ids or "sem_seg" in kind or "panoptic" in kind:
         names = metadata.get("stuff_classes")
         return len(names) if names else len(stuff_ids) if stuff_ids else None
-    names = metadata.get("thing_classes")
+    names = metadata.get("thing_classes") or metadata.get("stuff_classes")     # alone of what a checkpoint notes
     return len(names) if names else None
 
 

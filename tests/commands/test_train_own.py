@@ -5,6 +5,8 @@ import torch
 
 from freqdino import Predictor, load_config
 from freqdino.commands.train import run
+from freqdino.engine.predictor import class_metadata
+from freqdino.registration.class_tables import with_counted_classes
 from helpers.small_training import fails, options, results
 
 pytestmark = pytest.mark.usefixtures("loggers_as_before")
@@ -72,3 +74,13 @@ def test_what_cannot_be_meant(squares, tmp_path, capsys):
     assert "DATASETS.SPLIT is 0.5, but DATASETS.TEST names what is evaluated" in error
     error = fails(capsys, options(squares, tmp_path, *OWN, "DATASETS.TEST", "()", "DATASETS.SPLIT", "0.1"))
     assert "DATASETS.SPLIT 0.1 leaves 0 of the 4 pictures" in error
+
+
+@pytest.mark.parametrize("classes", [{"thing_classes": ["a", "b", "c"]}, {"stuff_classes": ["a", "b", "c"]}])
+def test_the_classes_that_a_checkpoint_notes_are_counted(squares, tmp_path, classes):
+    """Where the data are not at hand, as in a demo of the leaf that was trained."""
+    torch.save({"model": {}, "classes": classes}, tmp_path / "model.pth")
+    cfg = load_config(opts=[*own(squares, tmp_path, "DATASETS.TRAIN", "gone.json@nowhere", "MODEL.WEIGHTS",
+                                 str(tmp_path / "model.pth"))])
+    class_metadata(cfg)
+    assert with_counted_classes(cfg).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3

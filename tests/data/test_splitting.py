@@ -19,7 +19,7 @@ def test_names():
     assert part_names("a.json@b", 0.8) == ("a.json@b#train=0.8", "a.json@b#val=0.8")
     assert part_of("a.json@b#val=0.8") == Part("a.json@b", "val", 0.8)
     assert part_of(part_names("x", 1e-05)[0]) == Part("x", "train", 1e-05)
-    assert part_of("a.json@b") is part_of("a.json@b#val") is None
+    assert part_of("a.json@b") is part_of("a.json@b#val") is part_of("a.json@b#val=1.2.3") is None
 
 
 def test_every_picture_is_in_one_part_whatever_the_order_and_the_folder():
