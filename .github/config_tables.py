@@ -26,6 +26,10 @@ ADDITIONS = {"freqfusion": "FreqFusion", "fdconv": "FDConv", "fdam": "FDAM", "en
              "dysample": "DySample+", "dysample_s": "DySample-S+"}
 NAME = re.compile(f"({'|'.join(MODELS)})_({'|'.join(BACKBONES)})(_.*)?")
 ADDITION = re.compile("_(dysample_s|[a-z0-9]+)")
+# Task -> the data in the command of a leaf for own data.
+OWN_DATA = {"instance": 'DATASETS.TRAIN "train.json@images" DATASETS.TEST "val.json@images"',
+            "panoptic": 'DATASETS.TRAIN "train.json@images@pngs" DATASETS.TEST "val.json@images@pngs"',
+            "semantic": 'DATASETS.TRAIN "classes.txt@images@labels" DATASETS.SPLIT 0.8'}
 PUBLISHED = re.compile("^# Published: (.*?);", re.MULTILINE)
 FOOTNOTES = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
@@ -71,7 +75,9 @@ def files(folder: Path) -> Iterator[tuple[Path, str]]:
     if odd:
         raise ValueError(f"configs/leaves.json and the leaves differ: {', '.join(sorted(odd))}")
     for path in paths:
-        command = f"# python train_net.py --config-file configs/{path.relative_to(folder).as_posix()} --num-gpus 8\n"
+        leaf = path.relative_to(folder)
+        rest = OWN_DATA[leaf.parts[1]] if leaf.parts[0] == "own" else "--num-gpus 8"
+        command = f"# python train_net.py --config-file configs/{leaf.as_posix()} {rest}\n"
         yield path, command + path.read_text().partition("\n")[2]
 
     def written(table: re.Match) -> str:

@@ -36,6 +36,7 @@ CLASSIFIER = re.compile(r"^((stem\.)?(fc\d*|linear|head|head_dist|norm|fc_norm)\
 OUTPUT_LAYERS = re.compile(r"^(norm\d|neck)\.")
 # Caffe2 folds the statistics of a batch normalisation into its scale.
 FOLDED_STATISTICS = re.compile(r"\.norm\.running_(mean|var)$")
+PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 LISTED = 10                                 # keys of each kind that an error names
 
 
@@ -159,12 +160,28 @@ class StrictCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        contents = {"model": self.model.state_dict(), **{key: obj.state_dict() for key, obj in
-                                                         self.checkpointables.items()}, **self.remarks, **entries}
+        states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        self.save_weights(name, self.model, **states, **entries)
+        write_whole(os.path.join(self.save_dir, LAST), lambda file: file.write(f"{name}.pth".encode()))
+
+    def save_weights(self, name: str, model: nn.Module, **entries: Any) -> None:
+        """Write ``model``, the remarks and ``entries`` to ``save_dir``/<name>.pth, as `save`; nothing names it."""
+        if not self.save_dir or not self.save_to_disk:
+            return
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
+        contents = {"model": model.state_dict(), **self.remarks, **entries}
         write_whole(path, lambda file: torch.save(contents, file))
-        write_whole(os.path.join(self.save_dir, LAST), lambda file: file.write(f"{name}.pth".encode()))
+
+    def keep_newest(self, count: int, *, iteration: int) -> None:
+        """Delete the periodic checkpoints, model_<iteration>.pth, up to ``iteration`` but for the newest ``count``."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        found = {path: int(match[1]) for path in self._saved_files()
+                 if (match := PERIODIC.fullmatch(os.path.basename(path)))}
+        older = sorted((path for path in found if found[path] <= iteration), key=found.__getitem__)[:-count]
+        for path in older:
+            os.unlink(path)
 
     def load(self, path: str, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
         """Fill the model from ``path``, whatever `read_weights` knows ("" leaves the model as it is), and restore

@@ -65,7 +65,7 @@ def of_configuration(config_file: str, options: Sequence[str]):
     from freqdino.data import register_custom_datasets
     from freqdino.data.checks.classes import check_classes_of_test_set, check_same_classes
     from freqdino.data.checks.inspection import faults_of, readers_for_evaluation, readers_for_training
-    from freqdino.registration.class_tables import check_detector_classes, check_num_classes
+    from freqdino.registration.class_tables import check_detector_classes, check_num_classes, with_counted_classes
     from freqdino.registration.predictions import predictions_of
 
     cfg = load_config(config_file, options)
@@ -75,7 +75,7 @@ def of_configuration(config_file: str, options: Sequence[str]):
         check_counts = check_num_classes if cfg.MODEL.META_ARCHITECTURE in FAMILY_SECTIONS else check_detector_classes
         for step in (partial(check_same_classes, train, "training"), partial(check_same_classes, test, "test"),
                      *(partial(check_classes_of_test_set, train[0], name) for name in test if train),
-                     partial(check_counts, cfg)):
+                     lambda: check_counts(with_counted_classes(cfg))):
             faults += faults_of(step)
     evaluated = partial(readers_for_evaluation, predictions.tasks, predictions.masks)
     return faults, [(name, partial(readers_for_training, cfg)) for name in train] + [(name, evaluated) for name in test]

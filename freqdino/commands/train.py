@@ -4,10 +4,12 @@
     train_net.py --config-file FILE --eval-only MODEL.WEIGHTS CHECKPOINT               evaluates
     torchrun --nproc-per-node N train_net.py --config-file FILE [...]                  the same in torchrun's processes
 
-OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the
-last evaluation in inference/results.json. With MODEL_EMA.ENABLED True an average of the weights over training is what
-is evaluated, and lies in model_final_ema.pth; with TEST.AUG.ENABLED True the last evaluation is done again with
-several sizes and mirror images, in inference_TTA. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes
+OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, the last evaluation in
+inference/results.json, and weights: model_<iteration>.pth, whole checkpoints that --resume goes on from
+(SOLVER.CHECKPOINT_KEEP says how many), model_final.pth, what was evaluated at the end, and with TEST.KEEP_BEST
+model_best.pth, what was evaluated best. With MODEL_EMA.ENABLED True an average of the weights over training is
+evaluated; with TEST.AUG.ENABLED True the last evaluation is done again with several sizes and mirror images, in
+inference_TTA. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes
 there. Errors in what the user gives end in a message on stderr and exit status 1; their traceback is in log.txt.
 Ctrl-C and SIGTERM end the training after the step at hand and a checkpoint, with status 130 and 143; ``--resume`` then
 goes on as if there had been no pause. A training starts in an OUTPUT_DIR without another one.

@@ -64,6 +64,8 @@ BOUNDS = (
         *_in_families("NHEADS", "HIDDEN_DIM", "DIM_FEEDFORWARD", "NUM_OBJECT_QUERIES"))),
     ("at least 0", _at_least(0), (
         "SOLVER.BASE_LR", "SOLVER.BASE_LR_END", "SOLVER.WARMUP_ITERS", "SOLVER.REFERENCE_WORLD_SIZE",
+        "SOLVER.CHECKPOINT_KEEP", "SOLVER.EARLY_STOP_PATIENCE", "SOLVER.EPOCHS", "SOLVER.CHECKPOINT_EPOCHS",
+        "TEST.EVAL_EPOCHS",
         "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_EMBED",
         "SOLVER.BIAS_LR_FACTOR",
         "SOLVER.BACKBONE_MULTIPLIER", "SOLVER.FREQ_SCALE_MULTIPLIER", "SOLVER.POLY_LR_POWER",
@@ -83,7 +85,7 @@ BOUNDS = (
         *_in_families("TEST.OBJECT_MASK_THRESHOLD", "TEST.OVERLAP_THRESHOLD"))),
     ("at least 0 and below 1", lambda value: 0 <= value < 1, (
         "SOLVER.MOMENTUM", "MODEL.SWIN.DROP_RATE", "MODEL.SWIN.ATTN_DROP_RATE", "MODEL.SWIN.DROP_PATH_RATE",
-        "MODEL.TIMM.DROP_PATH_RATE", "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT", *_in_families("DROPOUT"))),
+        "MODEL.TIMM.DROP_PATH_RATE", "DATASETS.SPLIT", "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT", *_in_families("DROPOUT"))),
     ("above 0 and at most 1", lambda value: 0 < value <= 1, ("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA",)),
     ("from 0, which freezes nothing, to 5, the stem and all four stages", lambda value: -1 <= value <= 5,
      ("MODEL.BACKBONE.FREEZE_AT",)),
@@ -104,6 +106,8 @@ BOUNDS = (
     ("a device of PyTorch, such as cuda, cuda:1 or cpu", _is_device, ("MODEL.DEVICE",)),
     ("a folder", lambda path: bool(path.strip()), ("OUTPUT_DIR",)),
 )
+# Models whose MODEL.SEM_SEG_HEAD.NUM_CLASSES can be 0: as many as the data have.
+COUNTS_CLASSES = (*FAMILY_SECTIONS, "SemanticSegmentor")
 # float("inf") is a norm: the largest gradient.
 MAY_BE_INFINITE = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
 
@@ -140,6 +144,9 @@ def _together(cfg):
     yield (not solver.REFERENCE_WORLD_SIZE or solver.IMS_PER_BATCH % solver.REFERENCE_WORLD_SIZE == 0,
            f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}; it must be a multiple of SOLVER.REFERENCE_WORLD_SIZE, "
            f"{solver.REFERENCE_WORLD_SIZE}")
+    yield (not solver.EARLY_STOP_PATIENCE or bool(cfg.TEST.KEEP_BEST),
+           f"SOLVER.EARLY_STOP_PATIENCE is {solver.EARLY_STOP_PATIENCE}, but TEST.KEEP_BEST names no metric to wait "
+           "for; set it, as in TEST.KEEP_BEST segm/AP")
     yield (sizes.MIN_SIZE_TRAIN_SAMPLING != "range" or len(sizes.MIN_SIZE_TRAIN) == 2
            and sizes.MIN_SIZE_TRAIN[0] <= sizes.MIN_SIZE_TRAIN[1],
            f"INPUT.MIN_SIZE_TRAIN is {sizes.MIN_SIZE_TRAIN!r}; with INPUT.MIN_SIZE_TRAIN_SAMPLING range it must be two "
@@ -147,8 +154,12 @@ def _together(cfg):
     yield (len(cfg.MODEL.PIXEL_MEAN) == len(cfg.MODEL.PIXEL_STD),
            f"MODEL.PIXEL_MEAN has {len(cfg.MODEL.PIXEL_MEAN)} numbers and MODEL.PIXEL_STD {len(cfg.MODEL.PIXEL_STD)}; "
            "each has one for a channel")
-    yield (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES > 0 or cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor",
-           f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}; it must be at least 1")
+    least = 0 if cfg.MODEL.META_ARCHITECTURE in COUNTS_CLASSES else 1
+    yield (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES >= least,
+           f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}; it must be at least {least}")
+    yield (not cfg.DATASETS.SPLIT or not cfg.DATASETS.TEST,
+           f"DATASETS.SPLIT is {cfg.DATASETS.SPLIT}, but DATASETS.TEST names what is evaluated; set one of the "
+           "two, the other to 0 or ()")
     yield (cfg.MODEL.RESNETS.DEPTH > 34 or "resnet" not in cfg.MODEL.BACKBONE.NAME
            or cfg.MODEL.RESNETS.RES2_OUT_CHANNELS == 64,
            f"MODEL.RESNETS.RES2_OUT_CHANNELS is {cfg.MODEL.RESNETS.RES2_OUT_CHANNELS}; a ResNet of DEPTH "
@@ -170,19 +181,19 @@ def check_run(cfg: CfgNode, *, training: bool) -> None:
 def remarks_on(cfg: CfgNode) -> list[str]:
     """Sentences on settings of training and evaluation that run, though hardly as they were meant."""
     solver, remarks = cfg.SOLVER, []
-    if solver.WARMUP_ITERS >= solver.MAX_ITER and solver.WARMUP_FACTOR < 1:
+    if not solver.EPOCHS and solver.WARMUP_ITERS >= solver.MAX_ITER and solver.WARMUP_FACTOR < 1:
         remarks.append(f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} is not below SOLVER.MAX_ITER {solver.MAX_ITER}: the "
                        f"learning rate never reaches SOLVER.BASE_LR {solver.BASE_LR}")
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler" and not cfg.DATALOADER.REPEAT_THRESHOLD:
         remarks.append("DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler repeats nothing with DATALOADER."
                        "REPEAT_THRESHOLD 0")
-    if cfg.TEST.EVAL_PERIOD > solver.MAX_ITER:
+    if cfg.TEST.EVAL_PERIOD > solver.MAX_ITER and not solver.EPOCHS and not cfg.TEST.EVAL_EPOCHS:
         remarks.append(f"TEST.EVAL_PERIOD {cfg.TEST.EVAL_PERIOD} is beyond SOLVER.MAX_ITER {solver.MAX_ITER}: the "
                        "evaluation comes once, at the end")
     section = FAMILY_SECTIONS.get(cfg.MODEL.META_ARCHITECTURE)
     queries = section and lookup(cfg, f"{section}.NUM_OBJECT_QUERIES")
     most = queries * cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES if section else 0
-    if section and lookup(cfg, f"{section}.TEST.INSTANCE_ON") and cfg.TEST.DETECTIONS_PER_IMAGE > max(most, 100):
+    if most and lookup(cfg, f"{section}.TEST.INSTANCE_ON") and cfg.TEST.DETECTIONS_PER_IMAGE > max(most, 100):
         remarks.append(f"TEST.DETECTIONS_PER_IMAGE is {cfg.TEST.DETECTIONS_PER_IMAGE}, but {queries} queries of "
                        f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} classes give {most} predictions at most: set {section}."
                        "NUM_OBJECT_QUERIES higher")

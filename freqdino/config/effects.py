@@ -87,7 +87,11 @@ RULES = (
           "SOLVER.WEIGHT_DECAY*", "SOLVER.WARMUP_*", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.IMS_PER_BATCH",
           "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.BIAS_LR_FACTOR", "SOLVER.CLIP_GRADIENTS.ENABLED", "SOLVER.OPTIMIZER",
           "SOLVER.AMP.ENABLED", "SOLVER.BACKBONE_MULTIPLIER", "SOLVER.FREQ_SCALE_MULTIPLIER", "SOLVER.LAYER_DECAY",
+          "SOLVER.EPOCHS", "SOLVER.CHECKPOINT_EPOCHS", "SOLVER.CHECKPOINT_KEEP", "TEST.EVAL_EPOCHS", "TEST.KEEP_BEST",
+          "TEST.VALIDATION_LOSS",
           "MODEL_EMA.ENABLED", "INPUT.EXTRA_AUGMENTATIONS"), "read", "in training"),
+    Rule(("SOLVER.EARLY_STOP_PATIENCE",), "read", "in training with TEST.KEEP_BEST", _on("TEST.KEEP_BEST")),
+    Rule(("DATASETS.SPLIT",), "read", "by train_net.py; beside DATASETS.TEST it is refused"),
     Rule(("DATALOADER.SKIP_UNREADABLE",), "read", "when data sets are read"),
     Rule(("TEST.EXPECTED_RESULTS", "TEST.EVAL_PERIOD", "TEST.AUG.ENABLED", "TEST.PRECISE_BN.ENABLED",
           "TEST.GROUP_BY_SIZE", "TEST.SLIDING_WINDOW*"), "read", "in evaluation"),
@@ -134,8 +138,8 @@ RULES = (
     Rule(("MODEL.ROI_MASK_HEAD.*",), "read", "with MODEL.MASK_ON", _on("MODEL.MASK_ON", _model(*RCNN))),
     Rule(("MODEL.PANOPTIC_FPN.*",), "read", "by MODEL.META_ARCHITECTURE PanopticFPN", _model("PanopticFPN")),
     Rule(("MODEL.RETINANET.*",), "read", "by MODEL.META_ARCHITECTURE RetinaNet", _model("RetinaNet")),
-    Rule(("VIS_PERIOD",), "read", "by Detectron2's detectors; `tools/visualize_data.py` draws what any model learns "
-         "from", _model(*PROPOSING, "RetinaNet")),
+    Rule(("VIS_PERIOD",), "read", "in training: pictures of samples and predictions in TensorBoard; Detectron2's "
+         "detectors add their proposals"),
     # Backbones
     Rule(("MODEL.BACKBONE.FDCONV.ENABLED", "MODEL.BACKBONE.FDAM.ENABLED", "MODEL.FPN.UPSAMPLER"), "read",
          "by this project's backbones; refused beside another"),

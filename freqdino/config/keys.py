@@ -71,6 +71,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "MAX_SCALE": 2.0,
         "EXTRA_AUGMENTATIONS": [],          # Detectron2's, before the mapper's: [[RandomBrightness, 0.8, 1.2], ...]
     },
+    "DATASETS": {"SPLIT": 0.0},                 # share of the training pictures to learn from, the others to evaluate
     "DATALOADER": {"SKIP_UNREADABLE": False},   # True: what cannot be decoded is left out, and counted
     "SOLVER": {
         "OPTIMIZER": "ADAMW",
@@ -78,9 +79,16 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "WEIGHT_DECAY_EMBED": 0.0,
         "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
         "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
+        "EPOCHS": 0,                        # of the training pictures; above 0 it sets MAX_ITER, STEPS and the warm-up
+        "CHECKPOINT_EPOCHS": 0,             # above 0 it sets CHECKPOINT_PERIOD
+        "CHECKPOINT_KEEP": 0,               # how many checkpoints to resume from stay; 0: all
+        "EARLY_STOP_PATIENCE": 0,           # evaluations without a better one that end the training; 0: never
     },
     "SOLVER.AMP": {"DTYPE": "float16"},         # float16 | bfloat16
     "TEST": {
+        "VALIDATION_LOSS": False,           # the losses of training on the first test set with each evaluation
+        "EVAL_EPOCHS": 0,                   # above 0 it sets EVAL_PERIOD
+        "KEEP_BEST": "",                    # the metric, as in segm/AP, whose best weights go to model_best.pth
         "GROUP_BY_SIZE": True,              # only pictures of one padded size run together; False: as published
         "SLIDING_WINDOW": {                 # of semantic models: one number or [height, width], in pixels of the input
             "ENABLED": False,

@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from freqdino.config.checks import CHECKS
 from freqdino.config.effects import OTHER_BACKBONES, flat_keys, keys_without_effect
+from freqdino.config.epochs import let_iterations_win
 from freqdino.config.keys import IGNORED_KEYS, default_config, lookup
 from freqdino.config.values import converted
 from freqdino.errors import ConfigError, UnknownKeyError
@@ -154,7 +155,9 @@ def _merge_options(cfg, opts):
     """Merge key, value, ... of a command line. Returns as `_merge_values`."""
     origins = {}
     for key, value in _pairs(list(opts)):
-        origins.update(_merge_values(cfg, {key: value}, "command line"))
+        merged = _merge_values(cfg, {key: value}, "command line")
+        let_iterations_win(cfg, merged, "command line")
+        origins.update(merged)
     return origins
 
 
@@ -168,7 +171,9 @@ def merge_config_file(cfg: CfgNode, path: str) -> dict[str, str]:
     for origin, values in _layers(os.path.expanduser(path)):
         if values.get("VERSION", cfg.VERSION) not in (cfg.VERSION, str(cfg.VERSION)):
             raise ConfigError(f"{origin}: VERSION {values['VERSION']}; only version {cfg.VERSION} files can be read")
-        origins.update(_merge_values(cfg, values, origin))
+        merged = _merge_values(cfg, values, origin)
+        let_iterations_win(cfg, merged, origin)
+        origins.update(merged)
     return origins
 
 

@@ -6,6 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from freqdino.data.custom import register_custom_datasets
 from freqdino.data.registering import check_dataset_files
+from freqdino.data.splitting import part_of
 from freqdino.errors import DataError
 
 
@@ -47,5 +48,8 @@ def keep_only(name: str, records: Sequence[dict], kept: Sequence[dict]) -> None:
 
 
 def left_out(name: str) -> frozenset[int | str]:
-    """Ids of the images that are left out when a data set is evaluated."""
-    return MetadataCatalog.get(name).get("left_out", frozenset())
+    """Ids of the images that are left out when a data set is evaluated; of a part, also those of the other one."""
+    metadata = MetadataCatalog.get(name)
+    if part_of(name) and "other_part" not in metadata.as_dict():
+        dataset_records(name)               # which says what the part holds
+    return metadata.get("left_out", frozenset()) | metadata.get("other_part", frozenset())

@@ -7,7 +7,8 @@
 
 Without a prefix the first part's suffix and the number of folders tell the kind. Paths may be relative to the working
 directory, or begin with "~". An "@" may stand in a path: the first part ends at its suffix, and of two folders the
-second begins at the last "@" unless the whole rest is an existing folder. datasets/README.md has examples.
+second begins at the last "@" unless the whole rest is an existing folder. After any name, "#train=0.8" and "#val=0.8"
+are its two parts. datasets/README.md has examples.
 """
 import logging
 import os
@@ -20,6 +21,7 @@ from freqdino.data.categories import ClassTable, read_class_file
 from freqdino.data.coco_files import read_annotation_file
 from freqdino.data.formats.conversion import PREFIXED_FORMS, converted_file, is_prefixed
 from freqdino.data.registering import register_instances, register_panoptic, register_semantic
+from freqdino.data.splitting import part_of, register_part
 from freqdino.data.values import shown
 from freqdino.errors import DataError, MissingDataError
 
@@ -81,8 +83,8 @@ def _register(name: str) -> None:
 
 
 def register_custom_datasets(names: Iterable[str]) -> None:
-    """Register every name of an own-data form that is not registered yet; names without an "@" or a
-    format's prefix are left alone.
+    """Register every name of an own-data form, of a format's prefix or of a part, that is not registered yet; others
+    are left alone.
 
     Reads the class table of each, so that its metadata are complete; annotations and images are read and checked when
     the dataset is loaded, but for other formats: their annotations and the sizes of their images are read here.
@@ -93,5 +95,11 @@ def register_custom_datasets(names: Iterable[str]) -> None:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"a data set has the name {shown(name)}; expected a registered name, or where own data are")
-        if name not in DatasetCatalog and ("@" in name or is_prefixed(name)):
+        if name in DatasetCatalog:
+            continue
+        if part := part_of(name):
+            register_custom_datasets([part.name])
+            if part.name in DatasetCatalog:
+                register_part(name, part)
+        elif "@" in name or is_prefixed(name):
             _register(name)

@@ -79,15 +79,20 @@ class TrainLoader:
                 del group[:self.batch_size]
                 yield batch
 
+    @property
+    def pictures(self) -> int:
+        """How many there are to learn from."""
+        return len(self.stream.samples)
+
     def state_dict(self) -> dict[str, Any]:
         """The place in the data after the batches that were taken."""
         waiting = sorted(position for group in self._waiting for position, _ in group)
-        return {"seed": self.seed, "records": len(self.stream.samples), "next": self._next, "waiting": waiting}
+        return {"seed": self.seed, "records": self.pictures, "next": self._next, "waiting": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there, in the order of its seed. Raises ValueError for a place among other numbers of records."""
-        if state["records"] != len(self.stream.samples):
-            raise ValueError(f"the training data had {state['records']} records and have {len(self.stream.samples)}")
+        if state["records"] != self.pictures:
+            raise ValueError(f"the training data had {state['records']} records and have {self.pictures}")
         if state["seed"] != self.seed:
             self.seed, self.stream = state["seed"], self.make_stream(state["seed"])
         self.stream.again, self.stream.start = frozenset(state["waiting"]), state["next"]

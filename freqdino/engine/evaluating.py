@@ -7,6 +7,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
 from freqdino.data.registering import check_dataset_files
+from freqdino.engine.validation_loss import NAME as LOSSES
 from freqdino.errors import ConfigError
 from freqdino.evaluation.build import GROUND_TRUTH_KEY, build_evaluators, tasks_with_ground_truth
 from freqdino.evaluation.results import FOLDER
@@ -23,14 +24,14 @@ def evaluators_of(cfg: CfgNode, predictions: Predictions, folder: str) -> list[D
                             max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, output_dir=folder)
 
 
-def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
+def check_evaluation(cfg: CfgNode, predictions: Predictions, *, training: bool = True) -> None:
     """Find before training what would end the evaluation after it: builds the evaluators, and lets them go.
 
     The records are those that `check_datasets` has read.
 
     Raises ConfigError: a set of DATASETS.TEST has no ground truth for what the model predicts, or TEST.EXPECTED_RESULTS
-    are of something else than what is evaluated; names the keys; ValueError, OSError, ImportError: what stands in the
-    way of an evaluator: files, metadata, packages.
+    or, in training, TEST.KEEP_BEST are of something else than what is evaluated; names the keys;
+    ValueError, OSError, ImportError: what stands in the way of an evaluator: files, metadata, packages.
     """
     results = set()
     for name in cfg.DATASETS.TEST:
@@ -44,6 +45,8 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions) -> None:
         check_dataset_files(name, [GROUND_TRUTH_KEY[task] for task in evaluated])
         results |= {result for task in evaluated for result in RESULTS[task]}
     _check_expected_results(cfg, results)
+    if training:
+        _check_best(cfg, results)
     evaluators_of(cfg, predictions, os.path.join(cfg.OUTPUT_DIR, FOLDER))
 
 
@@ -56,6 +59,17 @@ def _check_expected_results(cfg, results):
     if tasks - results:
         raise ConfigError(f"TEST.EXPECTED_RESULTS has the task {', '.join(sorted(tasks - results))}; the results of "
                           f"this evaluation are {', '.join(sorted(results))}")
+
+
+def _check_best(cfg, results):
+    """What the results are called; which metrics are in them shows at the first evaluation."""
+    sets = tuple(dict.fromkeys(cfg.DATASETS.TEST))
+    known = sorted(results) if len(sets) == 1 else [f"{name}/{result}" for name in sets for result in sorted(results)]
+    known += [LOSSES] if cfg.TEST.VALIDATION_LOSS else []
+    if cfg.TEST.KEEP_BEST and sets and not cfg.TEST.KEEP_BEST.startswith(tuple(f"{result}/" for result in known)):
+        raise ConfigError(f"TEST.KEEP_BEST is {cfg.TEST.KEEP_BEST!r}; expected a metric of what is evaluated, "
+                          f"{', '.join(f'{result}/...' for result in known)}, as in {known[0]}/"
+                          f"{'mIoU' if known[0].endswith('sem_seg') else 'PQ' if 'panoptic' in known[0] else 'AP'}")
 
 
 def augmented_model(cfg: CfgNode, model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from freqdino.data import register_custom_datasets
 from freqdino.data.augmentation import inference_recipe
 from freqdino.errors import ConfigError
 from freqdino.modeling.meta_architecture import MaskClassificationModel
+from freqdino.registration.class_tables import with_counted_classes
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS is empty: set it to a trained checkpoint, "
                           "as in MODEL.WEIGHTS output/model_final.pth")
-    model = build_model(cfg).eval()
+    model = build_model(with_counted_classes(cfg)).eval()
     StrictCheckpointer(model, whole_model=True, data_config=DataConfig.of(cfg)).load(cfg.MODEL.WEIGHTS)
     return model
 

@@ -141,14 +141,19 @@ class PreciseBN(hooks.PreciseBN):
 
 
 class Checkpoints(hooks.HookBase):
-    """Detectron2's periodic checkpoints, of what all processes have: to be a hook in every one of them."""
+    """Detectron2's periodic checkpoints, of what all processes have: to be a hook in every one of them.
+
+    After the last iteration, too; then OUTPUT_DIR/model_final.pth has the weights alone that are evaluated.
+    """
 
     def __init__(self, period: int):
         self._period = period
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self._period == 0:
+        if done % self._period == 0 or done >= self.trainer.max_iter:
             self.trainer.save_checkpoint()
-        if done >= self.trainer.max_iter:
-            self.trainer.save_checkpoint("model_final")
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:      # else the last step failed
+            self.trainer.save_weights("model_final")

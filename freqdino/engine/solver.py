@@ -17,12 +17,14 @@ from detectron2.layers.batch_norm import LayerNorm as ChannelLayerNorm
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
+from detectron2.utils.events import get_event_storage, has_event_storage
 from fvcore.common.param_scheduler import StepWithFixedGammaParamScheduler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from freqdino.engine.progress import METRICS_PERIOD
 from freqdino.errors import ConfigError
 from freqdino.frequency import FrequencyScale
 
@@ -145,9 +147,21 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
                                     fused=fused)
     else:
         raise ConfigError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; ADAMW or SGD are possible")
+    optimizer.register_step_pre_hook(_note_gradient_norm)       # before the gradients are clipped
     if solver.CLIP_GRADIENTS.ENABLED:
         optimizer.register_step_pre_hook(_clip_hook(solver.CLIP_GRADIENTS))
     return optimizer
+
+
+def _note_gradient_norm(optimizer, args, kwargs):
+    """The norm of the whole model's gradient among the metrics, as grad_norm, where a row of them is to be written.
+
+    Not more often: the host would wait for the device in each step.
+    """
+    if has_event_storage() and (get_event_storage().iter + 1) % METRICS_PERIOD == 0:
+        norms = [parameter.grad.norm() for group in optimizer.param_groups for parameter in group["params"]
+                 if parameter.grad is not None]
+        get_event_storage().put_scalar("grad_norm", torch.stack(norms).norm(), smoothing_hint=False)
 
 
 def _clip_hook(clip):

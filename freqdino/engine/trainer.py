@@ -1,14 +1,13 @@
-"""Detectron2's trainer with this project's parts, and the evaluation of a checkpoint.
+"""Detectron2's trainer with this project's parts.
 
-OUTPUT_DIR then has config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints with model_final.pth, and the
-last evaluation in inference/results.json.
+What OUTPUT_DIR then has stands in `freqdino.commands.train`.
 """
 import logging
 import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -20,12 +19,15 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from freqdino.checkpoint import DataConfig, StrictCheckpointer, starting_weights
+from freqdino.config.epochs import in_epochs, with_iterations
 from freqdino.data import build_test_loader, build_train_loader
 from freqdino.data.random_state import random_state, random_state_kept, set_random_state
 from freqdino.data.train_loader import FromStart, TrainLoader
+from freqdino.engine.best_weights import BestWeights, EarlyStop, EnoughTrained
 from freqdino.engine.evaluating import augmented_model, evaluators_of
 from freqdino.engine.joining import share_buffers
 from freqdino.engine.loss_watch import LossWatch
+from freqdino.engine.pictures import showing_hooks
 from freqdino.engine.resuming import (
     METRICS,
     Checkpoints,
@@ -41,8 +43,9 @@ from freqdino.engine.resuming import (
 )
 from freqdino.engine.solver import build_lr_scheduler, build_optimizer
 from freqdino.engine.stopping import StopHook, StopRequests
-from freqdino.engine.weight_averaging import WeightAveraging, averaged_weights
-from freqdino.errors import ConfigError, Stopped
+from freqdino.engine.validation_loss import ValidationLoss
+from freqdino.engine.weight_averaging import WeightAveraging
+from freqdino.errors import Stopped
 from freqdino.evaluation.results import FOLDER, write_results
 from freqdino.registration.binding import errors_about
 from freqdino.registration.class_tables import check_detector_classes, training_class_tables
@@ -55,13 +58,17 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with this project's optimiser, checkpoints, data and evaluation; also works on the CPU."""
 
+    best: BestWeights | None = None         # the evaluation that TEST.KEEP_BEST asks for
+
     def __init__(self, cfg: CfgNode, predictions: Predictions | None = None, stop: StopRequests | None = None):
         """``predictions``: `predictions_of` the configuration, where the caller has them. ``stop``: see StopHook."""
         TrainerBase.__init__(self)          # DefaultTrainer's own would build Detectron2's parts, and for CUDA alone
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        if in_epochs(cfg):
+            cfg = with_iterations(cfg, data_loader.pictures)
+        optimizer = self.build_optimizer(cfg, model)
         on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
         device_ids = [comm.get_local_rank()] if on_cuda else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
@@ -77,6 +84,8 @@ class Trainer(DefaultTrainer):
                                                data_config=DataConfig.of(cfg), trainer=weakref.proxy(self))
         self.predictions, self.stop = predictions or predictions_of(cfg), stop
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
+        self.evaluated: nn.Module = self.checkpointer.model
+        self._last_eval_results: OrderedDict | None = None      # without any entry in all processes but the first
         self.register_hooks(self.build_hooks())
 
     build_optimizer = staticmethod(build_optimizer)
@@ -92,11 +101,11 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's; MODEL_EMA.ENABLED has averaged weights evaluated, TEST.AUG.ENABLED adds a pass at the end."""
-        cfg, evaluated, loader = self.cfg, self.model, self._trainer.data_loader
+        cfg, loader = self.cfg, self._trainer.data_loader
         built = [hooks.IterationTimer(), hooks.LRScheduler(), LossWatch(cfg.SOLVER.BASE_LR)]
         if cfg.MODEL_EMA.ENABLED:
-            averaging = WeightAveraging(self.model, decay=cfg.MODEL_EMA.DECAY, output_dir=cfg.OUTPUT_DIR)
-            evaluated = averaging.model
+            averaging = WeightAveraging(self.model, decay=cfg.MODEL_EMA.DECAY)
+            self.evaluated = averaging.model
             built.insert(0, averaging)      # before the checkpoints and the evaluation
         if cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(self.model):
             logger.warning("TEST.PRECISE_BN.ENABLED has no effect: the model has no batch normalisation that learns")
@@ -104,20 +113,35 @@ class Trainer(DefaultTrainer):
             batches = FromStart(loader) if isinstance(loader, TrainLoader) else self.build_train_loader(cfg)
             built.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
 
+        losses = ValidationLoss(cfg) if cfg.TEST.VALIDATION_LOSS and cfg.DATASETS.TEST else None
+
         def test():
-            share_buffers(evaluated)
-            self._last_eval_results = self.test(cfg, evaluated, predictions=self.predictions)
+            ended_early = self.best is not None and self.best.enough and self.iter >= self.max_iter
+            if ended_early and self._last_eval_results is not None:     # those of this very iteration
+                return self._last_eval_results
+            share_buffers(self.evaluated)
+            self._last_eval_results = self.test(cfg, self.evaluated, predictions=self.predictions)
+            if losses is not None:
+                self._last_eval_results.update(losses(self.evaluated))
             return self._last_eval_results
 
         def test_with_augmentation():
-            return self.test_with_augmentation(cfg, evaluated, self.predictions)
+            return self.test_with_augmentation(cfg, self.evaluated, self.predictions)
 
+        def evaluate():
+            return self._apart_from_training(test)
+
+        if cfg.TEST.KEEP_BEST:
+            self.best = BestWeights(cfg.TEST.EVAL_PERIOD, evaluate, metric=cfg.TEST.KEEP_BEST, save=self.save_weights,
+                                    patience=cfg.SOLVER.EARLY_STOP_PATIENCE)
         built += [Checkpoints(cfg.SOLVER.CHECKPOINT_PERIOD),
-                  hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._apart_from_training(test))]
+                  self.best or hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate)]
         if cfg.TEST.AUG.ENABLED:
             built.append(hooks.EvalHook(0, lambda: self._apart_from_training(test_with_augmentation)))
         if comm.is_main_process():
-            built.append(hooks.PeriodicWriter(self.build_writers()))
+            built += [*showing_hooks(cfg, self.evaluated), hooks.PeriodicWriter(self.build_writers())]
+        if self.best is not None:
+            built.append(EarlyStop(self.best))
         if self.stop is not None:
             built.append(StopHook(self.stop))
         return built
@@ -134,16 +158,25 @@ class Trainer(DefaultTrainer):
             with random_state_kept(), self.stop.at_once():
                 return evaluate()
         except Stopped:
-            if not finished:
+            if not finished and self.iter >= self.start_iter:       # else the checkpoint is the one that is resumed
                 self.save_checkpoint()
             raise
 
     def train(self) -> OrderedDict | None:
-        """Detectron2's. Raises Stopped where a signal ends it, after a checkpoint; ConfigError where the model finds in
-        a batch what its configuration does not allow.
+        """Detectron2's, which returns results where some are expected or it ends early. Raises Stopped where
+        a signal ends it, after a checkpoint; ConfigError where the model finds in a batch what its configuration does
+        not allow.
         """
+        if self.best is not None and self.best.enough:
+            logger.info("The run that is resumed had ended early: SOLVER.EARLY_STOP_PATIENCE %d",
+                        self.cfg.SOLVER.EARLY_STOP_PATIENCE)
+            self.max_iter = self.start_iter
         with nullcontext() if self.stop is None else self.stop.after_the_step(), errors_about(None, **BATCH_KEYS):
-            return super().train()
+            with suppress(EnoughTrained):
+                return super().train()
+            if comm.is_main_process():
+                verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
 
     def after_train(self) -> None:
         """The hooks' last words, among them the last evaluation; the workers of the training data end before."""
@@ -156,12 +189,21 @@ class Trainer(DefaultTrainer):
                 raise
             logger.warning("After the error that ended the training: %s", error)    # which is the one to be told
 
-    def save_checkpoint(self, name: str | None = None) -> None:
-        """Write what all processes have to OUTPUT_DIR/<name>.pth, by default model_<iteration>; all have to call it."""
+    def save_checkpoint(self) -> None:
+        """Write what all processes have to OUTPUT_DIR/model_<iteration>.pth; all of them have to call it.
+
+        With SOLVER.CHECKPOINT_KEEP older ones are deleted.
+        """
         loader = self._trainer.data_loader
         place = loader.state_dict() if isinstance(loader, TrainLoader) else None
         processes = comm.gather({"random": random_state(), "data": place})
-        self.checkpointer.save(name or f"model_{self.iter:07d}", iteration=self.iter, processes=processes)
+        self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter, processes=processes)
+        if self.cfg.SOLVER.CHECKPOINT_KEEP:
+            self.checkpointer.keep_newest(self.cfg.SOLVER.CHECKPOINT_KEEP, iteration=self.iter)
+
+    def save_weights(self, name: str, **entries: Any) -> None:
+        """Write the weights that are evaluated, and the classes, to OUTPUT_DIR/<name>.pth."""
+        self.checkpointer.save_weights(name, self.evaluated, **entries)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """With ``resume`` go on where the newest whole checkpoint of OUTPUT_DIR ends, else start from MODEL.WEIGHTS.
@@ -264,30 +306,3 @@ class Trainer(DefaultTrainer):
         """``test`` of the model under TEST.AUG.*, with its files in inference_TTA and names that end in _TTA."""
         results = cls.test(cfg, augmented_model(cfg, model), predictions=predictions, folder=f"{FOLDER}_TTA")
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
-
-
-def evaluate(cfg: CfgNode, *, resume: bool, predictions: Predictions | None = None) -> OrderedDict:
-    """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; either must fit entirely.
-
-    With MODEL_EMA.ENABLED the average that the checkpoint keeps, as at the end of training.
-    """
-    model = Trainer.build_model(cfg)
-    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, whole_model=True, data_config=DataConfig.of(cfg))
-    found = checkpointer.read_last() if resume else None
-    if not found and not cfg.MODEL.WEIGHTS:
-        raise ConfigError("--eval-only needs weights: set MODEL.WEIGHTS to a checkpoint, as in MODEL.WEIGHTS "
-                          f"{os.path.join(cfg.OUTPUT_DIR, 'model_final.pth')}")
-    checkpoint = checkpointer.restore(*found) if found else checkpointer.load(cfg.MODEL.WEIGHTS)
-    if cfg.MODEL_EMA.ENABLED:
-        average = averaged_weights(checkpoint)
-        if average is None:
-            logger.info("MODEL_EMA.ENABLED: the checkpoint keeps no average, its weights are evaluated")
-        else:
-            model.load_state_dict(average)
-            logger.info("MODEL_EMA.ENABLED: the average that the checkpoint keeps is evaluated")
-    results = Trainer.test(cfg, model, predictions=predictions)
-    if cfg.TEST.AUG.ENABLED:
-        results.update(Trainer.test_with_augmentation(cfg, model, predictions))
-    if comm.is_main_process():
-        verify_results(cfg, results)
-    return results

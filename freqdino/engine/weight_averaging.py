@@ -31,15 +31,16 @@ class WeightAveraging(HookBase):
     model's is copied.
 
     To be the first of the trainer's hooks, so that what checkpoints and evaluates comes after it. The average is part
-    of the trainer's checkpoints and goes on where they resume. At the end of training it is written to
-    ``output_dir``/model_final_ema.pth, a checkpoint like model_final.pth.
+    of the trainer's checkpoints and goes on where they resume.
 
     Args:
         trained: the model in training, wrapped for several processes or not.
         decay: at least 0 and below 1. Raises ValueError for others.
+        output_dir: where the average is written at the end of training, as model_final_ema.pth; None: nowhere, as where
+            the trainer itself writes what it evaluates.
     """
 
-    def __init__(self, trained: nn.Module, *, decay: float, output_dir: str):
+    def __init__(self, trained: nn.Module, *, decay: float, output_dir: str | None = None):
         check_decay(decay)
         self._trained = trained.module if isinstance(trained, DistributedDataParallel) else trained
         average = get_ema_multi_avg_fn(decay)
@@ -69,7 +70,7 @@ class WeightAveraging(HookBase):
 
     def after_train(self) -> None:
         finished = self.trainer.iter + 1 >= self.trainer.max_iter
-        if finished and comm.is_main_process():
+        if finished and self._output_dir is not None and comm.is_main_process():
             path = os.path.join(self._output_dir, FILE_NAME)
             write_whole(path, lambda file: torch.save({"model": self.model.state_dict()}, file))
             logger.info("Averaged weights saved to %s", path)

@@ -6,6 +6,7 @@ from detectron2.data import Metadata, MetadataCatalog
 
 from freqdino.checkpoint.class_rows import CLASS_TABLES
 from freqdino.config import lookup
+from freqdino.config.bounds import COUNTS_CLASSES
 from freqdino.errors import ConfigError
 
 # Detectron2's detectors -> the key of their number of classes.
@@ -37,13 +38,36 @@ def count_classes(metadata: Metadata) -> int | None:
     if stuff_ids or "sem_seg" in kind or "panoptic" in kind:
         names = metadata.get("stuff_classes")
         return len(names) if names else len(stuff_ids) if stuff_ids else None
-    names = metadata.get("thing_classes")
+    names = metadata.get("thing_classes") or metadata.get("stuff_classes")     # alone of what a checkpoint notes
     return len(names) if names else None
+
+
+def with_counted_classes(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with the data's number of classes where MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0.
+
+    That of the first of DATASETS.TRAIN and DATASETS.TEST that says it. Raises ConfigError where none does.
+    """
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES or cfg.MODEL.META_ARCHITECTURE not in COUNTS_CLASSES:
+        return cfg
+    counts = [count_classes(MetadataCatalog.get(name)) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]
+    counted = next(filter(None, counts), None)
+    if counted is None:
+        raise ConfigError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0, which means as many as the data have, but no data set "
+                          "of DATASETS.TRAIN or DATASETS.TEST says how many that are; set the number, or a data set")
+    frozen, cfg = cfg.is_frozen(), cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = counted
+    if frozen:
+        cfg.freeze()
+    return cfg
 
 
 def check_num_classes(cfg: CfgNode) -> None:
     """Hold MODEL.SEM_SEG_HEAD.NUM_CLASSES against the data sets; ConfigError has both numbers and the option."""
     configured = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if configured < 1:
+        raise ConfigError(f"MODEL.SEM_SEG_HEAD.NUM_CLASSES must be at least 1, got {configured}; 0 stands for the "
+                          "data's number where data are known: set the number to build a model without")
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         counted = count_classes(MetadataCatalog.get(name))
         if counted is not None and counted != configured:

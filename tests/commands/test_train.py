@@ -26,9 +26,10 @@ def test_training_leaves_what_detectron2_users_expect(trained, squares):
     for name in ("config.yaml", "log.txt", "metrics.json", "model_0000001.pth", "model_final.pth"):
         assert (trained / name).is_file(), name
     assert list(trained.glob("events.out.tfevents*"))
-    assert (trained / "last_checkpoint").read_text() == "model_final.pth"
-    classes = torch.load(trained / "model_final.pth", weights_only=True)["classes"]
-    assert classes == {"thing_classes": ["bright", "dark"], "thing_dataset_id_to_contiguous_id": {1: 0, 2: 1}}
+    assert (trained / "last_checkpoint").read_text() == "model_0000003.pth"
+    final = torch.load(trained / "model_final.pth", weights_only=True)
+    assert final.keys() == {"model", "classes", "config"}       # what is needed to use it, and no optimiser
+    assert final["classes"] == {"thing_classes": ["bright", "dark"], "thing_dataset_id_to_contiguous_id": {1: 0, 2: 1}}
     log = (trained / "log.txt").read_text()
     assert "Running on cpu in 1 process(es)" in log and "eta: " in log and "loss_mask_0: " in log
     assert log.count("Start inference on") == 2         # after iteration 2 and at the end
@@ -57,7 +58,7 @@ def test_augmented_evaluation_stands_beside_the_plain_one(trained, squares, tmp_
 
 
 def test_resume_continues_and_two_processes_resume_what_one_began(trained, squares, tmp_path):
-    for name in ("last_checkpoint", "model_final.pth"):
+    for name in ("last_checkpoint", "model_0000003.pth"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     run(["--resume", *options(squares, tmp_path, "SOLVER.MAX_ITER", "5")])
     assert "Starting training from iteration 4" in (tmp_path / "log.txt").read_text()
@@ -66,12 +67,12 @@ def test_resume_continues_and_two_processes_resume_what_one_began(trained, squar
          *options(squares, tmp_path, "SOLVER.MAX_ITER", "7")])
     assert iterations(tmp_path) == [4, 6]
     assert "Rank of current process: 1. World size: 2" in (tmp_path / "log.txt.rank1").read_text()
-    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 6
+    assert torch.load(tmp_path / "model_0000006.pth", weights_only=True)["iteration"] == 6
     assert set(results(tmp_path)[squares]) == {"bbox", "segm"}
 
 
 def test_resume_after_the_last_iteration_only_evaluates(trained, squares, tmp_path):
-    for name in ("last_checkpoint", "model_final.pth"):
+    for name in ("last_checkpoint", "model_0000003.pth"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     run(["--resume", *options(squares, tmp_path)])
     assert results(tmp_path) == results(trained)
@@ -174,5 +175,5 @@ def test_an_error_in_one_of_two_processes_ends_both(squares, tmp_path, capfd):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_mixed_precision_trains(squares, tmp_path, dtype):
     run(options(squares, tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype))
-    scaler = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]["_trainer"]["grad_scaler"]
+    scaler = torch.load(tmp_path / "model_0000003.pth", weights_only=True)["trainer"]["_trainer"]["grad_scaler"]
     assert bool(scaler) == (dtype == "float16")

@@ -54,7 +54,7 @@ def test_a_signal_during_a_step(squares, tmp_path, capsys, monkeypatch, number):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("last, kept", [(False, "model_0000001.pth"), (True, "model_final.pth")])
+@pytest.mark.parametrize("last, kept", [(False, "model_0000001.pth"), (True, "model_0000003.pth")])
 def test_a_signal_during_an_evaluation(squares, tmp_path, capsys, monkeypatch, last, kept):
     """It ends at once; a step that no checkpoint has yet is kept before."""
     evaluate, seen = Trainer.test, []
@@ -127,10 +127,10 @@ def test_a_full_disk_names_the_file(squares, tmp_path, capsys, monkeypatch):
     resource = pytest.importorskip("resource", reason="limits of a process are Unix's")
     before, save = resource.getrlimit(resource.RLIMIT_FSIZE), Trainer.save_checkpoint
 
-    def save_on_a_full_disk(trainer, name=None):
+    def save_on_a_full_disk(trainer):
         if trainer.iter == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
-        save(trainer, name)
+        save(trainer)
 
     monkeypatch.setattr(Trainer, "save_checkpoint", save_on_a_full_disk)
     try:

@@ -48,7 +48,6 @@ def test_every_key_of_detectron2_and_of_the_project_has_one_rule():
     (["MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.RESNETS.DEPTH", "101"], "MODEL.RESNETS.DEPTH (read by the"),
     (["MODEL.SWIN.EMBED_DIM", "64"], "MODEL.SWIN.EMBED_DIM (read by MODEL.BACKBONE.NAME D2SwinTransformer)"),
     (["MODEL.COMPILE", "True"], "MODEL.COMPILE (read by MODEL.META_ARCHITECTURE MaskFormer and MaskDINO)"),
-    (["MODEL.META_ARCHITECTURE", "MaskFormer", "VIS_PERIOD", "10"], "VIS_PERIOD (read by Detectron2's detectors"),
 ])
 def test_a_key_that_changes_nothing_is_said(opts, said, caplog):
     load_config(opts=opts)
@@ -186,7 +185,7 @@ def test_the_model_keys_that_are_read_are_said_to_be(name):
 
 # By the loader and `default_setup`, when data sets are read, and by models with other results.
 READ_ELSEWHERE_IN_TRAINING = ("VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "DATALOADER.SKIP_UNREADABLE",
-                              "TEST.GROUP_BY_SIZE", "TEST.SLIDING_WINDOW")
+                              "DATASETS.SPLIT", "TEST.GROUP_BY_SIZE", "TEST.SLIDING_WINDOW")
 
 
 def test_the_keys_of_training_that_are_read_are_said_to_be(squares, tmp_path):

@@ -13,7 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch.overrides import TorchFunctionMode
 
 from freqdino.config import load_config
-from helpers.config_leaves import LEAVES, PARAMETERS
+from helpers.config_leaves import LEAVES, PARAMETERS, counted
 from helpers.paths import CONFIGS, FACTS
 
 MANIFESTS = {
@@ -60,7 +60,7 @@ class EmptyWeights(TorchFunctionMode):
 @functools.cache
 def summary(leaf, options=()):
     """The number of parameters of a leaf's model, and its state dict as {key: (shape, dtype)}."""
-    cfg = load_config(str(CONFIGS / leaf), options)
+    cfg = load_config(str(CONFIGS / leaf), (*counted(leaf), *options))
     # timm's networks are tried on an image when they are made, which FDConv does not do on the device "meta".
     tried = cfg.MODEL.BACKBONE.NAME == "build_timm_backbone" and cfg.MODEL.BACKBONE.FDCONV.ENABLED
     with contextlib.nullcontext() if tried else EmptyWeights():

@@ -7,6 +7,7 @@ from freqdino.config import default_config, load_config, read_yaml
 from helpers.config_leaves import (
     DETECTORS,
     LEAVES,
+    OWN,
     RECIPES,
     SEMANTIC_SEGMENTORS,
     changes,
@@ -77,7 +78,7 @@ def test_no_two_files_say_the_same():
 
 
 def test_every_leaf_has_its_recipe():
-    assert sorted([*RECIPES, *DETECTORS, *SEMANTIC_SEGMENTORS]) == LEAVES
+    assert sorted([*RECIPES, *DETECTORS, *SEMANTIC_SEGMENTORS, *OWN]) == LEAVES
 
 
 @pytest.mark.parametrize("leaf", RECIPES)

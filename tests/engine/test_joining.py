@@ -68,7 +68,7 @@ def test_two_processes_of_torchrun_train_together(squares, tmp_path):
     assert "Rank of current process: 1. World size: 2" in (tmp_path / "log.txt.rank1").read_text()
     lines = (tmp_path / "metrics.json").read_text().splitlines()
     assert sum("total_loss" in line for line in lines) == sum("segm/AP" in line for line in lines) == 1
-    checkpoint = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    checkpoint = torch.load(tmp_path / "model_0000000.pth", weights_only=True)
     assert len(checkpoint["processes"]) == 2
 
 

@@ -54,7 +54,7 @@ def test_a_resumed_run_equals_a_straight_one(straight, squares, tmp_path, worker
     """Also with other workers than before, and from a file that ``last_checkpoint`` does not name."""
     shutil.copy(straight / "model_0000002.pth", tmp_path)
     run(["--resume", *options(squares, tmp_path, *LIVELY, "DATALOADER.NUM_WORKERS", workers)])
-    assert_same_run(straight / "model_final.pth", tmp_path / "model_final.pth")
+    assert_same_run(straight / "model_0000005.pth", tmp_path / "model_0000005.pth")
     log = (tmp_path / "log.txt").read_text()
     assert "has no file last_checkpoint. Continuing from" in log
     assert ("Resuming at iteration 3 from" in log and "Kept: weights, optimiser, place in the schedule, place in the "
@@ -69,7 +69,7 @@ def test_a_drawn_seed_is_the_runs(squares, tmp_path):
             shutil.copy(tmp_path / "straight" / "model_0000002.pth", tmp_path / name)
             words = ["--resume", *words]
         run(words)
-    assert_same_run(tmp_path / "straight" / "model_final.pth", tmp_path / "resumed" / "model_final.pth")
+    assert_same_run(tmp_path / "straight" / "model_0000005.pth", tmp_path / "resumed" / "model_0000005.pth")
 
 
 def test_two_processes_resume_what_they_began(squares, tmp_path):
@@ -78,7 +78,7 @@ def test_two_processes_resume_what_they_began(squares, tmp_path):
     (tmp_path / "resumed").mkdir()
     shutil.copy(tmp_path / "straight" / "model_0000002.pth", tmp_path / "resumed")
     run([*two, "--resume", *options(squares, tmp_path / "resumed", *LIVELY)])
-    assert_same_run(tmp_path / "straight" / "model_final.pth", tmp_path / "resumed" / "model_final.pth")
+    assert_same_run(tmp_path / "straight" / "model_0000005.pth", tmp_path / "resumed" / "model_0000005.pth")
     processes = torch.load(tmp_path / "straight" / "model_0000002.pth", weights_only=True)["processes"]
     assert [process["data"]["next"] for process in processes] == [3, 3]     # one of the two pictures of each batch
     assert not torch.equal(processes[0]["random"]["torch"], processes[1]["random"]["torch"])
@@ -87,15 +87,16 @@ def test_two_processes_resume_what_they_began(squares, tmp_path):
 def test_a_truncated_checkpoint_is_passed_over(straight, squares, tmp_path):
     for name in ("model_0000002.pth", "model_0000005.pth", "model_final.pth"):
         shutil.copy(straight / name, tmp_path)
-    for name in ("model_0000005.pth", "model_final.pth"):
+    shutil.copy(straight / "model_0000005.pth", tmp_path / "model_0000004.pth")
+    for name in ("model_0000004.pth", "model_0000005.pth"):
         path = tmp_path / name
         path.write_bytes(path.read_bytes()[:5000])
-    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
     run(["--resume", *options(squares, tmp_path, *LIVELY)])
     log = (tmp_path / "log.txt").read_text()
-    assert "model_final.pth: cannot be read as a checkpoint" in log and "model_0000005.pth is passed over" in log
+    assert "model_0000005.pth: cannot be read as a checkpoint" in log and "model_0000004.pth is passed over" in log
     assert f"Continuing from {tmp_path}/model_0000002.pth, after iteration 2" in log
-    assert_same_run(straight / "model_final.pth", tmp_path / "model_final.pth")
+    assert_same_run(straight / "model_0000005.pth", tmp_path / "model_0000005.pth")
 
 
 def test_what_a_resumed_run_changes_and_refuses(straight, squares, tmp_path, capsys):
@@ -110,7 +111,7 @@ def test_what_a_resumed_run_changes_and_refuses(straight, squares, tmp_path, cap
     for text in ("SOLVER.BASE_LR 0.001 -> 1e-09", "SOLVER.WEIGHT_DECAY 0.0001 -> 0.0", "SOLVER.IMS_PER_BATCH 2 -> 3"):
         assert text in log
     before, after = (torch.load(tmp_path / f"{name}.pth", weights_only=True)
-                     for name in ("model_0000002", "model_final"))
+                     for name in ("model_0000002", "model_0000003"))
     assert after["processes"][0]["data"]["next"] == 2 * 3 + 3
     name = "sem_seg_head.predictor.query_feat.weight"
     # A step of AdamW is about its rate, whose last bit at weights near 1 is 6e-8.
@@ -119,10 +120,10 @@ def test_what_a_resumed_run_changes_and_refuses(straight, squares, tmp_path, cap
 
 def test_a_finished_run_that_is_resumed(straight, squares, tmp_path, capsys, monkeypatch):
     """Its evaluation can fail, its length cannot be cut, an average that is new is the model; a new SEED is said."""
-    shutil.copy(straight / "model_final.pth", tmp_path)
+    shutil.copy(straight / "model_0000005.pth", tmp_path)
     words = ["--resume", *options(squares, tmp_path, *LIVELY, "MODEL_EMA.ENABLED", "False")]
     error = fails(capsys, [*words, "SOLVER.MAX_ITER", "5"])
-    assert "model_final.pth has 6 iterations behind it, SOLVER.MAX_ITER is 5: nothing is left to train" in error
+    assert "model_0000005.pth has 6 iterations behind it, SOLVER.MAX_ITER is 5: nothing is left to train" in error
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "test", lambda *_, **__: [][0])
         with pytest.raises(IndexError):
@@ -131,11 +132,11 @@ def test_a_finished_run_that_is_resumed(straight, squares, tmp_path, capsys, mon
         assert "could not convert" in fails(capsys, words)
     run([*words, "SEED", "2"])
     assert "SEED 2 is not used: a resumed run goes on with" in (tmp_path / "log.txt").read_text()
-    state = torch.load(straight / "model_final.pth", weights_only=True)
+    state = torch.load(straight / "model_0000005.pth", weights_only=True)
     del state["trainer"]["hooks"]["WeightAveraging"]
-    torch.save(state, tmp_path / "model_final.pth")
+    torch.save(state, tmp_path / "model_0000005.pth")
     run([*words, "MODEL_EMA.ENABLED", "True"])
-    average = torch.load(tmp_path / "model_final_ema.pth", weights_only=True)["model"]
+    average = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     assert all(torch.equal(average[key], tensor) for key, tensor in state["model"].items())
 
 

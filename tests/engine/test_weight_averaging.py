@@ -7,7 +7,7 @@ from torch import nn
 
 from freqdino.commands.train import run
 from freqdino.engine.trainer import Trainer
-from freqdino.engine.weight_averaging import WeightAveraging
+from freqdino.engine.weight_averaging import WeightAveraging, averaged_weights
 from helpers.small_training import options, results
 
 pytestmark = pytest.mark.usefixtures("loggers_as_before")
@@ -86,37 +86,48 @@ def test_decay_out_of_range(tmp_path, decay):
         averaging_of(nn.Linear(1, 1), tmp_path, decay)
 
 
+def of_a_run(folder, last):
+    """The weights of a run and their average, from its last checkpoint; what it wrote as evaluated."""
+    checkpoint = torch.load(folder / f"model_{last:07d}.pth", weights_only=True)
+    return (checkpoint["model"], averaged_weights(checkpoint),
+            torch.load(folder / "model_final.pth", weights_only=True)["model"])
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_averaged_weights_are_evaluated_and_written(squares, tmp_path):
     """A decay of 0 averages nothing: the average is the trained model; with a decay it differs, and resumes."""
     averaging = ("MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY")
     run(options(squares, tmp_path / "none", *averaging, "0.0"))
-    weights, average = (torch.load(tmp_path / "none" / f"{name}.pth", weights_only=True)["model"]
-                        for name in ("model_final", "model_final_ema"))
-    assert weights.keys() == average.keys() and all(torch.equal(weights[key], average[key]) for key in weights)
+    weights, average, written = of_a_run(tmp_path / "none", 3)
+    assert equal(weights, average) and equal(average, written)
 
     run(options(squares, tmp_path / "all", *averaging, "0.5"))
+    weights, average, written = of_a_run(tmp_path / "all", 3)
+    assert not equal(weights, average) and equal(average, written)
     run(["--eval-only", *options(squares, tmp_path / "again", "MODEL.WEIGHTS",
-                                 str(tmp_path / "all" / "model_final_ema.pth"))])
+                                 str(tmp_path / "all" / "model_final.pth"))])
     assert results(tmp_path / "again") == results(tmp_path / "all")
 
     run(options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "2"))
     run(["--resume", *options(squares, tmp_path / "part", *averaging, "0.5", "SOLVER.MAX_ITER", "4")])
-    state = torch.load(tmp_path / "part" / "model_final.pth", weights_only=True)
+    state = torch.load(tmp_path / "part" / "model_0000003.pth", weights_only=True)
     assert state["trainer"]["hooks"]["WeightAveraging"]["n_averaged"] == 4
 
 
 def test_the_average_in_a_checkpoint_is_evaluated(squares, tmp_path, monkeypatch):
     averaging = ("MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY", "0.5", "SOLVER.MAX_ITER", "2")
     run(options(squares, tmp_path, *averaging))
-    weights, average = (torch.load(tmp_path / f"{name}.pth", weights_only=True)["model"]
-                        for name in ("model_final", "model_final_ema"))
+    weights, average, _ = of_a_run(tmp_path, 1)
     evaluated = []
     monkeypatch.setattr(Trainer, "test", lambda cfg, model, **_: evaluated.append(model.state_dict()) or {})
-    final, final_ema = (("MODEL.WEIGHTS", str(tmp_path / f"model_final{suffix}.pth")) for suffix in ("", "_ema"))
-    for words in ((*averaging, *final), (*averaging, *final_ema), final):
+    whole, final = (("MODEL.WEIGHTS", str(tmp_path / f"model_{name}.pth")) for name in ("0000001", "final"))
+    for words in ((*averaging, *whole), (*averaging, *final), whole):
         run(["--eval-only", *options(squares, tmp_path / "again", *words)])
     run(["--eval-only", "--resume", *options(squares, tmp_path, *averaging)])
     for state, expected in zip(evaluated, (average, average, weights, average), strict=True):
         assert all(torch.equal(state[key], tensor) for key, tensor in expected.items())
-    assert any(not torch.equal(weights[key], average[key]) for key in weights)
+    assert not equal(weights, average)
     assert "keeps no average, its weights are evaluated" in (tmp_path / "again" / "log.txt").read_text()

@@ -20,6 +20,9 @@ RECIPES = {leaf: facts["recipe"].split("/", 1) for leaf, facts in FACTS_OF_LEAVE
 DETECTORS = [leaf for leaf in LEAVES if Path(leaf).name.startswith(("faster_rcnn", "mask_rcnn", "panoptic_fpn"))]
 # Heads of Detectron2's SemanticSegmentor; `test_semantic_configs.py` holds them against their recipes.
 SEMANTIC_SEGMENTORS = [leaf for leaf in LEAVES if Path(leaf).name.startswith(("upernet", "segformer"))]
+# For own data; `test_own_configs.py` holds them against the leaves of the published recipes. Their classes are counted.
+OWN = [leaf for leaf in LEAVES if leaf.startswith("own/")]
+OWN_CLASSES = 80                            # with which configs/leaves.json counts their parameters
 
 # What the parts of a leaf's name change in the recipe. The 12-epoch schedule is our own, with boxes in the model's
 # frame; so is the place of a module or of a backbone in a published recipe.
@@ -52,6 +55,11 @@ def changes(leaf):
     if leaf == "coco/panoptic/mask2former_swin_l_freqfusion.yaml":      # the published file names Swin-B's weights
         changed["MODEL.WEIGHTS"] = "swin_large_patch4_window12_384_22k.pkl"
     return changed
+
+
+def counted(leaf):
+    """Options with which a leaf's model can be built without data."""
+    return ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", OWN_CLASSES) if leaf in OWN else ()
 
 
 def flatten(node, prefix=""):

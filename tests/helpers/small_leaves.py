@@ -1,5 +1,6 @@
 """Options that make a leaf's model narrow and shallow and keep what it is made of: levels, switches, heads, losses."""
 from freqdino.config import load_config
+from helpers.config_leaves import counted
 from helpers.paths import CONFIGS
 
 FAMILY = {"HIDDEN_DIM": 64, "NHEADS": 2, "DIM_FEEDFORWARD": 32, "NUM_OBJECT_QUERIES": 5, "TRAIN_NUM_POINTS": 32}
@@ -43,4 +44,4 @@ SMALL = {
 def small_leaf(leaf, **options):
     """The leaf's configuration made small; ``options``: last names of keys of MODEL, as in DEVICE="cuda"."""
     values = {**SMALL, **{f"MODEL.{name}": value for name, value in options.items()}}
-    return load_config(str(CONFIGS / leaf), [word for item in values.items() for word in item])
+    return load_config(str(CONFIGS / leaf), [*counted(leaf), *(word for item in values.items() for word in item)])

@@ -41,7 +41,7 @@ def find_config(run: Path) -> Path:
 
 
 def find_checkpoint(run: Path, cfg: CfgNode) -> str:
-    """The final checkpoint, or the last one written: the averaged weights where MODEL_EMA.ENABLED evaluates those.
+    """What was evaluated at the end, or the last checkpoint written.
 
     Where the run's last start was one of --eval-only, what that evaluated: MODEL.WEIGHTS, unless it had --resume.
 
