@@ -75,6 +75,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "BACKBONE_MULTIPLIER": 0.1,
         "WEIGHT_DECAY_EMBED": 0.0,
         "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
+        "ACCUMULATE": 1,                    # parts of IMS_PER_BATCH, one after the other, that a step is made of
+        "ACTIVATION_CHECKPOINTING": False,  # all backbones, encoder, decoders; USE_CHECKPOINT: one backbone alone
         "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
     },
     "SOLVER.AMP": {"DTYPE": "float16"},         # float16 | bfloat16
