@@ -93,12 +93,9 @@ class Trainer(DefaultTrainer):
         as ours do themselves."""
         check_detector_classes(cfg)
         model = super().build_model(cfg)
-        if cfg.SOLVER.ACTIVATION_CHECKPOINTING:
-            with errors_about("SOLVER", activation_checkpointing="ACTIVATION_CHECKPOINTING"):
-                blocks = checkpoint_blocks(model)
-            if not blocks:
-                logger.warning("SOLVER.ACTIVATION_CHECKPOINTING has no effect: %s has no blocks that are known here; "
-                               "SOLVER.ACCUMULATE saves memory with any model", type(model).__name__)
+        if cfg.SOLVER.ACTIVATION_CHECKPOINTING and not checkpoint_blocks(model):
+            logger.warning("SOLVER.ACTIVATION_CHECKPOINTING has no effect: %s has no blocks that are known here; "
+                           "SOLVER.ACCUMULATE saves memory with any model", type(model).__name__)
         return model
 
     def build_hooks(self) -> list[HookBase]:

@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from freqdino.errors import ArgumentError
 from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.frequency.freqfusion.fusion import FreqFusion
 from freqdino.layers.deformable_attention import DeformableEncoderLayer
@@ -24,6 +23,7 @@ from freqdino.modeling.mask_dino_decoder import MaskDINODecoderLayer
 # What is computed again as a whole: the blocks of backbones, the layers of encoder and decoders, the fusions.
 BLOCKS = (CNNBlockBase, SwinTransformerBlock, TokenBlock, TransformerBlock, DeformableEncoderLayer, SelfAttentionLayer,
           CrossAttentionLayer, FeedForwardLayer, MaskDINODecoderLayer, FreqFusion)
+ROWS = (nn.Sequential, nn.ModuleList)
 # Attributes by which Detectron2's, timm's and our modules say that they do so by themselves.
 OWN_SWITCHES = ("use_checkpoint", "grad_checkpointing", "activation_checkpointing", "checkpoint")
 
@@ -37,6 +37,10 @@ class Checkpointed:
             return forward(*inputs, **options)
         return checkpoint(forward, *inputs, use_reentrant=False, **options,
                           context_fn=lambda: (nullcontext(), statistics_kept(self)))
+
+    def __reduce_ex__(self, protocol):
+        """For copies and pickles, which find a class by its name, and this one is made."""
+        return empty_block, (type(self).__mro__[2],), self.__dict__
 
 
 @contextmanager
@@ -58,23 +62,39 @@ def checkpointed_class(block: type[nn.Module]) -> type[nn.Module]:
     return type(f"Checkpointed{block.__name__}", (Checkpointed, block), {"__module__": __name__})
 
 
-def checkpoint_blocks(model: nn.Module) -> int:
-    """Have every block of ``model`` that is known here compute its activations again, in place; returns their number.
+def empty_block(block: type[nn.Module]) -> nn.Module:
+    made = checkpointed_class(block)
+    return made.__new__(made)
 
-    What does so already stays as it is, and networks of timm do it in their own way. Raises ArgumentError, about
-    ``activation_checkpointing``, where that is none.
-    """
-    if any(getattr(model, switch, False) is True for switch in OWN_SWITCHES) or isinstance(model, Checkpointed):
-        return 1
-    if isinstance(model, BLOCKS):
-        model.__class__ = checkpointed_class(type(model))
-        return 1
-    if hasattr(model, "set_grad_checkpointing"):
-        try:
-            model.set_grad_checkpointing(True)
-        except (AssertionError, AttributeError) as error:
-            raise ArgumentError("activation_checkpointing", f"is True, but timm's {type(model).__name__} has no "
-                                "activation checkpointing; take another network, or set it to False and "
-                                "SOLVER.ACCUMULATE higher") from error
-        return 1
-    return sum(checkpoint_blocks(child) for child in model.children())
+
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """What is to be computed again as a whole: `BLOCKS`, and in a network of timm the innermost composed modules that
+    stand in a row. None of those that do so by themselves."""
+    if any(getattr(module, switch, False) is True for switch in OWN_SWITCHES):
+        return
+    if isinstance(module, BLOCKS):
+        yield module
+    elif hasattr(module, "set_grad_checkpointing"):
+        yield from composed_in_rows(module)
+    else:
+        for child in module.children():
+            yield from blocks_of(child)
+
+
+def composed_in_rows(module: nn.Module) -> list[nn.Module]:
+    found = []
+    for child in module.children():
+        inner = composed_in_rows(child)
+        composed = any(True for _ in child.children()) and not isinstance(child, ROWS)
+        if composed and not inner and isinstance(module, ROWS):
+            inner = [child]
+        found += inner
+    return found
+
+
+def checkpoint_blocks(model: nn.Module) -> int:
+    """Have the blocks of ``model`` that do not do so compute their activations again, in place; returns how many."""
+    blocks = {block for block in blocks_of(model) if not isinstance(block, Checkpointed)}
+    for block in blocks:
+        block.__class__ = checkpointed_class(type(block))
+    return len(blocks)
