@@ -52,8 +52,8 @@ def _is_expectation(row: Any) -> bool:
 # Condition in words, the condition, the keys that must meet it. NaN meets none.
 BOUNDS = (
     ("at least 1", _at_least(1), (
-        "SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.NUM_DECAYS",
-        "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST", "TEST.DETECTIONS_PER_IMAGE",
+        "SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE", "SOLVER.CHECKPOINT_PERIOD",
+        "SOLVER.NUM_DECAYS", "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST", "TEST.DETECTIONS_PER_IMAGE",
         "TEST.PRECISE_BN.NUM_ITER", "MODEL.SEM_SEG_HEAD.MASK_DIM", "MODEL.SEM_SEG_HEAD.CONVS_DIM",
         "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "MODEL.SEM_SEG_HEAD.DIM_FEEDFORWARD",
         "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
@@ -147,6 +147,11 @@ def _together(cfg):
     yield (not solver.EARLY_STOP_PATIENCE or bool(cfg.TEST.KEEP_BEST),
            f"SOLVER.EARLY_STOP_PATIENCE is {solver.EARLY_STOP_PATIENCE}, but TEST.KEEP_BEST names no metric to wait "
            "for; set it, as in TEST.KEEP_BEST segm/AP")
+    share = solver.IMS_PER_BATCH // max(solver.REFERENCE_WORLD_SIZE, 1)
+    yield (share % solver.ACCUMULATE == 0,
+           f"SOLVER.ACCUMULATE is {solver.ACCUMULATE}; it must divide SOLVER.IMS_PER_BATCH, {solver.IMS_PER_BATCH}"
+           + (f", of each of SOLVER.REFERENCE_WORLD_SIZE {solver.REFERENCE_WORLD_SIZE} processes: {share}"
+              if share < solver.IMS_PER_BATCH else ""))
     yield (sizes.MIN_SIZE_TRAIN_SAMPLING != "range" or len(sizes.MIN_SIZE_TRAIN) == 2
            and sizes.MIN_SIZE_TRAIN[0] <= sizes.MIN_SIZE_TRAIN[1],
            f"INPUT.MIN_SIZE_TRAIN is {sizes.MIN_SIZE_TRAIN!r}; with INPUT.MIN_SIZE_TRAIN_SAMPLING range it must be two "

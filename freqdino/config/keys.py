@@ -78,6 +78,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "BACKBONE_MULTIPLIER": 0.1,
         "WEIGHT_DECAY_EMBED": 0.0,
         "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
+        "ACCUMULATE": 1,                    # parts of IMS_PER_BATCH, one after the other, that a step is made of
+        "ACTIVATION_CHECKPOINTING": False,  # all backbones, encoder, decoders; USE_CHECKPOINT: one backbone alone
         "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
         "EPOCHS": 0,                        # of the training pictures; above 0 it sets MAX_ITER, STEPS and the warm-up
         "CHECKPOINT_EPOCHS": 0,             # above 0 it sets CHECKPOINT_PERIOD

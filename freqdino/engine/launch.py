@@ -72,6 +72,11 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
     if not args.eval_only and not cfg.SOLVER.REFERENCE_WORLD_SIZE and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise ConfigError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared equally by {processes} "
                           "processes")
+    parts = processes * cfg.SOLVER.ACCUMULATE
+    if not args.eval_only and not cfg.SOLVER.REFERENCE_WORLD_SIZE and cfg.SOLVER.IMS_PER_BATCH % parts:
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared equally by {processes} "
+                          f"processes in SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE} parts each; set a multiple of "
+                          f"{parts}")
     if args.eval_only and not cfg.DATASETS.TEST:
         raise ConfigError("--eval-only, but DATASETS.TEST is empty")
     if not args.eval_only and not cfg.DATASETS.TRAIN:

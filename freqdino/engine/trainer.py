@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
@@ -23,6 +23,7 @@ from freqdino.config.epochs import in_epochs, with_iterations
 from freqdino.data import build_test_loader, build_train_loader
 from freqdino.data.random_state import random_state, random_state_kept, set_random_state
 from freqdino.data.train_loader import FromStart, TrainLoader
+from freqdino.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
 from freqdino.engine.best_weights import BestWeights, EarlyStop, EnoughTrained
 from freqdino.engine.evaluating import augmented_model, evaluators_of
 from freqdino.engine.joining import share_buffers
@@ -47,6 +48,7 @@ from freqdino.engine.validation_loss import ValidationLoss
 from freqdino.engine.weight_averaging import WeightAveraging
 from freqdino.errors import Stopped
 from freqdino.evaluation.results import FOLDER, write_results
+from freqdino.modeling.activation_checkpointing import checkpoint_blocks
 from freqdino.registration.binding import errors_about
 from freqdino.registration.class_tables import check_detector_classes, training_class_tables
 from freqdino.registration.model_parts import BATCH_KEYS
@@ -75,9 +77,10 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE)
             scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)    # bfloat16 has float32's range
-            self._trainer = AMPTrainer(model, data_loader, optimizer, grad_scaler=scaler, precision=dtype)
+            self._trainer = AccumulatingAMPTrainer(model, data_loader, optimizer, grad_scaler=scaler, precision=dtype,
+                                                   parts=cfg.SOLVER.ACCUMULATE)
         else:
-            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+            self._trainer = AccumulatingTrainer(model, data_loader, optimizer, parts=cfg.SOLVER.ACCUMULATE)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, partial=cfg.MODEL.WEIGHTS_PARTIAL,
                                                remarks={"classes": training_class_tables(cfg), "config": cfg.dump()},
@@ -95,9 +98,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Detectron2's; its own detectors are held against the data sets first, as ours do themselves."""
+        """Detectron2's, with SOLVER.ACTIVATION_CHECKPOINTING; its own detectors are held against the data sets first,
+        as ours do themselves."""
         check_detector_classes(cfg)
-        return super().build_model(cfg)
+        model = super().build_model(cfg)
+        if cfg.SOLVER.ACTIVATION_CHECKPOINTING and not checkpoint_blocks(model):
+            logger.warning("SOLVER.ACTIVATION_CHECKPOINTING has no effect: %s has no blocks that are known here; "
+                           "SOLVER.ACCUMULATE saves memory with any model", type(model).__name__)
+        return model
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's; MODEL_EMA.ENABLED has averaged weights evaluated, TEST.AUG.ENABLED adds a pass at the end."""

@@ -3,7 +3,8 @@
 Source: Mask2Former (arXiv 2112.01527), section 3.3 and 4.1; DETR (arXiv 2005.12872), section 3.
 B: batch, Q: queries, K: class logits, (H, W): size of the predicted masks, N: matched pairs, P: points.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 
 import torch
@@ -27,7 +28,8 @@ class SetCriterion(nn.Module):
     ``weights``: term -> weight for ``ce``, ``mask``, ``dice``, ``bbox``, ``giou``; a term that is absent is not
     computed. Mask and box losses are sums over matched pairs divided by the number of objects per process.
     ``class_loss``: ``cross_entropy``, a weighted mean over all queries in which "no object" weighs
-    ``no_object_weight``, or ``focal``, a sum divided by the number of objects.
+    ``no_object_weight``, or ``focal``, a sum divided by the number of objects. Where a batch comes in parts, see
+    `whole_batch`.
 
     Key: ``empty_weight`` (num_classes + 1), which focal loss does not read.
     """
@@ -50,9 +52,21 @@ class SetCriterion(nn.Module):
         self.points = {"num_points": num_points, "oversample_ratio": oversample_ratio,
                        "importance_ratio": importance_sample_ratio}
         self.deep_supervision = deep_supervision
+        self.no_object_weight = no_object_weight
+        self._batch: tuple[Sequence[int], int] | None = None
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
+
+    @contextmanager
+    def whole_batch(self, objects: Sequence[int], *, parts: int) -> Iterator[None]:
+        """Inside the block the criterion sees a batch in ``parts`` equal parts: the mean of the parts' losses is the
+        batch's loss. ``objects``: how many each of the batch's images has."""
+        self._batch = objects, parts
+        try:
+            yield
+        finally:
+            self._batch = None
 
     def forward(self, outputs: Outputs, targets: Sequence[ImageTargets]) -> dict[str, Tensor]:
         """Name -> scalar. Raises `matcher.NonFiniteCostError`."""
@@ -63,7 +77,22 @@ class SetCriterion(nn.Module):
         supervised = self.supervised(outputs)
         matches = self.matcher.match_all(list(supervised.values()), targets)
         matched = dict(zip(supervised, zip(supervised.values(), matches)))
-        return self.losses_of(matched, targets, num_objects, self.matching_terms)
+        losses = self.losses_of(matched, targets, num_objects, self.matching_terms)
+        if self._batch is not None and self.class_loss == "cross_entropy" and "ce" in self.matching_terms:
+            for suffix, prediction in supervised.items():
+                losses[f"loss_ce{suffix}"] = losses[f"loss_ce{suffix}"] * self._share(prediction, targets, *self._batch)
+        return losses
+
+    def _share(self, prediction, targets, objects, parts):
+        """The weight of the queries of this part among those of all parts, beside an equal share."""
+        queries = prediction.logits.shape[1]
+
+        def weight(counts):
+            matched = [min(count, queries) for count in counts]
+            return sum(matched) + self.no_object_weight * (queries * len(matched) - sum(matched))
+
+        # Without any weight, of a batch without objects whose no_object_weight is 0, there is no loss anyway.
+        return parts * weight([len(target.labels) for target in targets]) / (weight(objects) or 1)
 
     def supervised(self, outputs: Outputs) -> dict[str, Prediction]:
         """Suffix of the loss names -> prediction."""
@@ -117,10 +146,10 @@ class SetCriterion(nn.Module):
         overlap = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
         return {"bbox": (boxes - truth).abs().sum() / num_objects, "giou": (1 - overlap).sum() / num_objects}
 
-    @staticmethod
-    def count_objects(targets: Sequence[ImageTargets], device) -> Tensor:
-        """Objects in the batch, averaged over the processes, at least 1."""
-        count = torch.full((), float(sum(len(target.labels) for target in targets)), device=device)
+    def count_objects(self, targets: Sequence[ImageTargets], device) -> Tensor:
+        """Objects in the batch, averaged over the processes, at least 1; of a batch in parts, over these as well."""
+        objects, parts = self._batch or ([len(target.labels) for target in targets], 1)
+        count = torch.full((), float(sum(objects)), device=device)
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
-        return (count / comm.get_world_size()).clamp(min=1)
+        return (count / comm.get_world_size()).clamp(min=1) / parts

@@ -83,6 +83,7 @@ def test_two_processes_train_as_one(tmp_path):
     # too; the mask losses are sums over objects divided by the number of objects over all ranks.
     models = {"mean_over_images": ["MODEL.META_ARCHITECTURE", "MeanColour"],
               "mask2former": ["MODEL.BACKBONE.NAME", "PatchesBackbone", *TINY_HEAD]}
+    models |= {f"{name}_in_parts": [*model, "SOLVER.ACCUMULATE", "2"] for name, model in models.items()}
     solver = ["SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", "0.01", "SOLVER.CLIP_GRADIENTS.ENABLED", "True",
               "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1.0"]
     models = {name: [*model, *SHORT, *solver, "OUTPUT_DIR", str(tmp_path)] for name, model in models.items()}
@@ -93,6 +94,9 @@ def test_two_processes_train_as_one(tmp_path):
             assert torch.equal(first[name][key], second[name][key]), key
             torch.testing.assert_close(first[name][key], expected, atol=1e-6, rtol=1e-4,
                                        msg=lambda text: f"{key}: {text}")
+    # The parts of each process are the two images of one process without parts, again.
+    assert all(torch.allclose(one["mean_over_images"][key], tensor, atol=1e-6)
+               for key, tensor in one["mean_over_images_in_parts"].items())
 
 
 def test_errors_are_a_line_and_status_1(trained, squares, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Training of a fixed batch by one process or by two, for tests; a module, since processes import it by name.
 
-The batch has two images with one object each. Random points are the same for every image and in every process.
+A batch has two images with one object each, as often as SOLVER.ACCUMULATE has parts. Random points are the same for
+every image and in every process.
 """
 from unittest.mock import patch
 
@@ -64,13 +65,13 @@ def example(index):
 
 
 class FixedBatchTrainer(Trainer):
-    """Each process gets its share of the two images, again and again."""
+    """Each process gets its share of the images, again and again."""
 
     @staticmethod
     def build_train_loader(cfg):
-        share = 2 // comm.get_world_size()
+        share = 2 * cfg.SOLVER.ACCUMULATE // comm.get_world_size()
         first = share * comm.get_rank()
-        return [[example(index) for index in range(first, first + share)]] * cfg.SOLVER.MAX_ITER
+        return [[example(index % 2) for index in range(first, first + share)]] * cfg.SOLVER.MAX_ITER
 
 
 def train(models, folder):
