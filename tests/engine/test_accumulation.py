@@ -123,7 +123,7 @@ def test_a_run_in_parts_resumes_where_it_was(squares, tmp_path):
     (tmp_path / "resumed").mkdir()
     shutil.copy(tmp_path / "straight" / "model_0000001.pth", tmp_path / "resumed")
     run(["--resume", *options(squares, tmp_path / "resumed", *words)])
-    one, other = (torch.load(tmp_path / name / "model_final.pth", weights_only=True)
+    one, other = (torch.load(tmp_path / name / "model_0000003.pth", weights_only=True)
                   for name in ("straight", "resumed"))
     assert one["processes"][0]["data"]["next"] == other["processes"][0]["data"]["next"] == 16
     steps = {entry["step"].item() for entry in one["trainer"]["_trainer"]["optimizer"]["state"].values()}
