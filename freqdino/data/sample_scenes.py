@@ -5,12 +5,16 @@ and PNGs, and semantic PNGs. Registered as any panoptic dataset, and its things 
 ``freqdino_scenes_instance_{train,val}``; classes are in categories/freqdino_scenes.json.
 
     freqdino_scenes/{train,val}/*.png  instances_*.json  panoptic_*.json  panoptic_*/*.png  semantic_*/*.png
+
+``freqdino_held_back_{train,val}`` is the same with 40 pictures to learn from, of other things in other colours: what
+a model that has learnt the first set can be fine-tuned on.
 """
 import json
 import logging
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +23,22 @@ from PIL import Image
 from freqdino.data.categories import ClassTable, load_class_table
 from freqdino.data.panoptic_png import id_to_rgb, nth_segment_id
 from freqdino.data.registering import register_instances, register_panoptic
-from freqdino.data.scene_drawing import SHAPES, SIZE, STUFF_TEXTURES, SceneObject, draw_scene
+from freqdino.data.scene_drawing import (
+    HELD_BACK,
+    SIZE,
+    STUFF_TEXTURES,
+    THINGS,
+    SceneObject,
+    Things,
+    draw_scene,
+)
 from freqdino.data.segmentation import box_and_area, encode_rle
 
-FOLDER = "freqdino_scenes"
-SPLITS = {"train": 800, "val": 100}
-_FIRST_STUFF = len(SHAPES)
+# Folder of a set, which is also the name of its classes -> what is drawn in it, and the pictures of its parts.
+SETS: dict[str, tuple[Things, dict[str, int]]] = {
+    "freqdino_scenes": (THINGS, {"train": 800, "val": 100}),
+    "freqdino_held_back": (HELD_BACK, {"train": 40, "val": 100}),
+}
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +50,20 @@ def _segmentation(scene_object: SceneObject) -> list | dict:
     return encode_rle(scene_object.visible)
 
 
-def _write_split(folder: Path, split: str, count: int, classes: ClassTable) -> None:
+def _write_split(folder: Path, split: str, name: str, classes: ClassTable) -> None:
+    things, splits = SETS[name]
+    first_stuff = len(things.shapes)
     for subfolder in (split, f"panoptic_{split}", f"semantic_{split}"):
         (folder / subfolder).mkdir()
     images, instances, panoptic = [], [], []
-    for image_id in range(1, count + 1):
-        scene, name = draw_scene([list(SPLITS).index(split), image_id]), f"{image_id:06d}.png"
-        semantic = (_FIRST_STUFF + scene.stuff).astype(np.uint8)
+    for image_id in range(1, splits[split] + 1):
+        scene, file_name = draw_scene([list(splits).index(split), image_id], things), f"{image_id:06d}.png"
+        semantic = (first_stuff + scene.stuff).astype(np.uint8)
         for scene_object in scene.objects:
             semantic[scene_object.visible] = scene_object.category
         regions = [(scene_object.category, scene_object.visible) for scene_object in scene.objects]
-        covered = semantic < _FIRST_STUFF
-        regions += [(_FIRST_STUFF + stuff, (scene.stuff == stuff) & ~covered)
+        covered = semantic < first_stuff
+        regions += [(first_stuff + stuff, (scene.stuff == stuff) & ~covered)
                     for stuff in range(len(STUFF_TEXTURES))]
         ids, segments = np.zeros((SIZE, SIZE), dtype=np.int32), []
         for category, mask in regions:
@@ -60,11 +76,11 @@ def _write_split(folder: Path, split: str, count: int, classes: ClassTable) -> N
             instances.append({"id": len(instances) + 1, "image_id": image_id,
                               "category_id": classes.ids[scene_object.category],
                               "segmentation": _segmentation(scene_object), **box_and_area(scene_object.visible)})
-        images.append({"id": image_id, "file_name": name, "height": SIZE, "width": SIZE})
-        panoptic.append({"image_id": image_id, "file_name": name, "segments_info": segments})
-        Image.fromarray(scene.image).save(folder / split / name, compress_level=1)
-        Image.fromarray(id_to_rgb(ids)).save(folder / f"panoptic_{split}" / name, compress_level=1)
-        Image.fromarray(semantic).save(folder / f"semantic_{split}" / name, compress_level=1)
+        images.append({"id": image_id, "file_name": file_name, "height": SIZE, "width": SIZE})
+        panoptic.append({"image_id": image_id, "file_name": file_name, "segments_info": segments})
+        Image.fromarray(scene.image).save(folder / split / file_name, compress_level=1)
+        Image.fromarray(id_to_rgb(ids)).save(folder / f"panoptic_{split}" / file_name, compress_level=1)
+        Image.fromarray(semantic).save(folder / f"semantic_{split}" / file_name, compress_level=1)
     categories = [{"id": dataset_id, "name": name, "isthing": int(isthing)}
                   for dataset_id, name, isthing in zip(classes.ids, classes.names, classes.isthing)]
     things = [{"id": category["id"], "name": category["name"]} for category in categories if category["isthing"]]
@@ -73,22 +89,22 @@ def _write_split(folder: Path, split: str, count: int, classes: ClassTable) -> N
         (folder / f"{kind}_{split}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
-def make_sample_scenes(root: str) -> None:
-    """Draw the set into <root>/freqdino_scenes unless that folder is there.
+def make_sample_scenes(root: str, name: str = "freqdino_scenes") -> None:
+    """Draw a set into <root>/<name> unless that folder is there.
 
     Written beside it and renamed when complete, so that processes which start together do not disturb each other.
     """
-    target = Path(root) / FOLDER
+    target = Path(root) / name
     if target.is_dir():
         return
     Path(root).mkdir(parents=True, exist_ok=True)
     logger.info("Drawing the sample scenes into %s", target)
-    folder = Path(tempfile.mkdtemp(prefix=f".{FOLDER}_", dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=f".{name}_", dir=root))
     folder.chmod(0o755)
     try:
-        classes = load_class_table(FOLDER)
-        for split, count in SPLITS.items():
-            _write_split(folder, split, count, classes)
+        classes = load_class_table(name)
+        for split in SETS[name][1]:
+            _write_split(folder, split, name, classes)
         try:
             os.rename(folder, target)
         except OSError:
@@ -99,12 +115,13 @@ def make_sample_scenes(root: str) -> None:
 
 
 def register_sample_scenes() -> None:
-    """Register ``freqdino_scenes_{train,val}`` and their instances alone; nothing is drawn before one is loaded."""
-    classes = load_class_table(FOLDER)
-    for split in SPLITS:
-        register_panoptic(f"{FOLDER}_{split}", classes, panoptic_json=f"{FOLDER}/panoptic_{split}.json",
-                          image_root=f"{FOLDER}/{split}", panoptic_root=f"{FOLDER}/panoptic_{split}",
-                          sem_seg_root=f"{FOLDER}/semantic_{split}", json_file=f"{FOLDER}/instances_{split}.json",
-                          under_root=True, prepare=make_sample_scenes)
-        register_instances(f"{FOLDER}_instance_{split}", classes.things, json_file=f"{FOLDER}/instances_{split}.json",
-                           image_root=f"{FOLDER}/{split}", under_root=True, prepare=make_sample_scenes)
+    """Register the sets' parts and their instances alone; nothing is drawn before one is loaded."""
+    for name, (_, splits) in SETS.items():
+        classes, draw = load_class_table(name), partial(make_sample_scenes, name=name)
+        for split in splits:
+            register_panoptic(f"{name}_{split}", classes, panoptic_json=f"{name}/panoptic_{split}.json",
+                              image_root=f"{name}/{split}", panoptic_root=f"{name}/panoptic_{split}",
+                              sem_seg_root=f"{name}/semantic_{split}", json_file=f"{name}/instances_{split}.json",
+                              under_root=True, prepare=draw)
+            register_instances(f"{name}_instance_{split}", classes.things, json_file=f"{name}/instances_{split}.json",
+                               image_root=f"{name}/{split}", under_root=True, prepare=draw)

@@ -31,17 +31,32 @@ class Shape:
     checked: bool
 
 
-SHAPES = (  # in the order of categories/freqdino_scenes.json
+@dataclass(frozen=True)
+class Things:
+    """What is drawn before a background: the classes, and the ranges of their colours' saturation and brightness."""
+
+    shapes: tuple[Shape, ...]
+    saturation: tuple[float, float]
+    brightness: tuple[float, float]
+
+
+THINGS = Things((  # in the order of categories/freqdino_scenes.json
     Shape(corners=48, inner=1.0, radius=(16, 30), period=4, checked=False),
     Shape(corners=4, inner=1.0, radius=(18, 32), period=12, checked=False),
     Shape(corners=3, inner=1.0, radius=(24, 40), period=5, checked=True),
     Shape(corners=10, inner=0.5, radius=(22, 38), period=12, checked=True),
-)
+), saturation=(0.35, 1.0), brightness=(0.75, 1.0))
+# Other outlines, textures and colours, to learn after those; in the order of categories/freqdino_held_back.json.
+HELD_BACK = Things((
+    Shape(corners=6, inner=1.0, radius=(18, 32), period=8, checked=False),
+    Shape(corners=8, inner=0.4, radius=(24, 40), period=8, checked=True),
+    Shape(corners=24, inner=0.75, radius=(18, 32), period=3, checked=False),
+), saturation=(0.0, 0.25), brightness=(0.5, 0.75))
 
 
 @dataclass
 class SceneObject:
-    """An object of a scene: index into SHAPES, outline (P, 2) in (x, y), visible mask (S, S) bool.
+    """An object of a scene: index into the shapes, outline (P, 2) in (x, y), visible mask (S, S) bool.
 
     It is whole when nothing hides a part of it and it does not reach beyond the picture.
     """
@@ -150,9 +165,9 @@ def _inside(points: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
     return inside
 
 
-def _paint(random: _Random, shape: Shape, window: tuple[slice, slice]) -> np.ndarray:
+def _paint(random: _Random, things: Things, shape: Shape, window: tuple[slice, slice]) -> np.ndarray:
     """Two shades of one colour in the shape's stripes or checks, in a random direction: (rows, columns, 3)."""
-    light = _color(random, (0.35, 1.0), (0.75, 1.0))
+    light = _color(random, things.saturation, things.brightness)
     angle, phase = random.uniform(0, np.pi), random.uniform(0, 2 * np.pi)
     across = np.cos(angle) * _PIXEL_X[window] + np.sin(angle) * _PIXEL_Y[window]
     wave = np.sin(2 * np.pi / shape.period * across + phase)
@@ -162,7 +177,7 @@ def _paint(random: _Random, shape: Shape, window: tuple[slice, slice]) -> np.nda
     return _mix(np.clip(wave * 1.5 + 0.5, 0, 1), light * 0.3, light)
 
 
-def draw_scene(seed: list[int]) -> Scene:
+def draw_scene(seed: list[int], things: Things = THINGS) -> Scene:
     """The scene of a seed: background, then two or three objects, each drawn over the earlier ones.
 
     A place that would hide more than 60 % of an earlier object is not taken.
@@ -174,12 +189,12 @@ def draw_scene(seed: list[int]) -> Scene:
     for _ in range(8 * wanted):
         if len(objects) == wanted:
             break
-        category = random.below(len(SHAPES))
-        shape = SHAPES[category]
+        category = random.below(len(things.shapes))
+        shape = things.shapes[category]
         center = np.array([random.uniform(10, SIZE - 10), random.uniform(10, SIZE - 10)])
         points = center + _outline(shape, random.uniform(*shape.radius), random.uniform(0, 2 * np.pi))
         window = _window(points)
-        mask, paint = _inside(points, window), _paint(random, shape, window)
+        mask, paint = _inside(points, window), _paint(random, things, shape, window)
         if any((other.visible & ~mask).sum() < _LEAST_VISIBLE * area for other, area in zip(objects, areas)):
             continue
         for other in objects:

@@ -10,13 +10,13 @@ from PIL import Image
 from freqdino.data import build_train_loader, sample_scenes
 from freqdino.data.panoptic_png import rgb_to_id
 from freqdino.data.sample_scenes import make_sample_scenes
-from freqdino.data.scene_drawing import draw_scene
+from freqdino.data.scene_drawing import HELD_BACK, THINGS, draw_scene
 from freqdino.data.segmentation import check_segmentation, decode_rle, polygon_points, rasterise
 
 
 @pytest.fixture
 def scenes(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_scenes, "SPLITS", {"train": 12, "val": 2})
+    monkeypatch.setitem(sample_scenes.SETS, "freqdino_scenes", (THINGS, {"train": 12, "val": 2}))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     return tmp_path / "freqdino_scenes"
 
@@ -85,7 +85,7 @@ def test_processes_that_start_together(scenes):
 
 
 def test_a_failure_leaves_nothing_behind(scenes, monkeypatch):
-    def fail(seed):
+    def fail(seed, things):
         raise RuntimeError("out of paint")
     monkeypatch.setattr(sample_scenes, "draw_scene", fail)
     with pytest.raises(RuntimeError, match="out of paint"):
@@ -117,3 +117,21 @@ def test_things_alone(scenes, config):
     assert metadata.thing_classes == MetadataCatalog.get("freqdino_scenes_val").thing_classes[:4]
     batch = next(iter(build_train_loader(config("freqdino_scenes_instance_train", "coco_instance_lsj", IMAGE_SIZE=96))))
     assert all(set(sample["instances"].gt_classes.tolist()) <= {0, 1, 2, 3} for sample in batch)
+
+
+def test_another_set_has_other_things_in_other_colours(tmp_path, monkeypatch):
+    """Pale ones: of an object's pixels the brightest and the darkest channel differ by a quarter and the noise at most.
+    """
+    monkeypatch.setitem(sample_scenes.SETS, "freqdino_held_back", (HELD_BACK, {"train": 6, "val": 1}))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    records = DatasetCatalog.get("freqdino_held_back_instance_train")
+    names = MetadataCatalog.get("freqdino_held_back_instance_train").thing_classes
+    assert len(records) == 6 and not set(names) & set(MetadataCatalog.get("freqdino_scenes_val").thing_classes)
+    for record in records:
+        picture = np.asarray(Image.open(record["file_name"])).astype(int)
+        for instance in record["annotations"]:
+            segmentation = instance["segmentation"]
+            mask = (decode_rle(segmentation).astype(bool) if isinstance(segmentation, dict)
+                    else rasterise(polygon_points(segmentation), 128, 128))
+            spread = np.ptp(picture[mask].mean(axis=0))
+            assert spread <= 0.25 * 0.75 * 255 * 1.1 and instance["category_id"] < 3
