@@ -39,10 +39,12 @@ class MlflowWriter(EventWriter):
     """
 
     def __init__(self, cfg: CfgNode):
-        self._cfg, self._file = cfg, Path(cfg.OUTPUT_DIR, RUN_ID)
+        import mlflow  # of an extra; one that is broken ends here, before the training
+
+        self._mlflow, self._cfg, self._file = mlflow, cfg, Path(cfg.OUTPUT_DIR, RUN_ID)
         self._run_id = ""                   # of the run that has begun
-        self._settings: dict[str, object] = {}
-        self._metrics: list = []            # that the store does not have yet
+        self._settings: list = []           # these and the metrics: what the store does not have yet
+        self._metrics: list = []
         self._last_write, self._next_try, self._warned = -1, 0.0, False
 
     @contextmanager
@@ -65,48 +67,42 @@ class MlflowWriter(EventWriter):
             self._end(status)
 
     def write(self) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
+        now = int(time.time() * 1000)       # milliseconds
         latest = get_event_storage().latest_with_smoothing_hint(WINDOW)
-        new = [Metric(REFUSED.sub("_", name), float(value), now, iteration)
+        metric = self._mlflow.entities.Metric
+        new = [metric(REFUSED.sub("_", name), float(value), now, iteration)
                for name, (value, iteration) in latest.items() if iteration > self._last_write]
-        self._last_write = max((metric.step for metric in new), default=self._last_write)
+        self._last_write = max((row.step for row in new), default=self._last_write)
         self._metrics += new
         if time.monotonic() >= self._next_try:
             self._send()
 
     def _send(self):
         with self._failure_told():
-            self._begin()
-            if self._metrics:
-                from mlflow import MlflowClient
-
-                MlflowClient().log_batch(self._run_id, metrics=self._metrics)
-                self._metrics = []
+            if not self._run_id:
+                self._begin()
+            client = self._mlflow.MlflowClient()
+            client.log_batch(self._run_id, metrics=self._metrics)
+            self._metrics = []
+            client.log_batch(self._run_id, params=self._settings)
+            self._settings = []
 
     def _begin(self):
-        import mlflow
-
-        if not self._run_id:
-            kept = self._file.read_text().strip() if self._file.is_file() else None
-            self._run_id = mlflow.start_run(run_id=kept, run_name=self._file.resolve().parent.name).info.run_id
-            if not kept:
-                self._file.write_text(self._run_id)
-                self._settings = changed_keys(self._cfg)
-        if self._settings:
-            mlflow.log_params(self._settings, run_id=self._run_id)
-            self._settings = {}
+        kept = self._file.read_text().strip() if self._file.is_file() else None
+        run = self._mlflow.start_run(run_id=kept, run_name=self._file.resolve().parent.name)
+        self._run_id = run.info.run_id
+        if not kept:                        # MLflow's parameters cannot be changed
+            self._settings = [self._mlflow.entities.Param(key, str(value))
+                              for key, value in changed_keys(self._cfg).items()]
+            self._file.write_text(self._run_id)
 
     def _end(self, status):
-        import mlflow
-
         self._send()
         if self._metrics:
             logger.warning("MLflow did not take %d values of metrics", len(self._metrics))
         if self._run_id:
             with self._failure_told():
-                mlflow.end_run(status)
+                self._mlflow.end_run(status)
 
     @contextmanager
     def _failure_told(self):
@@ -118,7 +114,8 @@ class MlflowWriter(EventWriter):
             self._next_try = now + max(LEAST_PAUSE, PATIENCE * (now - begun))
             if not self._warned:
                 logger.warning("MLflow's store fails, the training goes on and keeps what it has for it: %s. Is "
-                               "MLFLOW_TRACKING_URI right, and its server up?", error)
+                               "MLFLOW_TRACKING_URI right, its server up, and on --resume the run of %s in it?", error,
+                               self._file)
             self._warned = True
 
 

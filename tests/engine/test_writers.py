@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import logging
+import os
 import re
 import signal
 
@@ -11,6 +12,7 @@ from detectron2.utils.events import EventStorage
 from freqdino.commands.train import run
 from freqdino.config import load_config
 from freqdino.engine import writers
+from freqdino.engine.trainer import Trainer
 from freqdino.engine.writers import MlflowWriter, changed_keys
 from freqdino.errors import ConfigError, Stopped
 from helpers.small_training import fails, options
@@ -115,6 +117,22 @@ def test_how_a_run_ends(error, status, tmp_path, runs_of_store):
     except type(error) as raised:
         assert raised is error
     assert [found.info.status for found in runs_of_store()] == [status]
+
+
+@with_mlflow
+def test_a_signal_ends_a_training_and_its_run(squares, tmp_path, runs_of_store, monkeypatch):
+    step = Trainer.run_step
+
+    def interrupted(trainer):
+        if trainer.iter == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(trainer)
+
+    monkeypatch.setattr(Trainer, "run_step", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        run(options(squares, tmp_path / "run", *MLFLOW))
+    assert caught.value.code == 143
+    assert [(found.info.status, found.data.metrics["lr"] > 0) for found in runs_of_store()] == [("KILLED", True)]
 
 
 @with_mlflow
