@@ -97,12 +97,14 @@ class MlflowWriter(EventWriter):
             self._file.write_text(self._run_id)
 
     def _end(self, status):
-        self._send()
-        if self._metrics:
-            logger.warning("MLflow did not take %d values of metrics", len(self._metrics))
-        if self._run_id:
-            with self._failure_told():
-                self._mlflow.end_run(status)
+        try:
+            self._send()
+            if self._metrics:
+                logger.warning("MLflow did not take %d values of metrics", len(self._metrics))
+        finally:                            # a signal may come meanwhile; else MLflow says FINISHED when Python ends
+            if self._run_id:
+                with self._failure_told():
+                    self._mlflow.end_run(status)
 
     @contextmanager
     def _failure_told(self):

@@ -136,6 +136,19 @@ def test_a_signal_ends_a_training_and_its_run(squares, tmp_path, runs_of_store, 
 
 
 @with_mlflow
+def test_a_second_signal_while_the_store_is_written(tmp_path, runs_of_store, monkeypatch):
+    writer = MlflowWriter(settings(tmp_path))
+
+    def interrupted(*_, **__):
+        raise Stopped(signal.SIGINT)
+
+    with pytest.raises(Stopped, match="SIGINT"), writer.run(goes_on=False):
+        monkeypatch.setattr("mlflow.MlflowClient.log_batch", interrupted)
+        raise Stopped(signal.SIGTERM)
+    assert [found.info.status for found in runs_of_store()] == ["KILLED"]
+
+
+@with_mlflow
 def test_another_training_in_the_folder_is_another_run(tmp_path, runs_of_store):
     for _ in range(2):
         with MlflowWriter(settings(tmp_path)).run(goes_on=False):
