@@ -63,6 +63,7 @@ setup(
         "fast-eval": ["faster-coco-eval>=1.6"],
         "gpu": ["deformops>=3.0; python_version >= '3.12' and python_version < '3.14' and sys_platform == 'linux'"],
         "cityscapes": ["cityscapesscripts>=2.2"],
+        "trackers": ["mlflow>=3.0"],
         "test": ["pytest>=7", "safetensors>=0.4", "playwright>=1.40"],
     },
 )

@@ -9,7 +9,8 @@ inference/results.json, and weights: model_<iteration>.pth, whole checkpoints th
 (SOLVER.CHECKPOINT_KEEP says how many), model_final.pth, what was evaluated at the end, and with TEST.KEEP_BEST
 model_best.pth, what was evaluated best. With MODEL_EMA.ENABLED True an average of the weights over training is
 evaluated; with TEST.AUG.ENABLED True the last evaluation is done again with several sizes and mirror images, in
-inference_TTA. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes
+inference_TTA. OUTPUT_WRITERS says where the metrics go; mlflow among them makes a run in MLflow's own store, whose id
+is in mlflow_run_id. Without CUDA it runs on the CPU; ``--num-gpus`` counts processes
 there. Errors in what the user gives end in a message on stderr and exit status 1; their traceback is in log.txt.
 Ctrl-C and SIGTERM end the training after the step at hand and a checkpoint, with status 130 and 143; ``--resume`` then
 goes on as if there had been no pause. A training starts in an OUTPUT_DIR without another one.

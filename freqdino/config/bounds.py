@@ -18,6 +18,7 @@ KNOWN = "known are "
 # Detectron2's samplers; older versions lack the keys of the last three.
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler", "WeightedTrainingSampler",
             "WeightedCategoryTrainingSampler")
+WRITERS = ("console", "json", "tensorboard", "mlflow")
 
 
 def _at_least(least: float) -> Callable[[float], bool]:
@@ -102,6 +103,8 @@ BOUNDS = (
     (*_one_of(*OPERATORS), ("MODEL.OPERATORS",)),
     (*_one_of("linear", "constant"), ("SOLVER.WARMUP_METHOD",)),
     (*_one_of(*SAMPLERS), ("DATALOADER.SAMPLER_TRAIN",)),
+    (f"{KNOWN}{', '.join(WRITERS)}, each once", lambda names: len({*names}) == len(names) and {*names} <= {*WRITERS},
+     ("OUTPUT_WRITERS",)),
     ("18, 34, 50, 101 or 152", (18, 34, 50, 101, 152).__contains__, ("MODEL.RESNETS.DEPTH",)),
     ("a device of PyTorch, such as cuda, cuda:1 or cpu", _is_device, ("MODEL.DEVICE",)),
     ("a folder", lambda path: bool(path.strip()), ("OUTPUT_DIR",)),
@@ -147,6 +150,9 @@ def _together(cfg):
     yield (not solver.EARLY_STOP_PATIENCE or bool(cfg.TEST.KEEP_BEST),
            f"SOLVER.EARLY_STOP_PATIENCE is {solver.EARLY_STOP_PATIENCE}, but TEST.KEEP_BEST names no metric to wait "
            "for; set it, as in TEST.KEEP_BEST segm/AP")
+    yield (not cfg.VIS_PERIOD or "tensorboard" in cfg.OUTPUT_WRITERS,
+           f"VIS_PERIOD is {cfg.VIS_PERIOD}, but OUTPUT_WRITERS {cfg.OUTPUT_WRITERS!r} lacks tensorboard, where the "
+           "pictures go; add it, or set VIS_PERIOD to 0")
     share = solver.IMS_PER_BATCH // max(solver.REFERENCE_WORLD_SIZE, 1)
     yield (share % solver.ACCUMULATE == 0,
            f"SOLVER.ACCUMULATE is {solver.ACCUMULATE}; it must divide SOLVER.IMS_PER_BATCH, {solver.IMS_PER_BATCH}"

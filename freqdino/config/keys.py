@@ -229,6 +229,7 @@ def add_freqdino_config(cfg: CfgNode) -> None:
             section = section.setdefault(part, CfgNode())
         section.update(CfgNode(keys))
     cfg.Default_loading = True
+    cfg.OUTPUT_WRITERS = ("console", "json", "tensorboard")     # of a training's metrics; and mlflow
 
 
 def default_config() -> CfgNode:

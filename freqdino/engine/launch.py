@@ -32,6 +32,7 @@ from freqdino.engine.resuming import METRICS
 from freqdino.engine.stopping import StopRequests
 from freqdino.engine.trainer import Trainer
 from freqdino.engine.weight_averaging import averaged_weights, check_decay
+from freqdino.engine.writers import check_writers
 from freqdino.errors import ConfigError, keep_tracebacks_off_stdout
 from freqdino.evaluation.tta import check_sizes
 from freqdino.registration.binding import errors_about
@@ -56,6 +57,8 @@ def load_checked_config(args: argparse.Namespace) -> tuple[CfgNode, Predictions]
             logger.warning(remark)
     check_names(cfg)
     check_run(cfg, training=not args.eval_only)
+    if not args.eval_only:
+        check_writers(cfg)
     predictions = predictions_of(cfg)
     processes = args.num_gpus * args.num_machines
     if args.num_gpus < 1 or not 0 <= args.machine_rank < args.num_machines:

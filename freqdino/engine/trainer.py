@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
@@ -46,6 +47,7 @@ from freqdino.engine.solver import build_lr_scheduler, build_optimizer
 from freqdino.engine.stopping import StopHook, StopRequests
 from freqdino.engine.validation_loss import ValidationLoss
 from freqdino.engine.weight_averaging import WeightAveraging
+from freqdino.engine.writers import MlflowWriter, build_writer
 from freqdino.errors import Stopped
 from freqdino.evaluation.results import FOLDER, write_results
 from freqdino.modeling.activation_checkpointing import checkpoint_blocks
@@ -61,6 +63,7 @@ class Trainer(DefaultTrainer):
     """Detectron2's trainer with this project's optimiser, checkpoints, data and evaluation; also works on the CPU."""
 
     best: BestWeights | None = None         # the evaluation that TEST.KEEP_BEST asks for
+    _tracker: MlflowWriter | None = None    # in the first process, where OUTPUT_WRITERS has mlflow
 
     def __init__(self, cfg: CfgNode, predictions: Predictions | None = None, stop: StopRequests | None = None):
         """``predictions``: `predictions_of` the configuration, where the caller has them. ``stop``: see StopHook."""
@@ -147,12 +150,18 @@ class Trainer(DefaultTrainer):
         if cfg.TEST.AUG.ENABLED:
             built.append(hooks.EvalHook(0, lambda: self._apart_from_training(test_with_augmentation)))
         if comm.is_main_process():
-            built += [*showing_hooks(cfg, self.evaluated), hooks.PeriodicWriter(self.build_writers())]
+            writers = self.build_writers()
+            self._tracker = next((writer for writer in writers if isinstance(writer, MlflowWriter)), None)
+            built += [*showing_hooks(cfg, self.evaluated), hooks.PeriodicWriter(writers)]
         if self.best is not None:
             built.append(EarlyStop(self.best))
         if self.stop is not None:
             built.append(StopHook(self.stop))
         return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """Those of OUTPUT_WRITERS."""
+        return [build_writer(name, self.cfg, self.max_iter) for name in self.cfg.OUTPUT_WRITERS]
 
     def _apart_from_training(self, evaluate):
         """An evaluation that moves no random state; a signal ends it at once where nothing of the training is lost."""
@@ -179,7 +188,9 @@ class Trainer(DefaultTrainer):
             logger.info("The run that is resumed had ended early: SOLVER.EARLY_STOP_PATIENCE %d",
                         self.cfg.SOLVER.EARLY_STOP_PATIENCE)
             self.max_iter = self.start_iter
-        with nullcontext() if self.stop is None else self.stop.after_the_step(), errors_about(None, **BATCH_KEYS):
+        tracked = nullcontext() if self._tracker is None else self._tracker.run(goes_on=self.start_iter > 0)
+        noted = nullcontext() if self.stop is None else self.stop.after_the_step()
+        with tracked, noted, errors_about(None, **BATCH_KEYS):
             with suppress(EnoughTrained):
                 return super().train()
             if comm.is_main_process():

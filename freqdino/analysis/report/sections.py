@@ -75,7 +75,8 @@ def configuration_section(run: Path) -> str:
 def training_section(run: Path) -> str:
     charts = [chart(lines, title=title, x_label="iteration") for title, lines in read_curves(run).items()]
     if not charts:
-        return paragraph("There is no metrics.json: nothing was trained in this folder.")
+        return paragraph("There is no metrics.json: nothing was trained in this folder, or without json in "
+                         "OUTPUT_WRITERS.")
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
