@@ -8,6 +8,7 @@ from PIL import Image
 
 from freqdino.data import sample_scenes
 from freqdino.data.panoptic_png import id_to_rgb, read_segment_ids
+from freqdino.data.scene_drawing import THINGS
 from freqdino.evaluation.panoptic_files import panoptic_quality
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
 from helpers.refusals import refuses
@@ -255,7 +256,7 @@ def scenes(tmp_path_factory):
     """Panoptic JSON and PNG folder of the sample scenes' validation set, drawn here, cut to six pictures."""
     root = tmp_path_factory.mktemp("scenes")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_scenes, "SPLITS", {"train": 0, "val": 6})
+        patch.setitem(sample_scenes.SETS, "freqdino_scenes", (THINGS, {"train": 0, "val": 6}))
         sample_scenes.make_sample_scenes(str(root))
     folder = root / "freqdino_scenes"
     return str(folder / "panoptic_val.json"), str(folder / "panoptic_val")
