@@ -96,10 +96,10 @@ def add_low_passes(total: Tensor, parts: Tensor, boxes: Sequence[Box]) -> None:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)        # whose tensors could not serve a later training
 def masks(height: int, width: int, boxes: tuple[Box, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """`box_masks` as numbers on a device: (n, 1, H, W//2 + 1)."""
-    with torch.inference_mode(False):       # whose tensors could not serve a later training
-        return box_masks(height, width, boxes).unsqueeze(1).to(dtype).to(device)
+    return box_masks(height, width, boxes).unsqueeze(1).to(dtype).to(device)
 
 
 def box_masks(height: int, width: int, boxes: Sequence[Box]) -> Tensor:
@@ -138,25 +138,25 @@ def separable(height: int, width: int, boxes: Sequence[Box], dtype: torch.dtype,
 
 
 @lru_cache(maxsize=128)
+@torch.inference_mode(False)
 def row_matrices(height: int, kept: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):       # whose tensors could not serve a later training
-        mask = torch.zeros(len(kept), height, dtype=torch.float64)
-        for row, (top, bottom) in zip(mask, kept):
-            row[:top] = row[height - bottom:] = 1
-        return torch.view_as_real(circulant(torch.fft.ifft(mask))).flatten(2).to(dtype).to(device)
+    mask = torch.zeros(len(kept), height, dtype=torch.float64)
+    for row, (top, bottom) in zip(mask, kept):
+        row[:top] = row[height - bottom:] = 1
+    return torch.view_as_real(circulant(torch.fft.ifft(mask))).flatten(2).to(dtype).to(device)
 
 
 @lru_cache(maxsize=128)
+@torch.inference_mode(False)
 def column_matrices(width: int, kept: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        mask = torch.zeros(len(kept), width, dtype=torch.float64)
-        for row, left in zip(mask, kept):
-            row[:left] = 2
-            row[0] = 1
-            if 2 * (left - 1) == width:
-                row[left - 1] = 1
-        spread = circulant(torch.fft.ifft(mask)).mT
-        return torch.cat((spread.real, -spread.imag), 2).to(dtype).to(device)
+    mask = torch.zeros(len(kept), width, dtype=torch.float64)
+    for row, left in zip(mask, kept):
+        row[:left] = 2
+        row[0] = 1
+        if 2 * (left - 1) == width:
+            row[left - 1] = 1
+    spread = circulant(torch.fft.ifft(mask)).mT
+    return torch.cat((spread.real, -spread.imag), 2).to(dtype).to(device)
 
 
 def circulant(values: Tensor) -> Tensor:
