@@ -250,7 +250,13 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load(self, path, restored, *, whole_model):
         self.logger.info("Loading %s", path)
-        checkpoint = read_weights(path)
+        return self._take(path, read_weights(path), restored, whole_model=whole_model)
+
+    def load_contents(self, path: str, contents: dict[str, Any]) -> dict[str, Any]:
+        """`load` of what `read_weights` gave for ``path`` already; checkpointables are left as they are."""
+        return self._take(path, dict(contents), (), whole_model=self.whole_model)
+
+    def _take(self, path, checkpoint, restored, *, whole_model):
         data_config = checkpoint.pop("data_config", None)
         if data_config is not None and self.data_config is not None:
             data_config.check(path, self.data_config)

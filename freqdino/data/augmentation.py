@@ -7,11 +7,14 @@ section A.4): flip, resize, with an optional crop in half of the cases. Padded p
 Every recipe reads ``cfg.INPUT`` and takes the value that padding gives to label maps. No resize or crop makes an edge
 shorter than one pixel.
 """
+from dataclasses import dataclass
+
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
-from fvcore.transforms.transform import PadTransform, Transform
+from fvcore.transforms.transform import NoOpTransform, PadTransform, Transform
 
 IMAGE_PADDING = 128
 UNLABELLED = 255  # in the category maps that `CategoryLimitedCrop` looks at
@@ -31,6 +34,18 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
     def get_transform(self, image: np.ndarray) -> Transform:
         return _at_least_one_pixel(super().get_transform(image))
+
+
+class ResizeToOneSize(ResizeShortestEdge):
+    """The same for one length of the shorter edge; Detectron2's draws a number to choose it, which this does not."""
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = image.shape[:2]
+        length = self.short_edge_length[0]      # Detectron2 doubles a single one
+        if length == 0:
+            return NoOpTransform()
+        new_height, new_width = self.get_output_shape(height, width, length, self.max_size)
+        return _at_least_one_pixel(T.ResizeTransform(height, width, new_height, new_width, self.interp))
 
 
 class ResizeScale(T.ResizeScale):
@@ -148,4 +163,27 @@ def detr_recipe(cfg: CfgNode, *, label_padding: int) -> list[T.Augmentation]:
 
 def inference_recipe(cfg: CfgNode) -> list[T.Augmentation]:
     """Resize the shorter edge to MIN_SIZE_TEST (0: not at all), the longer one to at most MAX_SIZE_TEST."""
-    return [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    return InferenceInput.of(cfg).recipe()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceInput:
+    """How a model is given a picture that it is to predict: the shorter edge of ``min_size`` pixels (0: as it is), the
+    longer one of at most ``max_size``, channels in the order ``image_format``, RGB or BGR."""
+
+    image_format: str
+    min_size: int
+    max_size: int
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> "InferenceInput":
+        return cls(image_format=cfg.INPUT.FORMAT, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST)
+
+    def recipe(self) -> list[T.Augmentation]:
+        return [ResizeToOneSize(self.min_size, self.max_size, "choice")]
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        """RGB uint8 (H, W, 3) -> uint8 (3, h, w)."""
+        augmented = T.AugInput(image[:, :, ::-1] if self.image_format == "BGR" else image)
+        T.AugmentationList(self.recipe())(augmented)
+        return torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))

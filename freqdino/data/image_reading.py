@@ -82,18 +82,22 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are {', '.join(IMAGE_FORMATS)}")
-    image = open_image(path)
-    orientation = _orientation(image, path)
+    pixels = rgb_pixels(open_image(path), path)
+    return pixels if image_format == "RGB" else pixels[:, :, ::-1]
+
+
+def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of a decoded picture, RGB uint8 (H, W, 3), upright. Raises DataError for floating point values."""
+    orientation = _orientation(image, name)
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     if image.mode in _16_BIT_MODES:
-        image = _to_8_bit(image, path)
+        image = _to_8_bit(image, name)
     elif image.mode == "F":
-        raise DataError(f"image file {path} has floating point values; 8-bit and 16-bit pictures can be read")
+        raise DataError(f"image file {name} has floating point values; 8-bit and 16-bit pictures can be read")
     if image.mode == "P":
         image = image.convert("RGBA")  # resolves transparency stored with the palette, which "RGB" warns about
-    pixels = np.asarray(image.convert("RGB"))
-    return pixels if image_format == "RGB" else pixels[:, :, ::-1]
+    return np.asarray(image.convert("RGB"))
 
 
 def read_label_map(path: str) -> np.ndarray:

@@ -16,10 +16,9 @@ import torch
 from detectron2.utils.logger import log_first_n, setup_logger
 from PIL import Image
 
-from freqdino.config import load_config
 from freqdino.data.image_reading import check_image_size, read_image
-from freqdino.engine.predictor import Predictor, class_metadata
-from freqdino.visualization.drawing import Drawing, choose_task, draw_ground_truth, draw_prediction, side_by_side
+from freqdino.engine.predictor import Predictor
+from freqdino.visualization.drawing import Drawing, choose_task, draw_ground_truth, side_by_side
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,7 @@ class Artist:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        cfg = load_config(settings.config_file, settings.options)
-        self.metadata = class_metadata(cfg, settings.dataset)
-        self.predictor = Predictor(cfg)
+        self.predictor = Predictor(config=settings.config_file, options=settings.options, dataset=settings.dataset)
 
     def draw(self, image: np.ndarray, record: dict | None = None) -> tuple[np.ndarray, str, float]:
         """For an image, RGB: the picture, a count of what is drawn, seconds of the prediction.
@@ -51,21 +48,21 @@ class Artist:
         """
         settings = self.settings
         start = time.perf_counter()
-        output = self.predictor(image)
+        result = self.predictor(image)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        task = choose_task(output, settings.task)
-        segments = output["panoptic_seg"][1] if task == "panoptic" else []
+        task = choose_task(result.output, settings.task)
+        segments = result.output["panoptic_seg"][1] if task == "panoptic" else []
         if settings.threshold and any("score" not in segment for segment in segments):
             log_first_n(logging.WARNING, "The model gives some segments no score: --confidence-threshold does not "
                         "apply to them.", name="freqdino")
-        drawing = Drawing(image, self.metadata, scale=settings.scale)
-        count = draw_prediction(drawing, output, task, threshold=settings.threshold)
+        drawing = Drawing(image, result.metadata, scale=settings.scale)
+        count = result.draw_into(drawing, threshold=settings.threshold, task=task)
         pictures = [drawing.image]
         if record is not None and settings.with_ground_truth:
-            drawing = Drawing(image, self.metadata, scale=settings.scale)
-            draw_ground_truth(drawing, record, task, self.metadata)
+            drawing = Drawing(image, result.metadata, scale=settings.scale)
+            draw_ground_truth(drawing, record, task, result.metadata)
             pictures.insert(0, drawing.image)
         return side_by_side(pictures), count, seconds
 

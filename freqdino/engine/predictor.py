@@ -1,27 +1,35 @@
 """A trained model for use: whole pictures in, results out, with the names of its classes.
 
-Shape key: H, W: height and width of the picture.
+Shape key: H, W: height and width of a picture.
 """
 import dataclasses
-import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data import transforms as T
 from detectron2.modeling import build_model
+from PIL import Image
 from torch import nn
 
 import freqdino
 from freqdino.checkpoint import DataConfig, StrictCheckpointer, read_weights
-from freqdino.data import register_custom_datasets
-from freqdino.data.augmentation import inference_recipe
-from freqdino.errors import ConfigError
+from freqdino.config import load_config
+from freqdino.data.augmentation import InferenceInput
+from freqdino.data.image_reading import read_image, rgb_pixels
+from freqdino.engine.class_metadata import class_metadata, classes_to_build_with
+from freqdino.engine.result import Result
+from freqdino.engine.run_folder import find_checkpoint, find_config
+from freqdino.errors import ArgumentError, ConfigError
 from freqdino.modeling.meta_architecture import MaskClassificationModel
 from freqdino.registration.class_tables import with_counted_classes
 
-logger = logging.getLogger(__name__)
+Picture = str | Path | np.ndarray | Image.Image
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_trained_model(cfg: CfgNode) -> nn.Module:
@@ -29,76 +37,131 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
 
     Raises ConfigError if MODEL.WEIGHTS is empty, CheckpointError if it does not fit.
     """
+    return _load(cfg)[0]
+
+
+def _load(cfg):
+    """The model and the metadata of its classes."""
     freqdino.register()     # the configuration may come from another process
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS is empty: set it to a trained checkpoint, "
                           "as in MODEL.WEIGHTS output/model_final.pth")
-    model = build_model(with_counted_classes(cfg)).eval()
-    StrictCheckpointer(model, whole_model=True, data_config=DataConfig.of(cfg)).load(cfg.MODEL.WEIGHTS)
-    return model
+    contents = read_weights(cfg.MODEL.WEIGHTS)
+    metadata = class_metadata(cfg, contents.get("classes"))
+    # Building draws the random weights that the checkpoint's take the place of.
+    with torch.random.fork_rng(), classes_to_build_with(cfg, metadata) as of_classes:
+        model = build_model(with_counted_classes(of_classes)).eval()
+    checkpointer = StrictCheckpointer(model, whole_model=True, data_config=DataConfig.of(cfg))
+    checkpointer.load_contents(cfg.MODEL.WEIGHTS, contents)
+    return model, metadata
 
 
 class Predictor:
-    """The model of ``cfg`` with MODEL.WEIGHTS, which has to fit entirely; its panoptic segments have scores.
+    """A trained model that takes pictures; its panoptic segments have scores.
 
-    Raises ConfigError, CheckpointError: MODEL.WEIGHTS is empty or does not fit.
+    It changes no state of the process and may be called from several threads at once.
     """
 
-    def __init__(self, cfg: CfgNode):
-        self._channels_reversed = cfg.INPUT.FORMAT == "BGR"
-        self._augmentations = T.AugmentationList(inference_recipe(cfg))
-        self._model = load_trained_model(cfg)
+    def __init__(self, source: str | Path | CfgNode | None = None, *, config: str | Path | CfgNode | None = None,
+                 weights: str | Path | None = None, options: Sequence[Any] = (), dataset: str | None = None,
+                 device: str | None = None, dtype: str = "float32"):
+        """
+        Args:
+            source: the folder of a run, whose configuration and final weights are taken.
+            config: in place of ``source``, a configuration or its file; its MODEL.WEIGHTS are taken unless ``weights``
+                names others.
+            weights: anything that MODEL.WEIGHTS may be; with ``source`` in place of the run's own.
+            options: KEY, VALUE, ... that change the configuration.
+            dataset: a data set whose class names are drawn, in place of those that the weights, or the data sets of
+                the configuration, say.
+            device: cpu, cuda, cuda:1, ...; default: the configuration's.
+            dtype: float32, bfloat16 or float16: what autocast computes in.
+        Raises ConfigError, CheckpointError: a configuration that cannot be used, weights of another model; ValueError,
+        OSError: arguments and files that cannot.
+        """
+        if dtype not in TYPES:
+            raise ArgumentError("dtype", f"must be one of {', '.join(TYPES)}, got {dtype!r}")
+        cfg = configuration(source, config, weights, [*options, *(("MODEL.DEVICE", device) if device else ())])
+        self.cfg = cfg
+        self.input = InferenceInput.of(cfg)
+        self._model, metadata = _load(cfg)
+        self.metadata = metadata if dataset is None else class_metadata(cfg, dataset=dataset)
         if isinstance(self._model, MaskClassificationModel):
             self._model.post_processing = dataclasses.replace(self._model.post_processing, segment_scores=True)
+        device_type = torch.device(cfg.MODEL.DEVICE).type
+        self._precision: Callable = (nullcontext if dtype == "float32" else
+                                     lambda: torch.autocast(device_type, TYPES[dtype]))
 
-    @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> dict:
-        """The model's results, of the picture's size, for a picture in RGB, uint8 (H, W, 3)."""
-        height, width = image.shape[:2]
-        return self._model([{"image": self._model_input(image), "height": height, "width": width}])[0]
+    @overload
+    def __call__(self, images: Picture, *, batch_size: int = 4) -> Result: ...
+
+    @overload
+    def __call__(self, images: list[Picture] | tuple[Picture, ...], *, batch_size: int = 4) -> list[Result]: ...
+
+    def __call__(self, images, *, batch_size=4):
+        """The results of a picture, or of each of a list: paths, RGB uint8 arrays (H, W, 3), or PIL images.
+
+        ``batch_size`` pictures of a list run at once; pictures of other sizes change nothing in each other's results.
+        Raises ArgumentError: something else than a picture, or a batch below 1; DataError: a file that is none.
+        """
+        if batch_size < 1:
+            raise ArgumentError("batch_size", f"must be at least 1, got {batch_size}")
+        if not isinstance(images, (list, tuple)):
+            return self._predict([images])[0]
+        return [result for start in range(0, len(images), batch_size)
+                for result in self._predict(images[start:start + batch_size])]
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
-        """(height, width) at which the model sees a picture."""
-        return tuple(self._model_input(image).shape[1:])
+        """(height, width) at which the model sees a picture, RGB uint8 (H, W, 3)."""
+        height, width = self.input(image).shape[1:]
+        return height, width
 
-    def _model_input(self, image):
-        augmented = T.AugInput(image[:, :, ::-1] if self._channels_reversed else image)
-        self._augmentations(augmented)
-        return torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+    def _predict(self, images):
+        arrays = [rgb_array(image) for image in images]
+        inputs = [{"image": self.input(array), "height": array.shape[0], "width": array.shape[1]} for array in arrays]
+        with torch.no_grad(), self._precision():
+            outputs = self._model(inputs)
+        return [Result(image=array, output=output, metadata=self.metadata)
+                for array, output in zip(arrays, outputs, strict=True)]
 
 
-def class_metadata(cfg: CfgNode, dataset: str | None = None) -> Metadata:
-    """Metadata of ``dataset``, else of the first of DATASETS.TEST and DATASETS.TRAIN that is known on this machine.
+def configuration(source: str | Path | CfgNode | None, config: str | Path | CfgNode | None,
+                  weights: str | Path | None, options: Sequence[Any]) -> CfgNode:
+    """A configuration of its own, with MODEL.WEIGHTS, from what `Predictor` is given."""
+    if isinstance(source, CfgNode):
+        source, config = None, source if config is None else config
+    if (source is None) == (config is None):
+        raise ArgumentError("source", "or config is needed, one of the two: the folder of a run, or a configuration "
+                            "with its weights")
+    if source is not None:
+        run = Path(os.path.expanduser(source))
+        if not run.is_dir():
+            raise FileNotFoundError(f"{run}: there is no such folder of a run; for a configuration and weights of your "
+                                    "own there are config=... and weights=...")
+        cfg = load_config(str(find_config(run)), options)
+        cfg.MODEL.WEIGHTS = dict(zip(options[::2], options[1::2])).get("MODEL.WEIGHTS") or find_checkpoint(run, cfg)
+    elif isinstance(config, CfgNode):
+        cfg = config.clone()
+        cfg.defrost()
+        cfg.merge_from_list(list(options))
+    else:
+        cfg = load_config(str(config), options)
+    if weights is not None:
+        cfg.MODEL.WEIGHTS = str(weights)
+    return cfg
 
-    Where none is, the classes that train_net.py noted in MODEL.WEIGHTS; where it did not, empty metadata, with a
-    warning. Where the training set is not known, the model too takes the classes from what is: DATASETS.TRAIN of
-    ``cfg`` is set to it.
 
-    Raises OSError, ValueError: ``dataset`` is own data that cannot be read.
+def rgb_array(image: Picture) -> np.ndarray:
+    """A picture's pixels, RGB uint8 (H, W, 3). Raises ArgumentError for what is no picture, DataError as `read_image`.
     """
-    if dataset is not None:
-        register_custom_datasets([dataset])
-    known, problems = [], []
-    for name in dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)):
-        try:
-            register_custom_datasets([name])
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
-            continue
-        if name in DatasetCatalog:
-            known.append(name)
-        else:
-            problems.append(f"{name} is not registered")
-    classes = None if known or not cfg.MODEL.WEIGHTS else read_weights(cfg.MODEL.WEIGHTS).get("classes")
-    if classes:
-        known = [f"classes of {cfg.MODEL.WEIGHTS}"]
-        MetadataCatalog.get(known[0]).set(**classes)
-        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (known[0],), ()
-    if known and cfg.DATASETS.TRAIN and cfg.DATASETS.TRAIN[0] not in known:
-        cfg.DATASETS.TRAIN = (known[0],)
-    names = [dataset, *known] if dataset is not None else known
-    if names:
-        return MetadataCatalog.get(names[0])
-    logger.warning("No data set that the configuration names is here, so classes are shown by number, and those of a "
-                   "panoptic model all count as things: %s", "; ".join(problems) or "DATASETS.TEST and TRAIN are empty")
-    return Metadata()
+    if isinstance(image, (str, Path)):
+        return read_image(str(image), "RGB")
+    if isinstance(image, Image.Image):
+        return rgb_pixels(image, getattr(image, "filename", "") or "of PIL")
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        if image.size == 0:
+            raise ArgumentError("image", f"has no pixel: its shape is {image.shape}")
+        return image
+    found = (f"an array of shape {image.shape} and type {image.dtype}" if hasattr(image, "shape")
+             else f"a {type(image).__name__}")
+    raise ArgumentError("image", f"must be a path, an RGB array (H, W, 3) of uint8 or a PIL image, got {found}")

@@ -34,7 +34,7 @@ def choose_task(output: dict, task: str | None) -> str:
     if task is None and predicted:
         return predicted[0]
     if task not in predicted:
-        raise ValueError(f"--task {task}: the model predicts {predicted}; its TEST options PANOPTIC_ON, INSTANCE_ON "
+        raise ValueError(f"the task {task}: the model predicts {predicted}; its TEST options PANOPTIC_ON, INSTANCE_ON "
                          "and SEMANTIC_ON choose what")
     return task
 

@@ -16,8 +16,6 @@ from PIL import Image
 
 from freqdino.config import load_config
 from freqdino.engine import artist
-from freqdino.engine.predictor import class_metadata
-from freqdino.registration.class_tables import thing_classes
 from freqdino.visualization.output_files import output_paths
 from helpers.demo_project import DemoTestModel, demo_project, run
 from helpers.paths import ROOT
@@ -63,7 +61,7 @@ def test_first_task_that_the_model_predicts(project, capsys):
 def test_task_that_the_model_does_not_predict(project, capsys):
     options = "DATASETS.PROPOSAL_FILES_TEST", "('semantic',)"
     assert run(project, "--input", project / "images", "--task", "panoptic", *options) == 1
-    assert "--task panoptic: the model predicts ['semantic']; its TEST options" in capsys.readouterr().err
+    assert "the task panoptic: the model predicts ['semantic']; its TEST options" in capsys.readouterr().err
 
 
 def test_folders_patterns_and_names_that_repeat(project, capsys):
@@ -182,30 +180,13 @@ def test_names_and_scores(project, monkeypatch):
 @pytest.mark.parametrize("test_sets", ["()", "('gone.json@images', 'unknown')"])
 def test_numbers_where_no_data_set_is_known(project, monkeypatch, test_sets):
     words, warned = drawn_words(monkeypatch), []
-    monkeypatch.setattr(logging.getLogger("freqdino.engine.predictor"), "warning",
+    monkeypatch.setattr(logging.getLogger("freqdino.engine.class_metadata"), "warning",
                         lambda *message: warned.append(message))
     assert run(project, "--input", project / "images" / "a.png", "--confidence-threshold", 0.4, "DATASETS.TEST",
                test_sets, "DATASETS.TRAIN", "()") == 0
     assert sorted(words) == ["0 90%", "1 40%"]
     reason = "DATASETS.TEST and TRAIN are empty" if test_sets == "()" else "unknown is not registered"
     assert len(warned) == 1 and "classes are shown by number" in warned[0][0] and reason in warned[0][1]
-
-
-def test_classes_of_the_test_set_where_the_training_set_is_not_here():
-    cfg = load_config(opts=["DATASETS.TRAIN", "('gone.json@images',)", "DATASETS.TEST", "('freqdino_scenes_val',)"])
-    assert class_metadata(cfg).name == "freqdino_scenes_val"
-    assert cfg.DATASETS.TRAIN == ("freqdino_scenes_val",)   # whose table tells the model things from stuff
-
-
-def test_classes_noted_in_the_checkpoint(tmp_path):
-    tables = {"thing_classes": ["cat"], "stuff_classes": ["cat", "sky"], "thing_dataset_id_to_contiguous_id": {7: 0},
-              "stuff_dataset_id_to_contiguous_id": {9: 1}}
-    torch.save({"model": {}, "classes": tables}, tmp_path / "model.pth")
-    cfg = load_config(opts=["DATASETS.TRAIN", "('gone.json@images',)", "DATASETS.TEST", "()", "MODEL.WEIGHTS",
-                            str(tmp_path / "model.pth")])
-    metadata = class_metadata(cfg)
-    assert metadata.stuff_classes == ["cat", "sky"] and metadata.thing_classes == ["cat"]
-    assert thing_classes(cfg) == {0}        # the model tells things from stuff
 
 
 def test_several_processes(project, tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from freqdino import Predictor, load_config
 from freqdino.commands.train import run
-from freqdino.engine.predictor import class_metadata
+from freqdino.engine.class_metadata import class_metadata, classes_to_build_with
 from freqdino.registration.class_tables import with_counted_classes
 from helpers.small_training import fails, options, results
 
@@ -41,8 +41,8 @@ def test_the_data_settle_the_rest(trained, squares):
 
 def test_what_was_trained_predicts(trained):
     for name in ("model_best.pth", "model_final.pth"):
-        predictor = Predictor(load_config(trained / "config.yaml", ["MODEL.WEIGHTS", str(trained / name)]))
-        assert len(predictor(np.full((48, 64, 3), 128, np.uint8))["instances"]) == 5
+        predictor = Predictor(trained, weights=trained / name)
+        assert len(predictor(np.full((48, 64, 3), 128, np.uint8)).instances) == 5
 
 
 def test_it_resumes_and_is_evaluated_by_the_same_words(trained, squares, tmp_path):
@@ -79,8 +79,6 @@ def test_what_cannot_be_meant(squares, tmp_path, capsys):
 @pytest.mark.parametrize("classes", [{"thing_classes": ["a", "b", "c"]}, {"stuff_classes": ["a", "b", "c"]}])
 def test_the_classes_that_a_checkpoint_notes_are_counted(squares, tmp_path, classes):
     """Where the data are not at hand, as in a demo of the leaf that was trained."""
-    torch.save({"model": {}, "classes": classes}, tmp_path / "model.pth")
-    cfg = load_config(opts=[*own(squares, tmp_path, "DATASETS.TRAIN", "gone.json@nowhere", "MODEL.WEIGHTS",
-                                 str(tmp_path / "model.pth"))])
-    class_metadata(cfg)
-    assert with_counted_classes(cfg).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
+    cfg = load_config(opts=own(squares, tmp_path, "DATASETS.TRAIN", "gone.json@nowhere"))
+    with classes_to_build_with(cfg, class_metadata(cfg, classes)) as of_classes:
+        assert with_counted_classes(of_classes).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3

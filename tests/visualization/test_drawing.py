@@ -148,7 +148,7 @@ def test_targets(canvas, words):
 def test_choose_task():
     assert drawing.choose_task({"sem_seg": 0, "instances": 0}, None) == "instance"
     assert drawing.choose_task({"sem_seg": 0, "instances": 0}, "semantic") == "semantic"
-    with pytest.raises(ValueError, match=r"--task panoptic: the model predicts \['semantic'\]; its TEST options"):
+    with pytest.raises(ValueError, match=r"the task panoptic: the model predicts \['semantic'\]; its TEST options"):
         drawing.choose_task({"sem_seg": 0}, "panoptic")
 
 

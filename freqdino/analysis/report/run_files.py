@@ -1,5 +1,4 @@
-"""What a run of train_net.py left in its folder: configuration, curves and the checkpoint that was evaluated."""
-import ast
+"""What a run of train_net.py left in its folder: how its configuration differs from its base, and its curves."""
 import json
 import math
 import os
@@ -10,11 +9,10 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from freqdino.checkpoint.files import run_checkpoint
 from freqdino.config import default_config, lookup, merge_config_file, read_yaml
 from freqdino.config.effects import flat_keys
 from freqdino.config.loading import find_config_file
-from freqdino.errors import CheckpointError
+from freqdino.engine.run_folder import command_line, find_config
 from freqdino.evaluation.results import COLUMNS
 
 # Losses of the last layer; those of the other layers, of denoising and of the encoder have names made from theirs.
@@ -30,45 +28,6 @@ class Difference:
     base: object
     value: object
     set_by: str
-
-
-def find_config(run: Path) -> Path:
-    """The run's config.yaml. FileNotFoundError where there is none."""
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: {run} is no OUTPUT_DIR of train_net.py")
-    return path
-
-
-def find_checkpoint(run: Path, cfg: CfgNode) -> str:
-    """What was evaluated at the end, or the last checkpoint written.
-
-    Where the run's last start was one of --eval-only, what that evaluated: MODEL.WEIGHTS, unless it had --resume.
-
-    Raises FileNotFoundError: there is none; the message says how to name one.
-    """
-    arguments = command_line(run)
-    if arguments.get("eval_only") and not arguments.get("resume") and cfg.MODEL.WEIGHTS:
-        return cfg.MODEL.WEIGHTS
-    try:
-        return run_checkpoint(str(run), averaged=cfg.MODEL_EMA.ENABLED)
-    except CheckpointError as error:
-        raise FileNotFoundError(f"{error}; --weights names one elsewhere") from error
-
-
-def command_line(run: Path) -> dict:
-    """The arguments of the run's last start, from log.txt; empty where they are not to be found."""
-    log = run / "log.txt"
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    for line in reversed(lines):
-        _, found, text = line.partition("Command line arguments: ")
-        if found:
-            try:
-                call = ast.parse(text, mode="eval").body
-                return {argument.arg: ast.literal_eval(argument.value) for argument in call.keywords}
-            except (SyntaxError, ValueError, AttributeError):   # another program's arguments
-                return {}
-    return {}
 
 
 def configuration_differences(run: Path) -> tuple[str, list[Difference]]:

@@ -3,24 +3,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata
+from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
 from freqdino.analysis.costs.measuring import analyze, build, noise
 from freqdino.analysis.costs.tables import part_rows
 from freqdino.analysis.report.image_scores import DESCRIPTIONS, INSTANCE_THRESHOLD, score_image
-from freqdino.analysis.report.run_files import configuration_differences, find_checkpoint, find_config, read_curves
-from freqdino.config import load_config
+from freqdino.analysis.report.run_files import configuration_differences, read_curves
 from freqdino.data import dataset_records, register_custom_datasets
 from freqdino.data.image_reading import read_image
-from freqdino.engine.predictor import Predictor, class_metadata
+from freqdino.engine.predictor import Predictor, configuration
 from freqdino.evaluation.results import read_results
 from freqdino.visualization.drawing import (
     GROUND_TRUTH_KEYS,
     OUTPUT_KEYS,
     Drawing,
     draw_ground_truth,
-    draw_prediction,
     side_by_side,
 )
 from freqdino.visualization.page import chart, metrics_tables, page, paragraph, picture, table
@@ -46,17 +44,14 @@ def write_report(run: Path, *, output: Path | None = None, weights: str | None =
     if path.is_dir():
         raise ValueError(f"--output {path} is a folder; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    cfg = load_config(str(find_config(run)), options)
+    cfg = configuration(run, None, weights, options)
     results = read_results(run)
-    cfg.MODEL.WEIGHTS = (weights or dict(zip(options[::2], options[1::2])).get("MODEL.WEIGHTS")
-                         or find_checkpoint(run, cfg))
-    metadata = class_metadata(cfg)
     records = test_records(cfg, max_images)
-    predictor = Predictor(cfg)
+    predictor = Predictor(cfg, dataset=cfg.DATASETS.TEST[0])
     size = predictor.input_size(read_image(records[0]["file_name"], "RGB"))
     sections = {"Configuration": configuration_section(run), "Training": training_section(run),
                 "Metrics": metrics_tables(results),
-                "Images": images_section(predictor, records, metadata, shown), "Cost": cost_section(cfg, size)}
+                "Images": images_section(predictor, records, shown), "Cost": cost_section(cfg, size)}
     introduction = (f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}, {cfg.MODEL.WEIGHTS}; tested on "
                     f"{', '.join(results)}")
     path.write_text(page(f"Report: {run.resolve().name}", introduction, sections), encoding="utf-8")
@@ -105,13 +100,13 @@ def choose_common_task(output: dict, record: dict) -> str:
     return common[0]
 
 
-def images_section(predictor: Predictor, records: list[dict], metadata: Metadata, shown: int) -> str:
+def images_section(predictor: Predictor, records: list[dict], shown: int) -> str:
     """Scores every record and draws the best and the worst of them."""
     scores, task = [], None
     for record in tqdm(records, unit="image"):
-        output = predictor(read_image(record["file_name"], "RGB"))
-        task = task or choose_common_task(output, record)
-        scores.append(score_image(output, record, task, metadata))
+        result = predictor(record["file_name"])
+        task = task or choose_common_task(result.output, record)
+        scores.append(score_image(result.output, record, task, result.metadata))
     ranked = sorted((index for index, score in enumerate(scores) if score is not None), key=lambda i: -scores[i])
     without = len(records) - len(ranked)
     text = f"Of the first {len(records)} images of the test set, by the {DESCRIPTIONS[task]}."
@@ -120,17 +115,18 @@ def images_section(predictor: Predictor, records: list[dict], metadata: Metadata
     shown = max(1, min(shown, len(ranked) // 2))
     parts = [paragraph(text)]
     for heading, chosen in (("Best", ranked[:shown]), ("Worst", ranked[::-1][:shown])):
-        figures = [picture(draw_pair(predictor, records[index], task, metadata),
+        figures = [picture(draw_pair(predictor, records[index], task),
                            f"{Path(records[index]['file_name']).name}: {scores[index]:.1f}") for index in chosen]
         parts.append(f'<h3>{heading}</h3>\n<div class="images">{"".join(figures)}</div>')
     return "\n".join(parts)
 
 
-def draw_pair(predictor: Predictor, record: dict, task: str, metadata: Metadata):
-    image = read_image(record["file_name"], "RGB")
-    left, right = (Drawing(image, metadata, scale=PICTURE_WIDTH / image.shape[1]) for _ in range(2))
-    draw_ground_truth(left, record, task, metadata)
-    draw_prediction(right, predictor(image), task, threshold=INSTANCE_THRESHOLD if task == "instance" else 0)
+def draw_pair(predictor: Predictor, record: dict, task: str):
+    result = predictor(record["file_name"])
+    left, right = (Drawing(result.image, result.metadata, scale=PICTURE_WIDTH / result.image.shape[1])
+                   for _ in range(2))
+    draw_ground_truth(left, record, task, result.metadata)
+    result.draw_into(right, threshold=INSTANCE_THRESHOLD if task == "instance" else 0, task=task)
     return side_by_side([left.image, right.image])
 
 

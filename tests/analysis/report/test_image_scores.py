@@ -9,7 +9,9 @@ from PIL import Image
 
 from freqdino.analysis.report import sections
 from freqdino.analysis.report.image_scores import score_image
+from freqdino.data.image_reading import read_image
 from freqdino.data.panoptic_png import id_to_rgb
+from freqdino.engine.result import Result
 
 HEIGHT, WIDTH = 20, 40
 LEFT = np.tile(np.arange(WIDTH) < WIDTH // 2, (HEIGHT, 1))
@@ -92,11 +94,13 @@ def test_best_and_worst_images(tmp_path):
         records.append({"file_name": str(tmp_path / f"{number}.png"), "annotations": OBJECTS[:1]})
     records[2] = {**records[2], "annotations": []}
 
-    def predict(image):
+    def predict(path):
+        image = read_image(path, "RGB")
         mask = np.tile(np.arange(WIDTH) < 4 * image[0, 0, 0], (HEIGHT, 1))
-        return instances(masks=[mask], boxes=[[0] * 4], scores=[0.9], classes=[0])
+        output = instances(masks=[mask], boxes=[[0] * 4], scores=[0.9], classes=[0])
+        return Result(image=image, output=output, metadata=Metadata())
 
-    text = sections.images_section(predict, records, Metadata(), 4)
+    text = sections.images_section(predict, records, 4)
     best, worst = text.split("Best")[1].split("Worst")
     assert [part.split("<")[0] for part in best.split("<figcaption>")[1:]] == ["5.png: 100.0", "4.png: 80.0"]
     assert [part.split("<")[0] for part in worst.split("<figcaption>")[1:]] == ["1.png: 20.0", "2.png: 40.0"]

@@ -1,4 +1,4 @@
-"""What a run left in its folder: differences of the configuration, curves, checkpoints."""
+"""What a run left in its folder: differences of the configuration, curves."""
 import json
 
 import pytest
@@ -8,9 +8,7 @@ from freqdino.analysis.report.run_files import (
     OPTIONS,
     RUN,
     Difference,
-    command_line,
     configuration_differences,
-    find_checkpoint,
     read_curves,
 )
 from freqdino.config import load_config
@@ -51,12 +49,6 @@ def test_without_the_configuration_file_the_base_are_the_defaults(tmp_path, log,
     assert {(item.key, item.set_by) for item in differences} == {("SOLVER.MAX_ITER", RUN), ("MODEL.DEVICE", RUN)}
 
 
-@pytest.mark.parametrize("text", ["Namespace(config_file=", "Namespace(config_file=open('x'))", "'words'"])
-def test_arguments_of_another_program(tmp_path, text):
-    (tmp_path / "log.txt").write_text(f"Command line arguments: {text}\n")
-    assert command_line(tmp_path) == {}
-
-
 def test_curves(tmp_path):
     rows = [{"iteration": 9, "total_loss": 5.0, "loss_ce": 2.0, "loss_ce_0": 3.0, "loss_dice_dn": 1.0,
              "loss_mask_interm": 1.0, "loss_rpn_cls": 4.0, "lr": 1.0},
@@ -74,29 +66,3 @@ def test_damaged_and_absent_curves(tmp_path):
     (tmp_path / "metrics.json").write_text('{"iteration": 1}\n{"iter')
     with pytest.raises(ValueError, match="metrics.json, line 2: expected a JSON object"):
         read_curves(tmp_path)
-
-
-def test_checkpoints(tmp_path):
-    cfg = load_config(opts=["MODEL.DEVICE", "cpu"])
-    with pytest.raises(FileNotFoundError, match="holds no checkpoint .model_final.pth.; --weights"):
-        find_checkpoint(tmp_path, cfg)
-    for name in ("model_0000009.pth", "model_final.pth", "model_final_ema.pth"):
-        (tmp_path / name).touch()
-    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
-    assert find_checkpoint(tmp_path, cfg) == str(tmp_path / "model_final.pth")
-    cfg.MODEL_EMA.ENABLED = True
-    assert find_checkpoint(tmp_path, cfg) == str(tmp_path / "model_final_ema.pth")
-    cfg.MODEL_EMA.ENABLED = False
-    (tmp_path / "model_final.pth").unlink()
-    assert find_checkpoint(tmp_path, cfg) == str(tmp_path / "model_0000009.pth")
-
-
-def test_checkpoint_of_a_run_of_eval_only(tmp_path):
-    """The results are of MODEL.WEIGHTS, whatever else lies in the folder; --resume evaluates the folder's own."""
-    cfg = load_config(opts=["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "elsewhere/model.pth"])
-    (tmp_path / "model_final.pth").touch()
-    start = "[01/01] detectron2: Command line arguments: Namespace(config_file='x.yaml', resume={}, eval_only={})\n"
-    for resume, eval_only, path in ((False, True, "elsewhere/model.pth"), (True, True, tmp_path / "model_final.pth"),
-                                    (False, False, tmp_path / "model_final.pth")):
-        (tmp_path / "log.txt").write_text(start.format(resume, eval_only))
-        assert find_checkpoint(tmp_path, cfg) == str(path)
