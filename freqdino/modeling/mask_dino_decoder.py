@@ -164,7 +164,7 @@ class MaskDINODecoder(nn.Module):
         proposals, valid = token_proposals(spatial_shapes, memory.device)
         encoded = self.enc_output_norm(self.enc_output(memory.masked_fill(~valid, 0.0)))
         best = self.class_embed(encoded).amax(dim=-1)
-        chosen = best.topk(min(self.num_queries, best.shape[1]), dim=1).indices
+        chosen = self.choose_tokens(best)
         encoded = take_tokens(encoded, chosen)
         boxes = self._bbox_embed(encoded).float() + proposals[chosen]
         prediction = self._predict(encoded, boxes.sigmoid(), mask_features)
@@ -174,6 +174,10 @@ class MaskDINODecoder(nn.Module):
                 boxes = box_logits_from_masks(mask_logits(prediction.mask_embedding, mask_features),
                                               self.box_initialisation)
         return None if self.learn_content else encoded.detach(), boxes, prediction
+
+    def choose_tokens(self, scores: Tensor) -> Tensor:
+        """Index (B, Q) of the tokens that become queries, from their scores (B, S)."""
+        return scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices
 
     def _with_noised(self, noised: NoisedQueries, content, boxes):
         """Put the denoising queries before the others; slots without an object are zeros."""
