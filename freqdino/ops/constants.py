@@ -7,12 +7,19 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from freqdino.ops.modules import is_exported
+
 Numbers = tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 
 def constant(numbers: Numbers, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``torch.tensor`` of the numbers; on CUDA the same tensor every time, which nobody may write to."""
-    return _kept(numbers, dtype, device) if device.type == "cuda" else torch.tensor(numbers, dtype=dtype).to(device)
+    """``torch.tensor`` of the numbers; on CUDA the same tensor every time, which nobody may write to.
+
+    To torch.export sizes may be symbols, of which none can be kept.
+    """
+    if device.type == "cuda" and not is_exported():
+        return _kept(numbers, dtype, device)
+    return torch.tensor(numbers, dtype=dtype).to(device)
 
 
 @lru_cache(maxsize=1024)

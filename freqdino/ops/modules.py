@@ -106,6 +106,15 @@ def is_recorded() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+def is_exported() -> bool:
+    """Whether torch.export records what is computed, for itself or for ONNX; a torch that cannot tell says no.
+
+    Then operators take definitions of their own, of nothing but plain operators that other runtimes have too, whose
+    sizes may be symbols.
+    """
+    return getattr(torch.compiler, "is_exporting", bool)()
+
+
 def overwrites() -> bool:
     """Whether results may go into memory that is written again: autograd, and a recording, need each value kept."""
     return not torch.is_grad_enabled() and not is_recorded()

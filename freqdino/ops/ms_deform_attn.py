@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from freqdino.ops.autocast import without_autocast
 from freqdino.ops.blocking import slices
 from freqdino.ops.constants import constant
-from freqdino.ops.modules import is_recorded
+from freqdino.ops.modules import is_exported, is_recorded
+from freqdino.ops.ms_deform_attn_exported import attention_by_levels
 from freqdino.ops.ms_deform_attn_fused import DEFORMOPS, fused
 from freqdino.ops.registered import RegisteredFunction
 from freqdino.ops.weighted_gather import WeightedScatter, compute_dtype, gathered_dot, weighted_gather
@@ -61,9 +62,11 @@ def ms_deform_attn(
     Raises ValueError: arguments whose ranks or sizes do not fit each other, tensors that are not of a floating-point
     type; RuntimeError: ``fused`` where the kernel cannot run.
     """
-    if is_recorded():
+    if is_recorded() and not is_exported():
         return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
     sizes = check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    if is_exported():
+        return attention_by_levels(value, sizes, sampling_locations, attention_weights)
     if DEFORMOPS.serves(value, operators):
         return fused(value, sampling_locations, attention_weights, sizes)
     _, queries, _, levels, points = attention_weights.shape
@@ -99,7 +102,7 @@ def ms_deform_attn_reference(
 def check_arguments(
     value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> tuple[tuple[int, int], ...]:
-    """The levels' (H, W) as Python integers, after holding all arguments against each other."""
+    """The levels' (H, W) as Python integers, or torch.export's symbols, after holding all arguments against each other."""
     for name, tensor, rank, layout in (
         ("value", value, 4, "(B, ΣHW, heads, channels)"),
         ("sampling_locations", sampling_locations, 6, "(B, Q, heads, levels, points, 2)"),
@@ -113,10 +116,10 @@ def check_arguments(
     if not all(isinstance(row, Sequence) and len(row) == 2 for row in rows):
         raise ValueError(f"spatial_shapes must be pairs (H, W), got {rows}")
     # To torch.jit.trace the lengths of a shape are tensors.
-    if not all(isinstance(length.item() if isinstance(length, Tensor) else length, Integral)
+    if not all(isinstance(length.item() if isinstance(length, Tensor) else length, (Integral, torch.SymInt))
                for row in rows for length in row):
         raise ValueError(f"spatial_shapes must be integers, got {rows}")
-    sizes = tuple((int(height), int(width)) for height, width in rows)
+    sizes = tuple(tuple(length if isinstance(length, torch.SymInt) else int(length) for length in row) for row in rows)
     if not sizes or any(min(size) < 1 for size in sizes):
         raise ValueError(f"spatial_shapes must hold at least one level, of positive sizes, got {list(sizes)}")
     batch, positions, heads, _ = value.shape

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from freqdino.ops.blocking import slices
-from freqdino.ops.modules import is_recorded
+from freqdino.ops.modules import is_exported, is_recorded
 from freqdino.ops.registered import RegisteredFunction
 
 
@@ -31,8 +31,8 @@ def weighted_gather(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     Raises ValueError: arguments whose ranks or sizes do not fit each other.
     """
     check_arguments(table, index, weight)
-    if index.numel() == 0:
-        # embedding_bag cannot cut bags of no rows; the product keeps the gradient's path.
+    if is_exported() or index.numel() == 0:
+        # embedding_bag, which ONNX lacks, cannot cut bags of no rows; the product keeps the gradient's path.
         return weighted_gather_reference(table, index, weight)
     dtype = compute_dtype(table, weight)
     gather = embedding_bag if is_recorded() else WeightedGather.apply
@@ -66,7 +66,7 @@ def weighted_gather_reference(table: Tensor, index: Tensor, weight: Tensor) -> T
     """The definition of :func:`weighted_gather`, by indexing: it makes the (R, J, D) copy."""
     check_arguments(table, index, weight)
     dtype = compute_dtype(table, weight)
-    return (weight.to(dtype)[..., None] * table.to(dtype)[index]).sum(dim=1).to(table.dtype)
+    return (weight.to(dtype)[..., None] * F.embedding(index, table.to(dtype))).sum(dim=1).to(table.dtype)
 
 
 def gathered_dot(table: Tensor, index: Tensor, rows: Tensor, at_most: int | None = None) -> Tensor:
