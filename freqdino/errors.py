@@ -92,6 +92,10 @@ class ConversionError(ValueError):
     """A checkpoint cannot be converted; the message says why and what to do."""
 
 
+class ExportError(ValueError):
+    """A model cannot be exported, or an exported file cannot be used; the message says why and what to do."""
+
+
 class NotThere(ValueError):
     """The model or the images lack what an analysis is about; the message says what, and what would do."""
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,7 +25,9 @@ from freqdino.data.image_reading import read_image, rgb_pixels
 from freqdino.engine.class_metadata import class_metadata, classes_to_build_with
 from freqdino.engine.result import Result
 from freqdino.engine.run_folder import find_checkpoint, find_config
-from freqdino.errors import ArgumentError, ConfigError
+from freqdino.errors import ArgumentError, ConfigError, ExportError
+from freqdino.export.runtime import ONNX, PROGRAM, ExportedModel
+from freqdino.export.writing import Summary, export_model
 from freqdino.modeling.meta_architecture import MaskClassificationModel
 from freqdino.registration.class_tables import with_counted_classes
 
@@ -67,7 +70,8 @@ class Predictor:
                  device: str | None = None, dtype: str = "float32"):
         """
         Args:
-            source: the folder of a run, whose configuration and final weights are taken.
+            source: the folder of a run, whose configuration and final weights are taken, or a file of
+                tools/export.py, which takes no other argument but ``device`` (cpu or cuda).
             config: in place of ``source``, a configuration or its file; its MODEL.WEIGHTS are taken unless ``weights``
                 names others.
             weights: anything that MODEL.WEIGHTS may be; with ``source`` in place of the run's own.
@@ -81,16 +85,32 @@ class Predictor:
         """
         if dtype not in TYPES:
             raise ArgumentError("dtype", f"must be one of {', '.join(TYPES)}, got {dtype!r}")
+        self._precision: Callable = nullcontext
+        if is_exported(source):
+            given = {"config": config, "weights": weights, "options": options, "dataset": dataset}
+            needless = [name for name, value in given.items() if value] + ["dtype"] * (dtype != "float32")
+            if needless:
+                raise ArgumentError(needless[0], f"cannot be chosen: {source} is an exported model, which has its own")
+            exported = ExportedModel(str(source), device or "cpu")
+            self._model: Callable[[list[dict]], list[dict]] = exported
+            self.cfg, self.input, self.metadata = None, exported.description.input, exported.description.metadata
+            return
         cfg = configuration(source, config, weights, [*options, *(("MODEL.DEVICE", device) if device else ())])
-        self.cfg = cfg
-        self.input = InferenceInput.of(cfg)
-        self._model, metadata = _load(cfg)
+        model, metadata = _load(cfg)
+        if isinstance(model, MaskClassificationModel):
+            model.post_processing = dataclasses.replace(model.post_processing, segment_scores=True)
+        self._model = model
+        self.cfg, self.input = cfg, InferenceInput.of(cfg)
         self.metadata = metadata if dataset is None else class_metadata(cfg, dataset=dataset)
-        if isinstance(self._model, MaskClassificationModel):
-            self._model.post_processing = dataclasses.replace(self._model.post_processing, segment_scores=True)
-        device_type = torch.device(cfg.MODEL.DEVICE).type
-        self._precision: Callable = (nullcontext if dtype == "float32" else
-                                     lambda: torch.autocast(device_type, TYPES[dtype]))
+        if dtype != "float32":
+            self._precision = partial(torch.autocast, torch.device(cfg.MODEL.DEVICE).type, TYPES[dtype])
+
+    def export(self, path: str | Path, **options: Any) -> Summary:
+        """Write the model to a file, .onnx or .pt2, that gives the same results without its code, see
+        `freqdino.export.writing.export_model` for the options and what is raised; says how it compares."""
+        if self.cfg is None:
+            raise ExportError(f"{path} would be an export of an exported model; export the model itself")
+        return export_model(self._model, self.cfg, self.metadata, path, **options)
 
     @overload
     def __call__(self, images: Picture, *, batch_size: int = 4) -> Result: ...
@@ -123,6 +143,11 @@ class Predictor:
             outputs = self._model(inputs)
         return [Result(image=array, output=output, metadata=self.metadata)
                 for array, output in zip(arrays, outputs, strict=True)]
+
+
+def is_exported(source: object) -> bool:
+    """Whether ``source`` names a file of tools/export.py."""
+    return isinstance(source, (str, Path)) and Path(source).suffix in (ONNX, PROGRAM)
 
 
 def configuration(source: str | Path | CfgNode | None, config: str | Path | CfgNode | None,

@@ -17,7 +17,7 @@ def semantic(shares: Tensor, masks: Tensor) -> Tensor:
 
 
 def instances(rules: PostProcessing, logits: Tensor, masks: Tensor, boxes: Tensor | None) -> list[Tensor]:
-    """Scores, classes and validity (B, N), boxes (B, N, 4) xyxy and masks bool (B, N, H, W).
+    """Scores, classes, queries and validity (B, N), boxes (B, N, 4) xyxy and masks bool (B, N, H, W).
 
     logits (B, Q, K or K + 1), masks (B, Q, H, W) logits, boxes (B, Q, 4) xyxy in the result or None for those of the
     masks. Not valid are pairs of a class that has no instances.
@@ -36,7 +36,7 @@ def instances(rules: PostProcessing, logits: Tensor, masks: Tensor, boxes: Tenso
     found = inside.gather(1, queries[..., None, None].expand(-1, -1, *masks.shape[2:]))
     if boxes is None:
         boxes = boxes_of_masks(inside)
-    return [scores, classes, valid, boxes.gather(1, queries[..., None].expand(-1, -1, 4)), found]
+    return [scores, classes, queries, valid, boxes.gather(1, queries[..., None].expand(-1, -1, 4)), found]
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:

@@ -18,11 +18,15 @@ from freqdino.modeling.mask_dino_decoder import MaskDINODecoder
 from freqdino.modeling.meta_architecture import MaskClassificationModel
 
 INPUTS = ("image", "output_size")
-SEMANTIC = ("semantic_classes", "semantic_scores")
-INSTANCE = ("instance_scores", "instance_classes", "instance_valid", "instance_boxes", "instance_masks")
-PANOPTIC = ("panoptic_ids", "segment_ids", "segment_classes", "segment_scores", "segment_is_thing", "segment_valid")
-RAW = ("logits", "mask_logits")     # what the results are made of
-TOKENS = ("token_scores", "tokens")
+RESULTS = {
+    "semantic": ("semantic_classes", "semantic_scores"),
+    "instance": ("instance_scores", "instance_classes", "instance_queries", "instance_valid", "instance_boxes",
+                 "instance_masks"),
+    "panoptic": ("panoptic_ids", "segment_ids", "segment_classes", "segment_scores", "segment_is_thing",
+                 "segment_valid"),
+}
+# What the results are made of: the last prediction, and the encoder's tokens that Mask DINO takes as queries.
+LOGITS, MASKS, BOXES, TOKENS = "logits", "mask_logits", "boxes", "tokens"
 
 
 class WholeModel(nn.Module):
@@ -52,15 +56,16 @@ class WholeModel(nn.Module):
         if self.semantic_only:
             return ("semantic",)
         rules = self.model.post_processing
-        return tuple(task for task in ("semantic", "instance", "panoptic") if getattr(rules, task))
+        return tuple(task for task in RESULTS if getattr(rules, task))
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        names = {"semantic": SEMANTIC, "instance": INSTANCE, "panoptic": PANOPTIC}
-        results = tuple(name for task in self.tasks for name in names[task])
+        results = tuple(name for task in self.tasks for name in RESULTS[task])
         if self.semantic_only:
-            return (*results, RAW[0])
-        return (*results, *RAW, *(TOKENS if chooses_tokens(self.model) else ()))
+            return (*results, LOGITS)
+        decoder = token_decoder(self.model)
+        return (*results, LOGITS, MASKS, *((BOXES,) if isinstance(self.model.sem_seg_head.predictor, MaskDINODecoder)
+                                           else ()), *((TOKENS,) if decoder else ()))
 
     def forward(self, image: Tensor, output_size: Tensor) -> tuple[Tensor, ...]:
         """image: uint8 (B, 3, H, W), RGB; output_size: int64 (2,), H' and W', 0 for that of the pictures."""
@@ -80,7 +85,8 @@ class WholeModel(nn.Module):
             prediction = self.model.sem_seg_head(self.model.features(pixels)).last
         masks = prediction.masks.float()
         results = self._results(prediction.logits.float(), masks, prediction.boxes, padded, size, output)
-        return (*results, prediction.logits, masks, *(value for pair in recorded for value in pair))
+        boxes = () if prediction.boxes is None else (prediction.boxes,)
+        return (*results, prediction.logits, masks, *boxes, *(tokens for _, tokens in recorded))
 
     def _normalised(self, image):
         return (image.float() - self.model.pixel_mean) / self.model.pixel_std
@@ -137,10 +143,6 @@ def token_decoder(model: nn.Module) -> MaskDINODecoder | None:
     """The decoder that chooses its queries among the encoder's tokens, where there is one."""
     decoder = getattr(model.sem_seg_head, "predictor", None)
     return decoder if isinstance(decoder, MaskDINODecoder) and decoder.two_stage else None
-
-
-def chooses_tokens(model: nn.Module) -> bool:
-    return token_decoder(model) is not None
 
 
 @contextmanager

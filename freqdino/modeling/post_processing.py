@@ -18,11 +18,11 @@ from freqdino.ops.blocking import slices
 
 @dataclass(frozen=True)
 class SoftmaxScores:
-    """Logits (Q, K + 1), the last column being "no object"."""
+    """Logits (..., Q, K + 1), the last column being "no object"."""
 
     def semantic(self, logits: Tensor) -> Tensor:
         """(Q, K): share of each class in each query."""
-        return logits.softmax(dim=-1)[:, :-1]
+        return logits.softmax(dim=-1)[..., :-1]
 
     def instance(self, logits: Tensor) -> Tensor:
         """(Q, K): score of each pair of query and class."""
@@ -36,7 +36,7 @@ class SoftmaxScores:
 
 @dataclass(frozen=True)
 class SigmoidScores:
-    """Logits (Q, K), each class on its own. For semantic and panoptic results the probabilities compete through a
+    """Logits (..., Q, K), each class on its own. For semantic and panoptic results the probabilities compete through a
     softmax of ``temperature``; None leaves them as they are.
     """
 
