@@ -96,7 +96,7 @@ def work(args: argparse.Namespace) -> None:
     for requirement in applicable_requirements(family, list(tensors), cfg):
         print(f"needs: {requirement.option} {requirement.value}")
     others = [name for name in checkpoint if name not in ("model", "caffe2", "data_config", "class_names",
-                                                       "stride_in_3x3")]
+                                                       "stride_in_1x1")]
     if others:
         print(f"not weights, left: {', '.join(map(str, others))}")
 
