@@ -1,4 +1,4 @@
-"""The names of transformers' Mask2FormerForUniversalSegmentation, with a Swin or ResNet backbone, and Mask2Former's own.
+"""The names of transformers' Mask2FormerForUniversalSegmentation, with a Swin or ResNet, and Mask2Former's own.
 
 Names are those of its checkpoints, which its modules of newer versions do not all have. There the projections to
 queries, keys and values are three layers of their own where they are one here.
