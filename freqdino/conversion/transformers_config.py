@@ -20,7 +20,7 @@ ENCODED = 3                                 # maps that its pixel decoder's enco
 PICTURE = 255.0                             # its image processor brings values to 0 .. 1
 BILINEAR = 2                                # as Pillow counts its filters
 # Key -> the values that have a place there, and what is to be said of others.
-_ARCHITECTURE = {"MODEL.META_ARCHITECTURE": (("MaskFormer",), "none of the other models")}
+_ARCHITECTURE = {"MODEL.META_ARCHITECTURE": (("MaskFormer",), "no place for another model")}
 _MODEL: dict[str, tuple[tuple, str]] = {
     "MODEL.SEM_SEG_HEAD.NAME": (("MaskFormerHead",), "no other head"),
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": (("MSDeformAttnPixelDecoder",), "no other pixel decoder"),
@@ -29,7 +29,7 @@ _MODEL: dict[str, tuple[tuple, str]] = {
     "MODEL.SEM_SEG_HEAD.FDAM.ENABLED": ((False,), "no FDAM in its encoder"),
     "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": (("MultiScaleMaskedTransformerDecoder",),
                                                    "no other transformer decoder"),
-    "MODEL.BACKBONE.NAME": ((RESNET, SWIN), "none of the other backbones"),
+    "MODEL.BACKBONE.NAME": ((RESNET, SWIN), "no names here for another backbone"),
     "MODEL.BACKBONE.FDCONV.ENABLED": ((False,), "no FDConv"),
     "MODEL.BACKBONE.FDAM.ENABLED": ((False,), "no FDAM in its backbones"),
     "TEST.SLIDING_WINDOW.ENABLED": ((False,), "no sliding window"),
@@ -42,7 +42,8 @@ _BACKBONE: dict[str, dict[str, tuple[tuple, str]]] = {
         "MODEL.SWIN.QK_SCALE": ((None,), "no other scale of attention"),
     },
     RESNET: {
-        "MODEL.RESNETS.NORM": (("FrozenBN", "BN", "SyncBN"), "no other normalisation in its ResNet"),
+        "MODEL.RESNETS.NORM": (("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"),
+                               "no other normalisation in its ResNet"),
         "MODEL.RESNETS.NUM_GROUPS": ((1,), "no grouped convolutions"),
         "MODEL.RESNETS.RES5_DILATION": ((1,), "no dilated convolutions"),
         "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (([False] * 4,), "no deformable convolutions"),

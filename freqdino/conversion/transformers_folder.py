@@ -28,6 +28,7 @@ from freqdino.conversion.transformers_config import (
     without_place,
 )
 from freqdino.errors import ConversionError
+from freqdino.registration.class_tables import thing_classes
 
 FIRST_CONVOLUTIONS = ("backbone.stem.conv1.weight", "backbone.patch_embed.proj.weight")
 
@@ -114,6 +115,7 @@ def _remarks(cfg: CfgNode, model: nn.Module, names: Sequence[str] | None) -> Ite
         yield (f"MODEL.MASK_FORMER.DROPOUT is {family.DROPOUT}: in training transformers applies it to its transformer "
                "decoder, too, and leaves out that share of its layers")
     if family.TEST.PANOPTIC_ON:
+        stuff = set(range(num_classes(model))) - thing_classes(cfg)
         yield ("post_process_panoptic_segmentation has to be told the thresholds and the classes without instances: "
                f"threshold={family.TEST.OBJECT_MASK_THRESHOLD}, "
-               f"overlap_mask_area_threshold={family.TEST.OVERLAP_THRESHOLD}, label_ids_to_fuse={{...}}")
+               f"overlap_mask_area_threshold={family.TEST.OVERLAP_THRESHOLD}, label_ids_to_fuse={stuff}")

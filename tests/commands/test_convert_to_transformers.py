@@ -149,11 +149,12 @@ def test_half_precision_is_written_in_full(conversion):
 
 
 def test_what_users_should_know_is_said(conversion):
-    _, report = written(conversion, {**SWIN, "MODEL.MASK_FORMER.DROPOUT": 0.1,
+    MetadataCatalog.get("two_things").set(thing_dataset_id_to_contiguous_id={7: 0, 8: 1})
+    _, report = written(conversion, {**SWIN, "MODEL.MASK_FORMER.DROPOUT": 0.1, "DATASETS.TRAIN": ("two_things",),
                                      "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.8,
                                      "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.7})
     assert "MODEL.MASK_FORMER.DROPOUT is 0.1: in training transformers applies it to its transformer decoder" in report
-    assert "threshold=0.8, overlap_mask_area_threshold=0.7, label_ids_to_fuse=" in report
+    assert "threshold=0.8, overlap_mask_area_threshold=0.7, label_ids_to_fuse={2}" in report
 
 
 # What has no place there
@@ -163,7 +164,7 @@ def test_what_users_should_know_is_said(conversion):
     (SWIN, "MODEL.SEM_SEG_HEAD.FDAM.ENABLED", True, "has no FDAM in its encoder"),
     (SWIN, "MODEL.BACKBONE.FDCONV.ENABLED", True, "has no FDConv"),
     (SWIN, "MODEL.BACKBONE.FDAM.ENABLED", True, "has no FDAM in its backbones"),
-    (SWIN, "MODEL.BACKBONE.NAME", "build_timm_backbone", "has none of the other backbones, it takes 'build_"),
+    (SWIN, "MODEL.BACKBONE.NAME", "build_timm_backbone", "has no names here for another backbone, it takes 'build_"),
     (SWIN, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FreqAwareMSDeformAttnPixelDecoder2", "has no other pixel decoder"),
     (SWIN, "MODEL.SEM_SEG_HEAD.NORM", "SyncBN", "has no other normalisation in its pixel decoder"),
     (SWIN, "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", ["res2", "res3", "res4", "res5"],
