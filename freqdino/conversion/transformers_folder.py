@@ -2,7 +2,6 @@
 image processor: config.json, model.safetensors, preprocessor_config.json. The library itself is not needed.
 """
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from freqdino.checkpoint.class_rows import class_tables, names_of
 from freqdino.checkpoint.hubs import CONFIG, PROCESSOR, WEIGHTS
 from freqdino.checkpoint.names.transformers_mask2former import UNUSED_NORM, with_transformers_names
 from freqdino.checkpoint.whole_files import folder_written_whole
+from freqdino.conversion.conversion import STATISTICS
 from freqdino.conversion.transformers_config import (
     RESNET,
     STAGES,
@@ -30,6 +30,7 @@ from freqdino.conversion.transformers_config import (
 from freqdino.errors import ConversionError
 from freqdino.registration.class_tables import thing_classes
 
+COUNT = "num_batches_tracked"               # of batches, beside the statistics of a normalisation
 FIRST_CONVOLUTIONS = ("backbone.stem.conv1.weight", "backbone.patch_embed.proj.weight")
 
 
@@ -61,38 +62,43 @@ def write_folder(target: Path, cfg: CfgNode, model: nn.Module, checkpoint: Mappi
 
     Returns what users of the folder should know, in sentences. Raises ConversionError where it cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     names = _class_names(cfg, num_classes(model), checkpoint)
     documents = {CONFIG: config_of(cfg, model, names), PROCESSOR: image_processor_of(cfg, model)}
+    files = {name: (json.dumps(document, indent=2) + "\n").encode() for name, document in documents.items()}
+    # Not save_file: its file can be read by its owner alone, and a folder like this one is given to others.
+    files[WEIGHTS[0]] = save(entries_of(cfg, model), metadata={"format": "pt"})
     try:
         with folder_written_whole(str(target)) as folder:
-            save_file(entries_of(cfg, model), os.path.join(folder, WEIGHTS[0]), metadata={"format": "pt"})
-            for name, document in documents.items():
-                Path(folder, name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
+            for name, contents in files.items():
+                Path(folder, name).write_bytes(contents)
+    except OSError as error:
         raise ConversionError(f"{target} cannot be written ({error})") from error
     return list(_remarks(cfg, model, names))
 
 
 def entries_of(cfg: CfgNode, model: nn.Module) -> dict[str, Tensor]:
     """The tensors of model.safetensors, for pictures whose channels are RGB."""
-    # Swin here normalises all of its maps, there those that are read.
-    unread = tuple(f"backbone.norm{index}." for index, name in enumerate(STAGES)
-                   if name not in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
     tensors = {name: tensor for name, tensor in model.state_dict().items()
-               if not COMPUTED.search(name) and not name.startswith(unread)}
+               if (name.endswith(COUNT) or not COMPUTED.search(name)) and not name.startswith(_unread_norms(cfg))}
     if cfg.INPUT.FORMAT == "BGR":
         tensors.update({name: tensors[name].flip(1) for name in FIRST_CONVOLUTIONS if name in tensors})
     entries = with_transformers_names(tensors)
-    # What its modules hold besides: a count that nothing reads, and a normalisation whose result nothing reads.
-    for name in [name for name in entries if name.endswith(".running_mean")]:
-        entries[name.replace("running_mean", "num_batches_tracked")] = torch.tensor(0)
+    # What its modules hold besides: a count that a frozen normalisation here has not, and a normalisation that nothing
+    # reads.
+    for name in [name for name in entries if name.endswith(STATISTICS)]:
+        entries.setdefault(name.removesuffix(STATISTICS) + COUNT, torch.tensor(0))
     if cfg.MODEL.BACKBONE.NAME == SWIN:
         width = model.backbone.num_features[-1]
         entries.update({UNUSED_NORM + "weight": torch.ones(width), UNUSED_NORM + "bias": torch.zeros(width)})
     return entries
+
+
+def _unread_norms(cfg: CfgNode) -> tuple[str, ...]:
+    """What the names begin with that have no place there: Swin here normalises all of its maps, there those read."""
+    return tuple(f"backbone.norm{index}." for index, name in enumerate(STAGES)
+                 if cfg.MODEL.BACKBONE.NAME == SWIN and name not in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
 
 
 def _class_names(cfg: CfgNode, count: int, checkpoint: Mapping[str, Any]) -> Sequence[str] | None:
@@ -105,6 +111,9 @@ def _remarks(cfg: CfgNode, model: nn.Module, names: Sequence[str] | None) -> Ite
     family = cfg.MODEL.MASK_FORMER
     if names is None:
         yield "neither the weights nor the data say the classes' names: they are LABEL_0, LABEL_1, ... there"
+    if _unread_norms(cfg):
+        yield (f"left, since they normalise maps that the head does not read: {', '.join(_unread_norms(cfg))}; without "
+               "them the folder cannot be MODEL.WEIGHTS here but with MODEL.WEIGHTS_PARTIAL True")
     if cfg.INPUT.FORMAT == "BGR":
         yield ("INPUT.FORMAT is BGR and transformers gives RGB: the input channels of the first convolution, "
                "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD are turned round")

@@ -1,6 +1,7 @@
 """tools/convert_weights.py --to huggingface: transformers' own Mask2Former computes from the folder what the model here
 computes, and the folder reads back as what it was made of."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from freqdino.checkpoint import DataConfig, StrictCheckpointer, read_weights
+from freqdino.checkpoint.whole_files import folder_written_whole
 from freqdino.conversion.transformers_config import without_place
 from helpers.golden import assert_agrees
 from helpers.openmmlab_models import randomised
@@ -20,6 +22,7 @@ BGR = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675], "MO
 CAFFE_R50 = {**MASK2FORMER, **BGR, "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.STRIDE_IN_1X1": True,
              "MODEL.RESNETS.STEM_OUT_CHANNELS": 8, "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
              "MODEL.RESNETS.WIDTH_PER_GROUP": 8}
+BN_R18 = {**MASK2FORMER, "MODEL.RESNETS.NORM": "BN"}
 BGR_SWIN = {**SWIN, **BGR}
 OTHER_SIZES = {**SWIN, "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res3", "res4", "res5"], "MODEL.SWIN.QKV_BIAS": False,
                "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 8, "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
@@ -38,6 +41,9 @@ def conversion(tmp_path, capsys):
 def written(conversion, options, **remarks):
     """(the model here, what the tool said), the folder being conversion.target."""
     model = randomised(small_model(options))
+    for name, tensor in model.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            tensor.fill_(7)
     status, report, error = conversion.run({"model": model.state_dict(), **remarks}, options, "--to", "huggingface")
     assert status == 0, error
     assert f"wrote {conversion.target}" in report
@@ -65,6 +71,7 @@ def test_transformers_computes_the_same(conversion, options):
     ours, report = written(conversion, options)
     bgr = options["INPUT.FORMAT"] == "BGR"
     assert ("turned round" in report) == bgr
+    assert ("that the head does not read: backbone.norm0.;" in report) == (options is OTHER_SIZES)
     pixels = torch.randn(2, 3, 64, 96)
     assert_same_outputs(ours, their_model(conversion.target), pixels, pixels.flip(1) if bgr else pixels)
 
@@ -85,13 +92,17 @@ def test_a_picture_of_odd_size_through_their_image_processor(conversion, options
     assert_same_outputs(ours, their_model(conversion.target), pixels, their_pixels)
 
 
-@pytest.mark.parametrize("options", [SWIN, MASK2FORMER, CAFFE_R50], ids=["Swin", "ResNet-18", "BGR ResNet-50"])
+@pytest.mark.parametrize("options", [SWIN, MASK2FORMER, BN_R18, CAFFE_R50],
+                         ids=["Swin", "ResNet-18", "ResNet-18 with BN", "BGR ResNet-50"])
 def test_the_folder_reads_back_bit_for_bit(conversion, caplog, options):
     source = written(conversion, options)[0].state_dict()
     contents = read_weights(str(conversion.target))
     computed = {name for name in source if name.endswith("relative_position_index")}
-    extra = {name for name in contents["model"] if name.endswith("num_batches_tracked")}
-    assert contents["model"].keys() - extra == source.keys() - computed
+    extra = contents["model"].keys() - source.keys()
+    assert source.keys() - contents["model"].keys() == computed
+    # FrozenBN has no count of batches, transformers' batch normalisation has one.
+    assert all(name.endswith(".num_batches_tracked") and contents["model"][name] == 0 for name in extra)
+    assert bool(extra) == (options in (MASK2FORMER, CAFFE_R50))
     for name in source.keys() - computed:
         turned = name == "backbone.stem.conv1.weight" and options["INPUT.FORMAT"] == "BGR"
         assert torch.equal(contents["model"][name], source[name].flip(1) if turned else source[name]), name
@@ -211,6 +222,13 @@ def test_refusals_write_nothing(conversion):
     (conversion.folder / "converted.unfinished").rmdir()
     status, report, _ = conversion.run(state, SWIN, *to, "--dry-run")
     assert status == 0 and "dry run" in report and not conversion.target.exists()
+
+
+def test_a_folder_of_which_a_file_fails_is_not_there(tmp_path):
+    with pytest.raises(OSError, match="disk full"), folder_written_whole(str(tmp_path / "folder")) as unfinished:
+        Path(unfinished, "first").write_bytes(b"first")
+        raise OSError("disk full")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_in_use(conversion):
