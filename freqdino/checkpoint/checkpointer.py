@@ -260,8 +260,9 @@ class StrictCheckpointer(DetectionCheckpointer):
         data_config = checkpoint.pop("data_config", None)
         if data_config is not None and self.data_config is not None:
             data_config.check(path, self.data_config)
-        if checkpoint.pop("stride_in_3x3", False):
-            self._warn_of_strides("transformers")
+        stride_in_1x1 = checkpoint.pop("stride_in_1x1", None)
+        if stride_in_1x1 is not None:
+            self._warn_of_strides("transformers", in_1x1=stride_in_1x1)
         return self._restore(path, checkpoint, restored, whole_model=whole_model)
 
     def _restore(self, path, checkpoint, restored, *, whole_model):
@@ -286,14 +287,14 @@ class StrictCheckpointer(DetectionCheckpointer):
             return checkpoint
         self.logger.info("The names are those of torchvision's ResNet, whose weights are for RGB images that are "
                          "normalised by ImageNet's mean and standard deviation")
-        self._warn_of_strides("torchvision")
+        self._warn_of_strides("torchvision", in_1x1=False)
         return {**checkpoint, "model": with_detectron2_resnet_names(tensors)}
 
-    def _warn_of_strides(self, library):
+    def _warn_of_strides(self, library, *, in_1x1):
         blocks = [module for module in self.model.modules() if isinstance(module, BottleneckBlock)]
-        if any(block.conv1.stride != (1, 1) for block in blocks):
-            self.logger.warning("The weights of %s are for bottlenecks with the stride in their 3 x 3 convolution: set "
-                                "MODEL.RESNETS.STRIDE_IN_1X1 False", library)
+        if blocks and any(block.conv1.stride != (1, 1) for block in blocks) != in_1x1:
+            self.logger.warning("The weights of %s are for bottlenecks with the stride in their %s convolution: set "
+                                "MODEL.RESNETS.STRIDE_IN_1X1 %s", library, "1 x 1" if in_1x1 else "3 x 3", in_1x1)
 
     def _fill_model(self, path, checkpoint, *, whole_model):
         name = type(self.model).__name__

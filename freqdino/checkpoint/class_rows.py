@@ -128,3 +128,8 @@ def class_tables(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The class tables of a checkpoint's contents: those that training noted, or the names in the models' order."""
     names = checkpoint.get("class_names")
     return dict(checkpoint.get("classes") or ({THINGS: names, STUFF: names} if names else {}))
+
+
+def names_of(tables: Mapping[str, Any], count: int) -> list[str] | None:
+    """The names of ``count`` classes by the first of the class tables that has as many; None where none has."""
+    return next((list(tables[key]) for key in (THINGS, STUFF) if len(tables.get(key) or ()) == count), None)

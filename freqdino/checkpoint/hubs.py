@@ -140,7 +140,8 @@ def _transformers_weights(name: str, find: Callable[[str], str | None]) -> dict[
     if processor is not None and (data_config := of_image_processor(processor)) is not None:
         contents["data_config"] = data_config
     backbone = config.get("backbone_config") or {}
-    contents["stride_in_3x3"] = backbone.get("model_type") == "resnet" and not backbone.get("downsample_in_bottleneck")
+    if backbone.get("model_type") == "resnet" and backbone.get("layer_type") != "basic":
+        contents["stride_in_1x1"] = bool(backbone.get("downsample_in_bottleneck"))
     contents["class_names"] = class_names(config.get("id2label", {}))
     return contents
 

@@ -30,7 +30,7 @@ def read_weights(name: str) -> dict[str, Any]:
     """The contents of the weights ``name``, as of `read_checkpoint`, fetched if need be.
 
     Where it is known, "data_config" says how they want their images, "class_names" or "classes" (the tables of a data
-    set's metadata) what their classes are called, and "stride_in_3x3" where a ResNet's bottlenecks have their stride.
+    set's metadata) what their classes are called, and "stride_in_1x1" where a ResNet's bottlenecks have their stride.
     Raises CheckpointError for a name that is none, with the nearest, and for what cannot be fetched or read.
     """
     address = address_of(name)

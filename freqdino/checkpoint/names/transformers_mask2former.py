@@ -1,122 +1,155 @@
-"""The names of transformers' Mask2FormerForUniversalSegmentation, with a Swin or ResNet backbone, as Mask2Former's own.
+"""The names of transformers' Mask2FormerForUniversalSegmentation, with a Swin or ResNet, and Mask2Former's own.
 
-There the projections to queries, keys and values are three layers of their own where they are one here.
+Names are those of its checkpoints, which its modules of newer versions do not all have. There the projections to
+queries, keys and values are three layers of their own where they are one here.
 """
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from freqdino.errors import CheckpointError
+from freqdino.errors import CheckpointError, first_few
 
-_SWIN = r"model\.pixel_level_module\.encoder\.encoder\.layers\.(\d+)\."
-_BLOCK = _SWIN + r"blocks\.(\d+)\."
-_RESNET = r"model\.pixel_level_module\.encoder\."
-_PIXEL = r"model\.pixel_level_module\.decoder\."
-_QUERY = r"model\.transformer_module\."
-_LAYER = _QUERY + r"decoder\.layers\.(\d+)\."
-_HEAD = "sem_seg_head.pixel_decoder."
-_PREDICTOR = "sem_seg_head.predictor."
-# Pattern of the beginning of a name -> what stands there in Mask2Former's.
-_BEGINNINGS: dict[str, str] = {
+_ENCODER = "model.pixel_level_module.encoder."
+_SWIN, _SWIN_HERE = _ENCODER + "encoder.layers.<i>.", "backbone.layers.<i>."
+_BLOCK, _BLOCK_HERE = _SWIN + "blocks.<j>.", _SWIN_HERE + "blocks.<j>."
+_RESNET, _RESNET_HERE = _ENCODER + "encoder.stages.<i>.layers.<j>.", "backbone.res<i+2>.<j>."
+_PIXEL, _PIXEL_HERE = "model.pixel_level_module.decoder.", "sem_seg_head.pixel_decoder."
+_ENCODER_LAYER, _ENCODER_LAYER_HERE = _PIXEL + "encoder.layers.<i>.", _PIXEL_HERE + "transformer.encoder.layers.<i>."
+_QUERY, _PREDICTOR = "model.transformer_module.", "sem_seg_head.predictor."
+_LAYER = _QUERY + "decoder.layers.<i>."
+# What a name begins with there and here; <i+1> stands for the number one greater than <i>.
+_BEGINNINGS: tuple[tuple[str, str], ...] = (
     # Swin
-    r"model\.pixel_level_module\.encoder\.embeddings\.patch_embeddings\.projection\.": "backbone.patch_embed.proj.",
-    r"model\.pixel_level_module\.encoder\.embeddings\.norm\.": "backbone.patch_embed.norm.",
-    _BLOCK + r"layernorm_before\.": r"backbone.layers.\1.blocks.\2.norm1.",
-    _BLOCK + r"layernorm_after\.": r"backbone.layers.\1.blocks.\2.norm2.",
-    _BLOCK + r"attention\.self\.relative_position_": r"backbone.layers.\1.blocks.\2.attn.relative_position_",
-    _BLOCK + r"attention\.output\.dense\.": r"backbone.layers.\1.blocks.\2.attn.proj.",
-    _BLOCK + r"intermediate\.dense\.": r"backbone.layers.\1.blocks.\2.mlp.fc1.",
-    _BLOCK + r"output\.dense\.": r"backbone.layers.\1.blocks.\2.mlp.fc2.",
-    _SWIN + r"downsample\.": r"backbone.layers.\1.downsample.",
+    (_ENCODER + "embeddings.patch_embeddings.projection.", "backbone.patch_embed.proj."),
+    (_ENCODER + "embeddings.norm.", "backbone.patch_embed.norm."),
+    (_BLOCK + "layernorm_before.", _BLOCK_HERE + "norm1."),
+    (_BLOCK + "layernorm_after.", _BLOCK_HERE + "norm2."),
+    (_BLOCK + "attention.self.relative_position_", _BLOCK_HERE + "attn.relative_position_"),
+    (_BLOCK + "attention.output.dense.", _BLOCK_HERE + "attn.proj."),
+    (_BLOCK + "intermediate.dense.", _BLOCK_HERE + "mlp.fc1."),
+    (_BLOCK + "output.dense.", _BLOCK_HERE + "mlp.fc2."),
+    (_SWIN + "downsample.", _SWIN_HERE + "downsample."),
+    (_ENCODER + "hidden_states_norms.stage<i+1>.", "backbone.norm<i>."),
     # ResNet
-    _RESNET + r"embedder\.embedder\.convolution\.": "backbone.stem.conv1.",
-    _RESNET + r"embedder\.embedder\.normalization\.": "backbone.stem.conv1.norm.",
+    (_ENCODER + "embedder.embedder.convolution.", "backbone.stem.conv1."),
+    (_ENCODER + "embedder.embedder.normalization.", "backbone.stem.conv1.norm."),
+    (_RESNET + "shortcut.convolution.", _RESNET_HERE + "shortcut."),
+    (_RESNET + "shortcut.normalization.", _RESNET_HERE + "shortcut.norm."),
+    (_RESNET + "layer.<k>.convolution.", _RESNET_HERE + "conv<k+1>."),
+    (_RESNET + "layer.<k>.normalization.", _RESNET_HERE + "conv<k+1>.norm."),
     # Pixel decoder
-    _PIXEL + r"level_embed$": _HEAD + "transformer.level_embed",
-    _PIXEL + r"input_projections\.": _HEAD + "input_proj.",
-    _PIXEL + r"encoder\.layers\.(\d+)\.self_attn\.": _HEAD + r"transformer.encoder.layers.\1.self_attn.",
-    _PIXEL + r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.": _HEAD + r"transformer.encoder.layers.\1.norm1.",
-    _PIXEL + r"encoder\.layers\.(\d+)\.final_layer_norm\.": _HEAD + r"transformer.encoder.layers.\1.norm2.",
-    _PIXEL + r"encoder\.layers\.(\d+)\.fc([12])\.": _HEAD + r"transformer.encoder.layers.\1.linear\2.",
-    _PIXEL + r"(adapter|layer)_(\d+)\.0\.": _HEAD + r"\1_\2.",
-    _PIXEL + r"(adapter|layer)_(\d+)\.1\.": _HEAD + r"\1_\2.norm.",
-    _PIXEL + r"mask_projection\.": _HEAD + "mask_features.",
+    (_PIXEL + "level_embed", _PIXEL_HERE + "transformer.level_embed"),
+    (_PIXEL + "input_projections.", _PIXEL_HERE + "input_proj."),
+    (_ENCODER_LAYER + "self_attn.", _ENCODER_LAYER_HERE + "self_attn."),
+    (_ENCODER_LAYER + "self_attn_layer_norm.", _ENCODER_LAYER_HERE + "norm1."),
+    (_ENCODER_LAYER + "final_layer_norm.", _ENCODER_LAYER_HERE + "norm2."),
+    (_ENCODER_LAYER + "fc<k>.", _ENCODER_LAYER_HERE + "linear<k>."),
+    (_PIXEL + "adapter_<i>.0.", _PIXEL_HERE + "adapter_<i>."),
+    (_PIXEL + "adapter_<i>.1.", _PIXEL_HERE + "adapter_<i>.norm."),
+    (_PIXEL + "layer_<i>.0.", _PIXEL_HERE + "layer_<i>."),
+    (_PIXEL + "layer_<i>.1.", _PIXEL_HERE + "layer_<i>.norm."),
+    (_PIXEL + "mask_projection.", _PIXEL_HERE + "mask_features."),
     # Transformer decoder
-    _LAYER + r"self_attn\.out_proj\.": _PREDICTOR + r"transformer_self_attention_layers.\1.self_attn.out_proj.",
-    _LAYER + r"self_attn_layer_norm\.": _PREDICTOR + r"transformer_self_attention_layers.\1.norm.",
-    _LAYER + r"cross_attn\.": _PREDICTOR + r"transformer_cross_attention_layers.\1.multihead_attn.",
-    _LAYER + r"cross_attn_layer_norm\.": _PREDICTOR + r"transformer_cross_attention_layers.\1.norm.",
-    _LAYER + r"fc([12])\.": _PREDICTOR + r"transformer_ffn_layers.\1.linear\2.",
-    _LAYER + r"final_layer_norm\.": _PREDICTOR + r"transformer_ffn_layers.\1.norm.",
-    _QUERY + r"decoder\.layernorm\.": _PREDICTOR + "decoder_norm.",
-    _QUERY + r"decoder\.mask_predictor\.mask_embedder\.(\d+)\.0\.": _PREDICTOR + r"mask_embed.layers.\1.",
-    _QUERY + r"queries_features\.": _PREDICTOR + "query_feat.",
-    _QUERY + r"queries_embedder\.": _PREDICTOR + "query_embed.",
-    _QUERY + r"level_embed\.": _PREDICTOR + "level_embed.",
-    r"class_predictor\.": _PREDICTOR + "class_embed.",
-    r"criterion\.empty_weight$": "criterion.empty_weight",
-}
-# Patterns of names that count from another number here -> the beginning, of the numbers in the match.
-_COUNTED = {
-    r"model\.pixel_level_module\.encoder\.hidden_states_norms\.stage(\d+)\.":
-        lambda m: f"backbone.norm{int(m[1]) - 1}.",
-    _RESNET + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.convolution\.":
-        lambda m: f"backbone.res{int(m[1]) + 2}.{m[2]}.shortcut.",
-    _RESNET + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.normalization\.":
-        lambda m: f"backbone.res{int(m[1]) + 2}.{m[2]}.shortcut.norm.",
-    _RESNET + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.convolution\.":
-        lambda m: f"backbone.res{int(m[1]) + 2}.{m[2]}.conv{int(m[3]) + 1}.",
-    _RESNET + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.normalization\.":
-        lambda m: f"backbone.res{int(m[1]) + 2}.{m[2]}.conv{int(m[3]) + 1}.norm.",
-}
-# Layers that are one here, by the parts in their order -> the beginning of the name of the whole, how a part goes on.
-_FUSED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (_BLOCK + r"attention\.self\.(query|key|value)\.(weight|bias)", r"backbone.layers.\1.blocks.\2.attn.qkv.\4",
-     ("query", "key", "value")),
-    (_LAYER + r"self_attn\.(q|k|v)_proj\.(weight|bias)",
-     _PREDICTOR + r"transformer_self_attention_layers.\1.self_attn.in_proj_\3", ("q", "k", "v")),
+    (_LAYER + "self_attn.out_proj.", _PREDICTOR + "transformer_self_attention_layers.<i>.self_attn.out_proj."),
+    (_LAYER + "self_attn_layer_norm.", _PREDICTOR + "transformer_self_attention_layers.<i>.norm."),
+    (_LAYER + "cross_attn.", _PREDICTOR + "transformer_cross_attention_layers.<i>.multihead_attn."),
+    (_LAYER + "cross_attn_layer_norm.", _PREDICTOR + "transformer_cross_attention_layers.<i>.norm."),
+    (_LAYER + "fc<k>.", _PREDICTOR + "transformer_ffn_layers.<i>.linear<k>."),
+    (_LAYER + "final_layer_norm.", _PREDICTOR + "transformer_ffn_layers.<i>.norm."),
+    (_QUERY + "decoder.layernorm.", _PREDICTOR + "decoder_norm."),
+    (_QUERY + "decoder.mask_predictor.mask_embedder.<i>.0.", _PREDICTOR + "mask_embed.layers.<i>."),
+    (_QUERY + "queries_features.", _PREDICTOR + "query_feat."),
+    (_QUERY + "queries_embedder.", _PREDICTOR + "query_embed."),
+    (_QUERY + "level_embed.", _PREDICTOR + "level_embed."),
+    (_QUERY + "input_projections.", _PREDICTOR + "input_proj."),
+    ("class_predictor.", _PREDICTOR + "class_embed."),
+    ("criterion.empty_weight", "criterion.empty_weight"),
+)
+# Layers that are one here: what the names of the parts begin with there, in their order, and the whole's here.
+_FUSED: tuple[tuple[tuple[str, ...], str], ...] = (
+    (tuple(f"{_BLOCK}attention.self.{part}." for part in ("query", "key", "value")), _BLOCK_HERE + "attn.qkv."),
+    (tuple(f"{_LAYER}self_attn.{part}_proj." for part in "qkv"),
+     _PREDICTOR + "transformer_self_attention_layers.<i>.self_attn.in_proj_"),
 )
 # transformers' Swin normalises its last map a second time for a classifier that Mask2Former does not have.
-_UNUSED = re.compile(r"model\.pixel_level_module\.encoder\.(swin\.)?layernorm\.")
+UNUSED_NORM = _ENCODER + "swin.layernorm."
+_UNUSED = re.compile(_ENCODER.replace(".", r"\.") + r"(swin\.)?layernorm\.")
+_NUMBER = re.compile(r"<(\w)(?:\+(\d))?>")
 
 
-def mask2former_name(name: str) -> str | None:
-    """The name that an entry has in Mask2Former; None for a part of a fused layer and for names that are not known.
+class _Renaming:
+    """What names begin with in one place -> what they begin with in another; the longest that fits counts."""
 
-    >>> mask2former_name("model.pixel_level_module.encoder.encoder.stages.1.layers.0.layer.2.normalization.bias")
-    'backbone.res3.0.conv3.norm.bias'
-    """
-    for pattern, template in _BEGINNINGS.items():
-        if match := re.match(pattern, name):
-            return match.expand(template) + name[match.end():]
-    for pattern, begin in _COUNTED.items():
-        if match := re.match(pattern, name):
-            return begin(match) + name[match.end():]
-    return None
+    def __init__(self, beginnings: Sequence[tuple[str, str]]):
+        longest_first = sorted(beginnings, key=lambda pair: -len(pair[0]))
+        self._rules = [(_pattern(source), _shifts(source), target) for source, target in longest_first]
+
+    def __call__(self, name: str) -> str | None:
+        """The new name; None for one that no beginning fits."""
+        for pattern, shifts, target in self._rules:
+            if match := pattern.match(name):
+                numbers = {key: int(match[key]) - shift for key, shift in shifts.items()}
+                return _NUMBER.sub(lambda hole: str(numbers[hole[1]] + int(hole[2] or 0)), target) + name[match.end():]
+        return None
+
+
+def _pattern(template):
+    literals = _NUMBER.split(template)      # text, key, shift, text, key, shift, ..., text
+    return re.compile("".join(re.escape(text) + (rf"(?P<{key}>\d+)" if key else "")
+                              for text, key in zip(literals[::3], [*literals[1::3], ""])))
+
+
+def _shifts(template):
+    return {key: int(shift or 0) for key, shift in _NUMBER.findall(template)}
+
+
+_TO_HERE = _Renaming(_BEGINNINGS)
+_TO_THERE = _Renaming([(here, there) for there, here in _BEGINNINGS])
+# For each part of a fused layer, counted in the layer's order.
+_PARTS_TO_HERE = [_Renaming([(parts[index], whole) for parts, whole in _FUSED]) for index in range(3)]
+_PARTS_TO_THERE = [_Renaming([(whole, parts[index]) for parts, whole in _FUSED]) for index in range(3)]
 
 
 def with_mask2former_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` under Mask2Former's names, queries, keys and values joined; names that are not known stay.
+    """transformers' ``tensors`` under Mask2Former's names, queries, keys and values joined; names that are not known
+    stay.
 
     Raises CheckpointError where a part of a fused layer is missing.
     """
     named: dict[str, Tensor] = {}
-    parts: dict[tuple[str, tuple[str, ...]], dict[str, Tensor]] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
         if _UNUSED.match(name):
             continue
-        for pattern, template, order in _FUSED:
-            if match := re.fullmatch(pattern, name):
-                part = next(group for group in match.groups() if group in order)
-                parts.setdefault((match.expand(template), order), {})[part] = tensor
+        for index, rename in enumerate(_PARTS_TO_HERE):
+            if whole := rename(name):
+                parts.setdefault(whole, {})[index] = tensor
                 break
         else:
-            named[mask2former_name(name) or name] = tensor
-    for (whole, order), found in parts.items():
-        missing = [part for part in order if part not in found]
+            named[_TO_HERE(name) or name] = tensor
+    for whole, found in parts.items():
+        missing = [rename(whole) for index, rename in enumerate(_PARTS_TO_THERE) if index not in found]
         if missing:
-            raise CheckpointError(f"the checkpoint has no {', '.join(missing)} for {whole}")
-        named[whole] = torch.cat([found[part] for part in order])
+            raise CheckpointError(f"the checkpoint has no {', '.join(map(str, missing))}, a part of {whole}")
+        named[whole] = torch.cat([found[index] for index in sorted(found)])
     return named
+
+
+def with_transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mask2Former's ``tensors`` under transformers' names, queries, keys and values apart, each in memory of its own.
+
+    Raises CheckpointError for names that have no place there.
+    """
+    strangers = [name for name in tensors if not any(rename(name) for rename in (_TO_THERE, *_PARTS_TO_THERE))]
+    if strangers:
+        raise CheckpointError(f"transformers' Mask2Former has no place for {first_few(strangers)}")
+    return {new_name: part for name, tensor in tensors.items() for new_name, part in _apart(name, tensor)}
+
+
+def _apart(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    names = [rename(name) for rename in _PARTS_TO_THERE]
+    fused = None not in names
+    for new_name, part in zip(names if fused else [_TO_THERE(name)], tensor.chunk(len(names)) if fused else [tensor]):
+        yield str(new_name), part.clone(memory_format=torch.contiguous_format)
