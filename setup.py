@@ -22,6 +22,7 @@ COMMANDS = {
     "freqdino-prepare": "prepare:main",
     "freqdino-benchmark": "benchmark:main",
     "freqdino-ablation": "ablation:main",
+    "freqdino-export": "export:main",
 }
 
 setup(
@@ -64,6 +65,7 @@ setup(
         "gpu": ["deformops>=3.0; python_version >= '3.12' and python_version < '3.14' and sys_platform == 'linux'"],
         "cityscapes": ["cityscapesscripts>=2.2"],
         "trackers": ["mlflow>=3.0"],
+        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "test": ["pytest>=7", "safetensors>=0.4", "playwright>=1.40"],
     },
 )

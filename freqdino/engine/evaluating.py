@@ -1,15 +1,18 @@
 """What an evaluation of a configuration consists of: its evaluators, what is found out before, the augmented model."""
 import os
+from collections.abc import Callable
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
+from tqdm import tqdm
 
+from freqdino.data.catalog import dataset_records, id_of
 from freqdino.data.registering import check_dataset_files
 from freqdino.engine.validation_loss import NAME as LOSSES
 from freqdino.errors import ConfigError
-from freqdino.evaluation.build import GROUND_TRUTH_KEY, build_evaluators, tasks_with_ground_truth
+from freqdino.evaluation.build import GROUND_TRUTH_KEY, build_evaluator, build_evaluators, tasks_with_ground_truth
 from freqdino.evaluation.results import FOLDER
 from freqdino.evaluation.tta import TestTimeAugmentation
 from freqdino.registration.predictions import Predictions, how_to_predict
@@ -48,6 +51,21 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions, *, training: bool =
     if training:
         _check_best(cfg, results)
     evaluators_of(cfg, predictions, os.path.join(cfg.OUTPUT_DIR, FOLDER))
+
+
+def evaluate_predictions(predict: Callable[[str], dict], dataset: str, predictions: Predictions, *,
+                         max_detections: int) -> dict[str, dict[str, float]]:
+    """Task -> metric -> number of what ``predict`` gives for the pictures of a data set, by their files.
+
+    Raises ValueError, OSError: the data set cannot be read or evaluated.
+    """
+    records = dataset_records(dataset)
+    evaluator = build_evaluator(dataset, tasks=predictions.tasks, masks=predictions.masks,
+                                max_detections=max_detections, output_dir=None, distributed=False)
+    evaluator.reset()
+    for record in tqdm(records, unit="image"):
+        evaluator.process([{"image_id": id_of(record), **record}], [predict(record["file_name"])])
+    return evaluator.evaluate()
 
 
 def _check_expected_results(cfg, results):

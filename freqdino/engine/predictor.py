@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
@@ -20,16 +21,19 @@ from torch import nn
 import freqdino
 from freqdino.checkpoint import DataConfig, StrictCheckpointer, read_weights
 from freqdino.config import load_config
+from freqdino.data import register_custom_datasets
 from freqdino.data.augmentation import InferenceInput
 from freqdino.data.image_reading import read_image, rgb_pixels
 from freqdino.engine.class_metadata import class_metadata, classes_to_build_with
+from freqdino.engine.evaluating import evaluate_predictions
 from freqdino.engine.result import Result
 from freqdino.engine.run_folder import find_checkpoint, find_config
 from freqdino.errors import ArgumentError, ConfigError, ExportError
 from freqdino.export.runtime import ONNX, PROGRAM, ExportedModel
 from freqdino.export.writing import Summary, export_model
 from freqdino.modeling.meta_architecture import MaskClassificationModel
-from freqdino.registration.class_tables import with_counted_classes
+from freqdino.registration.class_tables import count_classes, with_counted_classes
+from freqdino.registration.predictions import Predictions, predictions_of
 
 Picture = str | Path | np.ndarray | Image.Image
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,7 +97,9 @@ class Predictor:
                 raise ArgumentError(needless[0], f"cannot be chosen: {source} is an exported model, which has its own")
             exported = ExportedModel(str(source), device or "cpu")
             self._model: Callable[[list[dict]], list[dict]] = exported
-            self.cfg, self.input, self.metadata = None, exported.description.input, exported.description.metadata
+            about = exported.description
+            self.cfg, self.input, self.metadata = None, about.input, about.metadata
+            self._predictions, self._max_detections = Predictions(about.tasks, masks=True), about.max_instances
             return
         cfg = configuration(source, config, weights, [*options, *(("MODEL.DEVICE", device) if device else ())])
         model, metadata = _load(cfg)
@@ -101,6 +107,7 @@ class Predictor:
             model.post_processing = dataclasses.replace(model.post_processing, segment_scores=True)
         self._model = model
         self.cfg, self.input = cfg, InferenceInput.of(cfg)
+        self._predictions, self._max_detections = predictions_of(cfg), cfg.TEST.DETECTIONS_PER_IMAGE
         self.metadata = metadata if dataset is None else class_metadata(cfg, dataset=dataset)
         if dtype != "float32":
             self._precision = partial(torch.autocast, torch.device(cfg.MODEL.DEVICE).type, TYPES[dtype])
@@ -110,7 +117,7 @@ class Predictor:
         `freqdino.export.writing.export_model` for the options and what is raised; says how it compares."""
         if self.cfg is None:
             raise ExportError(f"{path} would be an export of an exported model; export the model itself")
-        return export_model(self._model, self.cfg, self.metadata, path, **options)
+        return export_model(cast(nn.Module, self._model), self.cfg, self.metadata, path, **options)
 
     @overload
     def __call__(self, images: Picture, *, batch_size: int = 4) -> Result: ...
@@ -130,6 +137,21 @@ class Predictor:
             return self._predict([images])[0]
         return [result for start in range(0, len(images), batch_size)
                 for result in self._predict(images[start:start + batch_size])]
+
+    def evaluate(self, dataset: str) -> dict[str, dict[str, float]]:
+        """Task -> metric -> number on a data set, by the evaluators of train_net.py.
+
+        Raises ValueError, OSError: the data set cannot be read, has other classes, or nothing of what is predicted.
+        """
+        register_custom_datasets([dataset])
+        if dataset not in DatasetCatalog:
+            raise ConfigError(f"the data set {dataset} is not registered; registered are "
+                              f"{', '.join(sorted(DatasetCatalog))}")
+        counts = [count_classes(metadata) for metadata in (MetadataCatalog.get(dataset), self.metadata)]
+        if None not in counts and counts[0] != counts[1]:
+            raise ConfigError(f"the data set {dataset} has {counts[0]} classes, the model {counts[1]}")
+        return evaluate_predictions(lambda path: self(path).output, dataset, self._predictions,
+                                    max_detections=self._max_detections)
 
     def input_size(self, image: np.ndarray) -> tuple[int, int]:
         """(height, width) at which the model sees a picture, RGB uint8 (H, W, 3)."""

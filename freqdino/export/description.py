@@ -22,8 +22,9 @@ CLASS_KEYS = ("thing_classes", "stuff_classes", "thing_colors", "stuff_colors", 
 class Description:
     """``version`` of FreqDINO; ``architecture`` and ``tasks`` of the model; names of the ``outputs``; ``image_format``,
     MIN_SIZE_TEST and MAX_SIZE_TEST by which pictures are brought to their size before; ``pixel_mean`` and ``pixel_std``
-    in that format and ``size_divisibility``, which the graph sees to; its thresholds; ``classes``, of the data set's
-    metadata; ``least_size``, ``input_size`` and ``batch_size``: the smallest side, and what is fixed, of the pictures.
+    in that format and ``size_divisibility``, which the graph sees to; its thresholds and numbers; ``classes``, of the
+    data set's metadata; ``least_size``, ``input_size`` and ``batch_size``: the smallest side, and what is fixed, of
+    the pictures.
     """
 
     version: str
@@ -38,6 +39,7 @@ class Description:
     size_divisibility: int
     object_mask_threshold: float | None
     overlap_threshold: float | None
+    max_instances: int
     thing_classes: tuple[int, ...]
     classes: dict[str, Any]
     least_size: int
@@ -54,6 +56,7 @@ class Description:
                    pixel_std=tuple(cfg.MODEL.PIXEL_STD), size_divisibility=whole.size_divisibility,
                    object_mask_threshold=rules and rules.object_mask_threshold,
                    overlap_threshold=rules and rules.overlap_threshold,
+                   max_instances=rules.max_instances if rules else 0,
                    thing_classes=tuple(sorted(rules.thing_classes)) if rules else (),
                    classes={key: value for key, value in metadata.as_dict().items() if key in CLASS_KEYS},
                    least_size=least_size, input_size=input_size, batch_size=batch_size)

@@ -73,7 +73,8 @@ class WholeModel(nn.Module):
         pixels = self._normalised(image.flip(1) if self.reverse_channels else image)
         pixels, padded = pad_to_multiple(pixels, self.size_divisibility)
         # Not one of two numbers, which would make two graphs of it.
-        output = torch.where(output_size > 0, output_size, torch.stack([torch.tensor(side) for side in size])).tolist()
+        wanted = torch.where(output_size > 0, output_size, torch.stack([torch.tensor(side) for side in size]))
+        output = wanted[0].item(), wanted[1].item()
         for side in output:
             torch._check(side >= 2)
             torch._check(side <= LARGEST_SIDE)
