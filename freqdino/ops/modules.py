@@ -129,6 +129,13 @@ def same_size(one: Sequence[int], other: Sequence[int]) -> bool:
     return all(statically_known_true(length == wanted) for length, wanted in zip(one, other, strict=True))
 
 
+def ready_to_flatten(tensor: Tensor) -> Tensor:
+    """The tensor; under torch.export a copy, as to ask whether its strides allow a view would tie the graph to the
+    answer.
+    """
+    return tensor.clone(memory_format=torch.contiguous_format) if is_exported() else tensor
+
+
 def overwrites() -> bool:
     """Whether results may go into memory that is written again: autograd, and a recording, need each value kept."""
     return not torch.is_grad_enabled() and not is_recorded()

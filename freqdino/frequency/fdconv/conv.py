@@ -20,7 +20,7 @@ from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.modules import is_exported, kept_whole, with_zero_gradients
+from freqdino.ops.modules import is_exported, kept_whole, ready_to_flatten, with_zero_gradients
 
 BAND_OPTIONS = ("k_list", "lowfreq_att", "act", "spatial_group", "spatial_kernel")
 # Keys of the published fbm_cfg that have one value in every published configuration, the only one served.
@@ -190,8 +190,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
         for i, j in product(*map(range, self.kernel_size)):
             top, left = i * self.dilation[0], j * self.dilation[1]
             read = x[..., top:top + rows, left:left + columns][..., ::self.stride[0], ::self.stride[1]]
-            # A copy, as to ask for the strides of a view would tie the graph to the answer.
-            products.append(weight[..., i, j] @ read.clone(memory_format=torch.contiguous_format).flatten(3))
+            products.append(weight[..., i, j] @ ready_to_flatten(read).flatten(3))
         y = reduce(torch.add, products).flatten(1, 2).unflatten(2, read.shape[3:])
         return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
 
