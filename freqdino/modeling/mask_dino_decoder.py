@@ -130,9 +130,9 @@ class MaskDINODecoder(nn.Module):
         if self.two_stage:
             content, boxes, proposals = self._select(memory, spatial_shapes, mask_features)
         else:
-            content, boxes, proposals = None, self.query_embed.weight.float().expand(len(memory), -1, -1), None
+            content, boxes, proposals = None, self.query_embed.weight.float().expand(memory.shape[0], -1, -1), None
         if content is None:
-            content = self.query_feat.weight[:boxes.shape[1]].expand(len(memory), -1, -1)
+            content = self.query_feat.weight[:boxes.shape[1]].expand(memory.shape[0], -1, -1)
 
         noised = None
         if targets is not None and self.num_denoising > 0:

@@ -11,6 +11,8 @@ n, h: images and input rows of a strip.
 """
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 from freqdino.ops.backends import FusedKernel
 from freqdino.ops.blocking import blocks
-from freqdino.ops.modules import is_recorded
+from freqdino.ops.modules import is_exported, is_recorded
 from freqdino.ops.registered import RegisteredFunction
 from freqdino.ops.weighted_gather import WeightedScatter, compute_dtype, gathered_dot, weighted_gather
 
@@ -46,7 +48,8 @@ def carafe(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int, *, op
     RuntimeError: ``fused`` where the kernels cannot run.
     """
     if is_recorded():
-        return carafe_reference(x, mask, kernel_size, group, up)
+        definition = carafe_by_taps if is_exported() else carafe_reference
+        return definition(x, mask, kernel_size, group, up)
     check_arguments(x, mask, kernel_size, group, up)
     if TRITON.serves(x, operators):
         return fused(x, mask, kernel_size, group, up)
@@ -62,6 +65,20 @@ def carafe_reference(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: 
     taps = taps.view(batch, group, channels // group, kernel_size**2, height, 1, width, 1)
     weights = mask.to(dtype).reshape(batch, group, 1, kernel_size**2, height, up, width, up)
     return (taps * weights).sum(dim=3).reshape(batch, channels, height * up, width * up).to(x.dtype)
+
+
+def carafe_by_taps(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:
+    """:func:`carafe` in plain operators, for graphs that other runtimes run: tap by tap, so that never more than two
+    copies of the output are made. Sizes may be symbols."""
+    check_arguments(x, mask, kernel_size, group, up)
+    dtype = compute_dtype(x, mask)
+    pixels = F.interpolate(x.to(dtype), scale_factor=up, mode="nearest") if up > 1 else x.to(dtype)
+    height, width = pixels.shape[2:]
+    pixels = F.pad(pixels, (up * (kernel_size // 2),) * 4).unflatten(1, (group, -1))    # (N, G, C/G, H·u + …, W·u + …)
+    taps = mask.to(dtype).unflatten(1, (group, kernel_size**2, 1)).unbind(2)            # (N, G, 1, H·u, W·u) each
+    places = product(range(0, up * kernel_size, up), repeat=2)
+    products = (tap * pixels[..., row:row + height, column:column + width] for tap, (row, column) in zip(taps, places))
+    return reduce(torch.add, products).flatten(1, 2).to(x.dtype)
 
 
 def fused(x: Tensor, mask: Tensor, kernel_size: int, group: int, up: int) -> Tensor:

@@ -1,4 +1,6 @@
 """What keeps a module right whatever is done to it: moved, emptied, hooked, its parts swapped, replicated, recorded."""
+from collections.abc import Sequence
+
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -113,6 +115,25 @@ def is_exported() -> bool:
     sizes may be symbols.
     """
     return getattr(torch.compiler, "is_exporting", bool)()
+
+
+def same_size(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes are equal; under torch.export, whether they are for all inputs that the graph is made for.
+
+    Else to have asked would tie the graph to the answer.
+    """
+    if not is_exported():
+        return tuple(one) == tuple(other)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # here: it imports sympy
+
+    return all(statically_known_true(length == wanted) for length, wanted in zip(one, other, strict=True))
+
+
+def ready_to_flatten(tensor: Tensor) -> Tensor:
+    """The tensor; under torch.export a copy, as to ask whether its strides allow a view would tie the graph to the
+    answer.
+    """
+    return tensor.clone(memory_format=torch.contiguous_format) if is_exported() else tensor
 
 
 def overwrites() -> bool:

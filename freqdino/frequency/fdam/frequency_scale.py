@@ -17,7 +17,7 @@ from freqdino.frequency.fdam.scale_spectrum import scale_spectrum
 from freqdino.frequency.plain_state import keep_additions
 from freqdino.frequency.star_relu import StarReLU
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.modules import with_zero_gradients
+from freqdino.ops.modules import same_size, with_zero_gradients
 
 FILTER_START = 1e-5
 # FDAM's best ablation (supplement, tables 2 and 3), as its blocks are built; narrower than the published defaults.
@@ -29,7 +29,7 @@ def resize_filters(filters: Tensor, height: int, width: int) -> Tensor:
 
     Equals ``F.interpolate(mode="bicubic", align_corners=True)``, whose backward pass is not deterministic on CUDA.
     """
-    if filters.shape[-2:] == (height, width):
+    if same_size(filters.shape[-2:], (height, width)):
         return filters
     return bicubic_matrix(filters, -2, height) @ filters @ bicubic_matrix(filters, -1, width).mT
 

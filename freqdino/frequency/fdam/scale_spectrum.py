@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from freqdino.ops.blocking import pieces, place_bytes
-from freqdino.ops.modules import is_recorded
+from freqdino.ops.modules import is_exported, is_recorded
+from freqdino.ops.real_fourier import inverse_real_transform, real_transform
 from freqdino.ops.registered import RegisteredFunction
 
 # What a channel takes, in its filter's size: the spectrum is of two, and each transform makes more of that.
@@ -32,6 +33,8 @@ def scale_spectrum(x: Tensor, filters: Tensor) -> Tensor:
     if filters.shape != expected:
         raise ValueError(f"filters must have shape {tuple(expected)} for x of {tuple(x.shape)}, got "
                          f"{tuple(filters.shape)}")
+    if is_exported():
+        return scale_spectrum_by_products(x, filters)
     return scale_spectrum_reference(x, filters) if is_recorded() else ScaleSpectrum.apply(x, filters)
 
 
@@ -39,6 +42,12 @@ def scale_spectrum_reference(x: Tensor, filters: Tensor) -> Tensor:
     """The definition of ``scale_spectrum``."""
     spectrum = torch.fft.rfft2(x.to(filters.dtype), norm="ortho")
     return torch.fft.irfft2(spectrum * filters, s=x.shape[-2:], norm="ortho").to(x.dtype)
+
+
+def scale_spectrum_by_products(x: Tensor, filters: Tensor) -> Tensor:
+    """``scale_spectrum`` by products of real matrices, for graphs without complex numbers."""
+    real, imaginary = real_transform(x.to(filters.dtype))
+    return inverse_real_transform(real * filters, imaginary * filters, x.shape[-1]).to(x.dtype)
 
 
 class ScaleSpectrum(RegisteredFunction, schema="scale_spectrum(Tensor x, Tensor filters) -> Tensor"):

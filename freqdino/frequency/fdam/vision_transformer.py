@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts, check_type
 from freqdino.frequency.fdam.transformer_block import TransformerBlock
+from freqdino.ops.modules import same_size
 
 INITIAL_STD = 0.02
 MOST_CLASS_TOKENS = 2       # a class token and, in the distilled DeiT, the one that learns from the teacher
@@ -29,7 +30,7 @@ def resize_position_embedding(embedding: Tensor, source: tuple[int, int], target
     >>> resize_position_embedding(torch.ones(1, 16, 8), (4, 4), (2, 6)).shape
     torch.Size([1, 12, 8])
     """
-    if tuple(source) == tuple(target):
+    if same_size(source, target):
         return embedding
     # float32 because the bicubic weights are worth more digits than bfloat16 has; done once a forward pass.
     grid = embedding.transpose(1, 2).unflatten(2, source).to(torch.promote_types(embedding.dtype, torch.float32))

@@ -6,6 +6,7 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 Shape key: B: batch, C: channels, H, W: map size, G: spatial groups, n: number of cut-offs.
 """
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,12 @@ from freqdino.frequency.fdconv.low_pass import (
     low_pass_box,
     low_passes,
     low_passes_at_once,
+    low_passes_by_products,
     pass_bands,
 )
+from freqdino.ops.autocast import without_autocast
 from freqdino.ops.blocking import by_pieces, place_bytes
-from freqdino.ops.modules import is_recorded
+from freqdino.ops.modules import is_exported, is_recorded
 
 
 class FrequencyBandModulation(nn.Module):
@@ -56,10 +59,17 @@ class FrequencyBandModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         by_group = x.unflatten(1, (self.spatial_group, -1))
+        if is_exported():
+            precise = by_group.to(at_least_float32(x))
+            with without_autocast(x):
+                lows = low_passes_by_products(precise, self.k_list)
+            changes = changes_of(self.band_maps(self.convolved(x)))
+            return sum_of_products((precise, *lows), changes).flatten(1, 2).to(x.dtype)
         if torch.compiler.is_dynamo_compiling():
             masks = pass_bands(x.detach(), *x.shape[-2:], self.k_list)
             precise = by_group.to(at_least_float32(x))
-            return weighted_sum_reference(precise, masks, changes_of(self.band_maps(x))).flatten(1, 2).to(x.dtype)
+            changes = changes_of(self.band_maps(self.multiplied(x)))
+            return weighted_sum_reference(precise, masks, changes).flatten(1, 2).to(x.dtype)
         height, width = map(int, x.shape[-2:])      # torch.jit.trace has tensors there
         boxes = [low_pass_box(height, width, k) for k in self.k_list]
         if x.device.type != "cpu" and not is_recorded():
@@ -67,13 +77,13 @@ class FrequencyBandModulation(nn.Module):
             bands = by_pieces(lambda part: WeightedBands.apply(part, maps, boxes), [by_group], 2,
                               place_bytes(by_group, 2) * (len(boxes) + 1))
             return bands.flatten(1, 2)
-        changes, precise = changes_of(self.band_maps(x)), by_group.to(at_least_float32(x))
+        changes, precise = changes_of(self.band_maps(self.multiplied(x))), by_group.to(at_least_float32(x))
         bands = by_pieces(lambda part: weighted_sum(part, boxes, changes), [precise], 2, place_bytes(precise, 2))
         return bands.flatten(1, 2).to(x.dtype)
 
-    def band_maps(self, x: Tensor) -> list[Tensor]:
-        """One map (B, G, 1, H, W) a band, coarsest last."""
-        maps = list(self.gates(self.multiplied(x)).unsqueeze(3).unbind(2))
+    def band_maps(self, logits: Tensor) -> list[Tensor]:
+        """One map (B, G, 1, H, W) a band, coarsest last, of the logits (B, G, bands, H, W)."""
+        maps = list(self.gates(logits).unsqueeze(3).unbind(2))
         return maps if len(maps) > len(self.k_list) else [*maps, torch.ones_like(maps[0])]
 
     def gates(self, logits: Tensor) -> Tensor:
@@ -119,10 +129,11 @@ def weighted_sum(x: Tensor, boxes: Sequence[Box], weights: Sequence[Tensor]) -> 
 def weighted_sum_reference(x: Tensor, masks: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """The definition of ``weighted_sum``, with the boxes as masks."""
     spectrum = torch.fft.rfft2(x)
-    total = x * weights[0]
-    for mask, weight in zip(masks, weights[1:]):
-        total = total + torch.fft.irfft2(spectrum * mask, s=x.shape[-2:]) * weight
-    return total
+    return sum_of_products((x, *(torch.fft.irfft2(spectrum * mask, s=x.shape[-2:]) for mask in masks)), weights)
+
+
+def sum_of_products(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, map(torch.mul, maps, weights))
 
 
 class WeightedBands(Function):

@@ -7,6 +7,8 @@ H', W': output size, kh, kw: kernel size.
 """
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import reduce
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
 from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.modules import kept_whole, with_zero_gradients
+from freqdino.ops.modules import is_exported, kept_whole, ready_to_flatten, with_zero_gradients
 
 BAND_OPTIONS = ("k_list", "lowfreq_att", "act", "spatial_group", "spatial_kernel")
 # Keys of the published fbm_cfg that have one value in every published configuration, the only one served.
@@ -136,12 +138,12 @@ class FDConv(DynamicWeight, nn.Conv2d):
         """x: (B, Ci, H, W), pooled: (B, Ci) -> (B, Co, H', W'), before norm and activation."""
         if self.FBM is not None:
             x = self.FBM(x)
-        if SMALL_MAP * math.prod(x.shape[2:]) <= self.out_channels // self.groups:
+        if not is_exported() and SMALL_MAP * math.prod(x.shape[2:]) <= self.out_channels // self.groups:
             return self.multiply(x, pooled, logits)
         dtype = product_type(x)
         with without_autocast(x):
             weight = self.image_weights(pooled, logits, dtype)
-        return self.convolve(x, weight)
+        return self.convolve_by_taps(x, weight) if is_exported() else self.convolve(x, weight)
 
     def multiply(self, x: Tensor, pooled: Tensor, logits: Tensor) -> Tensor:
         """The convolutions as matrix products, for maps so small that the weights are what costs time and memory."""
@@ -173,6 +175,24 @@ class FDConv(DynamicWeight, nn.Conv2d):
         y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), bias, self.stride, padding, self.dilation,
                      batch * self.groups)
         return y[0].unflatten(0, (batch, -1))
+
+
+    def convolve_by_taps(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`convolve` of any number of images, where a grouped convolution's is part of the graph: for each place of the
+        kernel the product of all images' weights there with the map that it reads."""
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
+        rows, columns = (full - dilation * (kernel - 1) for full, dilation, kernel
+                         in zip(x.shape[2:], self.dilation, self.kernel_size))
+        x = x.unflatten(1, (self.groups, -1))               # (B, G, Ci/G, H + …, W + …)
+        weight = weight.unflatten(1, (self.groups, -1))     # (B, G, Co/G, Ci/G, kh, kw)
+        products = []
+        for i, j in product(*map(range, self.kernel_size)):
+            top, left = i * self.dilation[0], j * self.dilation[1]
+            read = x[..., top:top + rows, left:left + columns][..., ::self.stride[0], ::self.stride[1]]
+            products.append(weight[..., i, j] @ ready_to_flatten(read).flatten(3))
+        y = reduce(torch.add, products).flatten(1, 2).unflatten(2, read.shape[3:])
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
 
 
 def band_arguments(fbm_cfg: Mapping[str, object]) -> dict[str, object]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from freqdino.errors import ArgumentError
-from freqdino.ops.modules import is_recorded
+from freqdino.ops.modules import is_exported, is_recorded
+from freqdino.ops.real_fourier import inverse_real_transform
 from freqdino.ops.registered import RegisteredFunction
 
 
@@ -46,6 +47,8 @@ def weight_to_spectrum(weight: Tensor) -> Tensor:
 
 def spectrum_to_matrix(spectrum: Tensor, columns: int) -> Tensor:
     """(B, R, K//2 + 1, 2) -> the matrices (B, R, K). K is asked for, as it may be odd."""
+    if is_exported():
+        return inverse_real_transform(*spectrum.unbind(-1), columns)
     # Two calls take two thirds of irfft2's time on a CPU.
     return torch.fft.irfft(torch.fft.ifft(torch.view_as_complex(spectrum), dim=-2), n=columns)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from freqdino.ops.autocast import without_autocast
+from freqdino.ops.real_fourier import mirror_weights, waves
 
 GRID = 64  # the published masks are drawn on a 64 × 64 map and resized
 # H + W of the largest map whose low-pass copies real matrix products give a GPU: 6 (H + W) multiplications a pixel, but
@@ -125,6 +126,28 @@ def _(x, height, width, k_list):
     return x.new_empty(len(k_list), height, width // 2 + 1, dtype=torch.bool)
 
 
+def low_passes_by_products(x: Tensor, k_list: Sequence[int]) -> Iterator[Tensor]:
+    """`low_passes` of x (…, H, W) at the cut-offs 0.5/k, by real products: low(x) = A x C − B x D.
+
+    For graphs without complex numbers, whose sizes may be symbols: everything follows from them inside the graph.
+    """
+    height, width = x.shape[-2:]
+    half = width // 2 + 1
+    rows = torch.stack([kept_frequencies(x, GRID, height, k) for k in k_list])
+    columns = torch.stack([kept_frequencies(x, GRID // 2 + 1, half, k) for k in k_list]) * mirror_weights(x, width)
+    by_row = [circulant(rows @ wave / height) for wave in waves(x, height, height, height)]
+    by_column = [circulant(columns @ wave / width).mT for wave in waves(x, half, width, width)]
+    for a, b, c, d in zip(*by_row, *by_column):
+        yield a @ (x @ c) - b @ (x @ d)
+
+
+def kept_frequencies(like: Tensor, count: int, size: int, k: int) -> Tensor:
+    """1 where `low_pass_box` keeps a row or column, else 0: (size,) of ``like``'s type. ``count``: of the mask that is
+    resized. In float32 as that is, for a size that may be a symbol."""
+    place = (torch.arange(size, dtype=torch.float32, device=like.device) * (count / size)).floor().clamp(max=count - 1)
+    return (torch.minimum(place, GRID - place) / GRID < 0.5 / k + 1e-8).to(like.dtype)
+
+
 def separable(height: int, width: int, boxes: Sequence[Box], dtype: torch.dtype, device: torch.device
               ) -> tuple[Tensor, Tensor]:
     """The low-pass of each box as real matrices: low(x) = A x C − B x D.
@@ -161,5 +184,6 @@ def column_matrices(width: int, kept: tuple[int, ...], dtype: torch.dtype, devic
 
 def circulant(values: Tensor) -> Tensor:
     """(…, n) -> (…, n, n), whose element (i, j) is values[i − j]."""
-    places = torch.arange(values.shape[-1])
-    return values[..., (places[:, None] - places) % len(places)]
+    places = torch.arange(values.shape[-1], device=values.device)
+    index = places[:, None] - places
+    return values[..., torch.where(index < 0, index + values.shape[-1], index)]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts
 from freqdino.ops.autocast import without_autocast
-from freqdino.ops.modules import is_plain, is_recorded
+from freqdino.ops.modules import is_exported, is_plain, is_recorded
 from freqdino.ops.weighted_gather import weighted_gather
 
 NEIGHBOUR_DISTANCE = 2
@@ -118,6 +118,8 @@ def local_similarity(x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     unit = F.normalize(x, dim=1, eps=1e-8).permute(0, 2, 3, 1)
+    if is_exported():
+        return similarity_by_padding(unit)
     similarity = unit.new_zeros(*unit.shape[:3], 8)
     for neighbour, (row, column) in enumerate(HALF_NEIGHBOURS):
         rows, neighbour_rows = overlap(height, NEIGHBOUR_DISTANCE * row)
@@ -127,6 +129,16 @@ def local_similarity(x: Tensor) -> Tensor:
         similarity[:, rows, columns, neighbour] = product
         similarity[:, neighbour_rows, neighbour_columns, 7 - neighbour] = product
     return similarity.permute(0, 3, 1, 2)
+
+
+def similarity_by_padding(unit: Tensor) -> Tensor:
+    """`local_similarity` of unit vectors (B, H, W, C) in plain operators, whatever the size of the map."""
+    height, width = unit.shape[1:3]
+    padded = F.pad(unit, (0, 0, *[NEIGHBOUR_DISTANCE] * 4))
+    opposite = [(-row, -column) for row, column in reversed(HALF_NEIGHBOURS)]
+    starts = [[NEIGHBOUR_DISTANCE * (1 + step) for step in steps] for steps in (*HALF_NEIGHBOURS, *opposite)]
+    return torch.stack([(unit * padded[:, row:row + height, column:column + width]).sum(dim=-1)
+                        for row, column in starts], dim=1)
 
 
 def overlap(size: int, shift: int) -> tuple[slice, slice]:

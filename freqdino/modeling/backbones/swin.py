@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
+import torch.nn.functional as F
 from detectron2.modeling.backbone.swin import BasicLayer, SwinTransformer
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
 from freqdino.modeling.backbones.freezing import FreezableBackbone
-from freqdino.modeling.backbones.swin_block import FrequencySwinBlock
-from freqdino.ops.modules import default_device
+from freqdino.modeling.backbones.swin_block import FrequencySwinBlock, plain_block_on_map, shifted_window_mask
+from freqdino.ops.modules import default_device, is_exported
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
 
@@ -72,8 +73,28 @@ class D2SwinTransformer(FreezableBackbone, SwinTransformer):
                 layer.register_forward_pre_hook(require_gradient)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        maps = dict(zip(STAGE_NAMES, super().forward(x).values()))
+        maps = self._exported(x) if is_exported() else super().forward(x)
+        maps = dict(zip(STAGE_NAMES, maps.values()))
         return {name: maps[name] for name in self._out_features}
+
+    def _exported(self, image: Tensor) -> dict[str, Tensor]:
+        """What Detectron2's forward computes, for sizes that may be symbols: its own makes numbers of them."""
+        x = self.patch_embed(image)
+        if self.ape:
+            x = x + F.interpolate(self.absolute_pos_embed, size=x.shape[2:], mode="bicubic")
+        grid, x, maps = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2), {}
+        for index, layer in enumerate(self.layers):
+            mask = shifted_window_mask(grid, layer.window_size, layer.shift_size, x.device)
+            for block in layer.blocks:
+                if isinstance(block, FrequencySwinBlock):
+                    block.H, block.W = grid
+                    x = block(x, mask)
+                else:
+                    x = plain_block_on_map(block, x, grid, mask)
+            maps[f"p{index}"] = getattr(self, f"norm{index}")(x).transpose(1, 2).unflatten(2, grid)
+            if layer.downsample is not None:
+                x, grid = layer.downsample(x, *grid), tuple((size + 1) // 2 for size in grid)
+        return maps
 
 
 def require_gradient(layer: BasicLayer, inputs: tuple) -> tuple:

@@ -5,16 +5,15 @@ arXiv 2507.12006), whose attention inversion stays inside each window: V - A·V 
 
 B: batch, C: channels, N = H · W: tokens in row-major order, S: side of a window, W: windows of an image, h: heads.
 """
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
-from detectron2.modeling.backbone.swin import (
-    SwinTransformerBlock,
-    WindowAttention,
-    window_partition,
-    window_reverse,
-)
+from detectron2.modeling.backbone.swin import SwinTransformerBlock, WindowAttention
 from torch import Tensor
 
 from freqdino.modeling.backbones.token_block import TokenBlock, to_fdlinear
+from freqdino.ops.modules import is_exported, ready_to_flatten
 
 
 class MapWindowAttention(WindowAttention):
@@ -37,44 +36,92 @@ class MapWindowAttention(WindowAttention):
 
         Returns (B, N, C).
         """
-        projected = self.qkv(x)
-        attended = self._from_windows(self._attend(self._to_windows(projected, grid), mask), grid)
-        if self.invert is not None:
-            attended = self.invert(projected.chunk(3, dim=-1)[2], attended, x)
-        return self.proj_drop(self.proj(attended))
+        return attend_on_map(self, x, grid, mask, shift=self.shift, invert=self.invert)
 
-    def _attend(self, windows: Tensor, mask: Tensor) -> Tensor:
-        """windows: (B·W, S², 3C) queries, keys, values. Returns A·V, (B·W, S², C)."""
-        queries, keys, values = windows.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)     # (h, S², S²)
-        if self.shift:
-            images = len(windows) // len(mask)
-            bias = (bias + mask.unsqueeze(1)).repeat(images, 1, 1, 1)
-        attended = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=bias.to(queries.dtype), scale=self.scale,
-            dropout_p=self.attn_drop.p if self.training else 0.0)
-        return attended.transpose(1, 2).flatten(2)
 
-    def _to_windows(self, projected: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, N, 3C) to (B·W, S², 3C), padded at the right and bottom with what a token of zeros is projected to."""
-        height, width = grid
-        side = self.window_size[0]
-        padded = F.pad(projected.unflatten(1, grid), (0, 0, 0, -width % side, 0, -height % side))
-        if self.qkv.bias is not None:
-            padded[:, height:] = self.qkv.bias
-            padded[:, :, width:] = self.qkv.bias
-        if self.shift:
-            padded = padded.roll((-self.shift, -self.shift), dims=(1, 2))
-        return window_partition(padded, side).flatten(1, 2)
+def attend_on_map(attention: WindowAttention, x: Tensor, grid: tuple[int, int], mask: Tensor, *, shift: int,
+                  invert: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None) -> Tensor:
+    """What `MapWindowAttention` computes, with the parameters of an attention of either class."""
+    projected = attention.qkv(x)
+    windows = to_windows(attention, projected, grid, shift)
+    attended = from_windows(attend(attention, windows, mask if shift else None, x.shape[0]), x.shape[0],
+                            attention.window_size[0], grid, shift)
+    if invert is not None:
+        attended = invert(projected.chunk(3, dim=-1)[2], attended, x)
+    return attention.proj_drop(attention.proj(attended))
 
-    def _from_windows(self, windows: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B·W, S², C) to (B, N, C), without the padding."""
-        height, width = grid
-        side = self.window_size[0]
-        padded = window_reverse(windows, side, height + -height % side, width + -width % side)
-        if self.shift:
-            padded = padded.roll((self.shift, self.shift), dims=(1, 2))
-        return padded[:, :height, :width].flatten(1, 2)
+
+def attend(attention: WindowAttention, windows: Tensor, mask: Tensor | None, images: int) -> Tensor:
+    """windows: (B·W, S², 3C) queries, keys, values. Returns A·V, (B·W, S², C)."""
+    queries, keys, values = windows.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    bias = attention.relative_position_bias_table[attention.relative_position_index].permute(2, 0, 1)   # (h, S², S²)
+    if mask is not None:
+        bias = (bias + mask.unsqueeze(1)).repeat(images, 1, 1, 1)
+    attended = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=bias.to(queries.dtype), scale=attention.scale,
+        dropout_p=attention.attn_drop.p if attention.training else 0.0)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def to_windows(attention: WindowAttention, projected: Tensor, grid: tuple[int, int], shift: int) -> Tensor:
+    """(B, N, 3C) to (B·W, S², 3C), padded at the right and bottom with what a token of zeros is projected to."""
+    height, width = grid
+    side = attention.window_size[0]
+    rows, columns = window_counts(grid, side)
+    padded = F.pad(projected.unflatten(1, grid), (0, 0, 0, columns * side - width, 0, rows * side - height))
+    if attention.qkv.bias is not None:
+        if is_exported():       # without writing, and for sizes that may be symbols
+            inside = ((torch.arange(rows * side, device=projected.device) < height)[:, None, None]
+                      & (torch.arange(columns * side, device=projected.device) < width)[:, None])
+            padded = torch.where(inside, padded, attention.qkv.bias)
+        else:
+            padded[:, height:] = attention.qkv.bias
+            padded[:, :, width:] = attention.qkv.bias
+    if shift:
+        padded = padded.roll((-shift, -shift), dims=(1, 2))
+    return partitioned(padded, rows, columns, side)
+
+
+def from_windows(windows: Tensor, images: int, side: int, grid: tuple[int, int], shift: int) -> Tensor:
+    """(B·W, S², C) to (B, N, C), without the padding."""
+    height, width = grid
+    rows, columns = window_counts(grid, side)
+    padded = windows.view(images, rows, columns, side, side, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    if shift:
+        padded = padded.roll((shift, shift), dims=(1, 2))
+    return ready_to_flatten(padded[:, :height, :width]).flatten(1, 2)
+
+
+def partitioned(maps: Tensor, rows: int, columns: int, side: int) -> Tensor:
+    """Maps (B, rows · S, columns · S, C) to their windows (B·W, S², C)."""
+    images, channels = maps.shape[0], maps.shape[-1]
+    by_window = maps.view(images, rows, side, columns, side, channels).transpose(2, 3)
+    return by_window.reshape(images * rows * columns, side * side, channels)
+
+
+def window_counts(grid: tuple[int, int], side: int) -> tuple[int, int]:
+    """How many windows, rounded up, a map of a size has along its height and its width."""
+    return (grid[0] + side - 1) // side, (grid[1] + side - 1) // side
+
+
+def shifted_window_mask(grid: tuple[int, int], side: int, shift: int, device: torch.device) -> Tensor:
+    """What Detectron2's stage makes of a size, for sizes that may be symbols: (W, S², S²), -100 between tokens that a
+    shifted window brings together across the map's border, else 0."""
+    rows, columns = window_counts(grid, side)
+
+    def regions(length: int) -> Tensor:
+        place = torch.arange(length, device=device)
+        return (place >= length - side).long() + (place >= length - shift).long()
+
+    region = 3 * regions(rows * side)[:, None] + regions(columns * side)
+    region = partitioned(region[None, ..., None], rows, columns, side).squeeze(2)
+    return -100.0 * (region[:, None] != region[:, :, None])
+
+
+def plain_block_on_map(block: SwinTransformerBlock, x: Tensor, grid: tuple[int, int], mask: Tensor) -> Tensor:
+    """Detectron2's block on tokens (B, N, C), for sizes that may be symbols."""
+    x = x + block.drop_path(attend_on_map(block.attn, block.norm1(x), grid, mask, shift=block.shift_size))
+    return x + block.drop_path(block.mlp(block.norm2(x)))
 
 
 class FrequencySwinBlock(TokenBlock):
