@@ -51,6 +51,11 @@ class WholeModel(nn.Module):
                                      else model.size_divisibility)
 
     @property
+    def step(self) -> int:
+        """Pixels of one place of the coarsest map, or of the padding."""
+        return max(self.size_divisibility, *(shape.stride for shape in self.model.backbone.output_shape().values()))
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """What it predicts, some of semantic, instance, panoptic."""
         if self.semantic_only:
@@ -122,6 +127,8 @@ def pad_to_multiple(pixels: Tensor, step: int) -> tuple[Tensor, tuple[int, int]]
     By indices, not by ``F.pad``: it asks whether there is anything to pad, and one graph cannot answer for all sizes.
     """
     height, width = pixels.shape[-2:]
+    if step == 1:
+        return pixels, (height, width)
     padded = (height + step - 1) // step * step, (width + step - 1) // step * step
     rows, columns = (torch.arange(side, device=pixels.device) for side in padded)
     inside = (rows < height)[:, None] & (columns < width)

@@ -100,11 +100,10 @@ def need_onnx() -> None:
 
 
 def least_size(whole: WholeModel) -> int:
-    """The smallest side of pictures whose padded size is two steps or more, and whose tokens are as many as queries.
-
-    Below, the number of queries would depend on the picture.
+    """The smallest side of pictures whose coarsest map is of two places or more, and whose tokens are as many as the
+    queries: of one place a map would be repeated, below, the number of queries would depend on the picture.
     """
-    step, steps = whole.size_divisibility, 2
+    step, steps = whole.step, 2
     decoder = token_decoder(whole.model) if not whole.semantic_only else None
     while decoder is not None:
         pixels = torch.zeros(1, 3, steps * step, steps * step)
@@ -113,13 +112,13 @@ def least_size(whole: WholeModel) -> int:
         if recorded[0][1].shape[1] == decoder.num_queries:
             break
         steps += 1
-    return max(2, (steps - 1) * step + 1)
+    return (steps - 1) * step + 1
 
 
 def sizes_to_verify(whole: WholeModel, least: int, input_size: tuple[int, int] | None,
                     batch_size: int | None) -> list[tuple[int, int, int]]:
     """Three sizes (B, H, W), odd ones among them, none of them the one that was traced."""
-    step = whole.size_divisibility
+    step = whole.step
     sizes = [(least + 4, least + 2 * step + 9), (least + 3 * step, least + step - 1), (least + step, least + step)]
     batches = [1, 1, 3]
     return [(batch_size or batch, *(input_size or size)) for batch, size in zip(batches, sizes)]
@@ -128,7 +127,7 @@ def sizes_to_verify(whole: WholeModel, least: int, input_size: tuple[int, int] |
 def trace(whole: WholeModel, least: int, input_size: tuple[int, int] | None,
           batch_size: int | None) -> ExportedProgram:
     """The model as a program of torch.export, of any size where none is given."""
-    step = whole.size_divisibility
+    step = whole.step
     height, width = input_size or (least + step + 2, least + 2 * step + 5)
     # Of one picture torch would make a graph for one picture alone.
     image = smooth_pictures(batch_size or 2, height, width, seed=0)
