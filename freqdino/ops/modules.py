@@ -1,5 +1,6 @@
 """What keeps a module right whatever is done to it: moved, emptied, hooked, its parts swapped, replicated, recorded."""
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.fx
@@ -115,6 +116,17 @@ def is_exported() -> bool:
     sizes may be symbols.
     """
     return getattr(torch.compiler, "is_exporting", bool)()
+
+
+def sizes_left_open() -> AbstractContextManager:
+    """A context in which torch.export ties a graph to no more of its sizes than the operators ask for.
+
+    Outside, it compares strides of all that is made, so that a graph that was recorded at sizes with padding may refuse
+    those without, and one image where two were recorded.
+    """
+    from torch.fx.experimental import _config  # here: few export
+
+    return _config.patch(backed_size_oblivious=True) if hasattr(_config, "backed_size_oblivious") else nullcontext()
 
 
 def same_size(one: Sequence[int], other: Sequence[int]) -> bool:

@@ -8,7 +8,6 @@ H', W': output size, kh, kw: kernel size.
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import reduce
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +142,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
         dtype = product_type(x)
         with without_autocast(x):
             weight = self.image_weights(pooled, logits, dtype)
-        return self.convolve_by_taps(x, weight) if is_exported() else self.convolve(x, weight)
+        return self.convolve_by_rows(x, weight) if is_exported() else self.convolve(x, weight)
 
     def multiply(self, x: Tensor, pooled: Tensor, logits: Tensor) -> Tensor:
         """The convolutions as matrix products, for maps so small that the weights are what costs time and memory."""
@@ -177,21 +176,19 @@ class FDConv(DynamicWeight, nn.Conv2d):
         return y[0].unflatten(0, (batch, -1))
 
 
-    def convolve_by_taps(self, x: Tensor, weight: Tensor) -> Tensor:
-        """`convolve` of any number of images, where a grouped convolution's is part of the graph: for each place of the
-        kernel the product of all images' weights there with the map that it reads."""
+    def convolve_by_rows(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`convolve` of any number of images, where a grouped convolution's number of groups is part of the graph: for
+        each row of the kernel the product of all images' weights there with what it reads of the map."""
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
-        rows, columns = (full - dilation * (kernel - 1) for full, dilation, kernel
-                         in zip(x.shape[2:], self.dilation, self.kernel_size))
-        x = x.unflatten(1, (self.groups, -1))               # (B, G, Ci/G, H + …, W + …)
+        x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode).unflatten(1, (self.groups, -1))
         weight = weight.unflatten(1, (self.groups, -1))     # (B, G, Co/G, Ci/G, kh, kw)
-        products = []
-        for i, j in product(*map(range, self.kernel_size)):
-            top, left = i * self.dilation[0], j * self.dilation[1]
-            read = x[..., top:top + rows, left:left + columns][..., ::self.stride[0], ::self.stride[1]]
-            products.append(weight[..., i, j] @ ready_to_flatten(read).flatten(3))
-        y = reduce(torch.add, products).flatten(1, 2).unflatten(2, read.shape[3:])
+        tops, lefts = ([slice(place * dilation, full - (size - 1 - place) * dilation) for place in range(size)]
+                       for full, size, dilation in zip(x.shape[3:], self.kernel_size, self.dilation))
+        x = torch.stack([x[..., left][..., ::self.stride[1]] for left in lefts], 3)     # (B, G, Ci/G, kw, H + …, W')
+        read = [ready_to_flatten(x[..., top, :][..., ::self.stride[0], :]) for top in tops]
+        y = reduce(torch.add, (weight[..., row, :].flatten(3) @ part.flatten(4).flatten(2, 3)
+                               for row, part in enumerate(read)))
+        y = y.flatten(1, 2).unflatten(2, read[0].shape[4:])
         return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
 
 

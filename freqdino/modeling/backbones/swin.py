@@ -84,7 +84,7 @@ class D2SwinTransformer(FreezableBackbone, SwinTransformer):
             x = x + F.interpolate(self.absolute_pos_embed, size=x.shape[2:], mode="bicubic")
         grid, x, maps = tuple(x.shape[2:]), x.flatten(2).transpose(1, 2), {}
         for index, layer in enumerate(self.layers):
-            mask = shifted_window_mask(grid, layer.window_size, layer.shift_size, x.device)
+            mask = shifted_window_mask(grid, layer.window_size, layer.shift_size, x)
             for block in layer.blocks:
                 if isinstance(block, FrequencySwinBlock):
                     block.H, block.W = grid

@@ -9,11 +9,16 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling.backbone.swin import SwinTransformerBlock, WindowAttention
+from detectron2.modeling.backbone.swin import (
+    SwinTransformerBlock,
+    WindowAttention,
+    window_partition,
+    window_reverse,
+)
 from torch import Tensor
 
 from freqdino.modeling.backbones.token_block import TokenBlock, to_fdlinear
-from freqdino.ops.modules import is_exported, ready_to_flatten
+from freqdino.ops.modules import is_exported
 
 
 class MapWindowAttention(WindowAttention):
@@ -42,10 +47,16 @@ class MapWindowAttention(WindowAttention):
 def attend_on_map(attention: WindowAttention, x: Tensor, grid: tuple[int, int], mask: Tensor, *, shift: int,
                   invert: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None) -> Tensor:
     """What `MapWindowAttention` computes, with the parameters of an attention of either class."""
-    projected = attention.qkv(x)
-    windows = to_windows(attention, projected, grid, shift)
-    attended = from_windows(attend(attention, windows, mask if shift else None, x.shape[0]), x.shape[0],
-                            attention.window_size[0], grid, shift)
+    projected, side, images = attention.qkv(x), attention.window_size[0], x.shape[0]
+    if is_exported():
+        windows = gathered_windows(attention, projected, grid, shift)
+    else:
+        windows = to_windows(attention, projected, grid, shift)
+    attended = attend(attention, windows, mask if shift else None, images)
+    if is_exported():
+        attended = attended.view(images, -1, attended.shape[-1]).index_select(1, places_of_tokens(grid, side, shift, x))
+    else:
+        attended = from_windows(attended, side, grid, shift)
     if invert is not None:
         attended = invert(projected.chunk(3, dim=-1)[2], attended, x)
     return attention.proj_drop(attention.proj(attended))
@@ -67,54 +78,72 @@ def to_windows(attention: WindowAttention, projected: Tensor, grid: tuple[int, i
     """(B, N, 3C) to (B·W, S², 3C), padded at the right and bottom with what a token of zeros is projected to."""
     height, width = grid
     side = attention.window_size[0]
-    rows, columns = window_counts(grid, side)
-    padded = F.pad(projected.unflatten(1, grid), (0, 0, 0, columns * side - width, 0, rows * side - height))
+    padded = F.pad(projected.unflatten(1, grid), (0, 0, 0, -width % side, 0, -height % side))
     if attention.qkv.bias is not None:
-        if is_exported():       # without writing, and for sizes that may be symbols
-            inside = ((torch.arange(rows * side, device=projected.device) < height)[:, None, None]
-                      & (torch.arange(columns * side, device=projected.device) < width)[:, None])
-            padded = torch.where(inside, padded, attention.qkv.bias)
-        else:
-            padded[:, height:] = attention.qkv.bias
-            padded[:, :, width:] = attention.qkv.bias
+        padded[:, height:] = attention.qkv.bias
+        padded[:, :, width:] = attention.qkv.bias
     if shift:
         padded = padded.roll((-shift, -shift), dims=(1, 2))
-    return partitioned(padded, rows, columns, side)
+    return window_partition(padded, side).flatten(1, 2)
 
 
-def from_windows(windows: Tensor, images: int, side: int, grid: tuple[int, int], shift: int) -> Tensor:
+def from_windows(windows: Tensor, side: int, grid: tuple[int, int], shift: int) -> Tensor:
     """(B·W, S², C) to (B, N, C), without the padding."""
     height, width = grid
-    rows, columns = window_counts(grid, side)
-    padded = windows.view(images, rows, columns, side, side, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    padded = window_reverse(windows, side, height + -height % side, width + -width % side)
     if shift:
         padded = padded.roll((shift, shift), dims=(1, 2))
-    return ready_to_flatten(padded[:, :height, :width]).flatten(1, 2)
+    return padded[:, :height, :width].flatten(1, 2)
 
 
-def partitioned(maps: Tensor, rows: int, columns: int, side: int) -> Tensor:
-    """Maps (B, rows · S, columns · S, C) to their windows (B·W, S², C)."""
-    images, channels = maps.shape[0], maps.shape[-1]
-    by_window = maps.view(images, rows, side, columns, side, channels).transpose(2, 3)
-    return by_window.reshape(images * rows * columns, side * side, channels)
+def gathered_windows(attention: WindowAttention, projected: Tensor, grid: tuple[int, int], shift: int) -> Tensor:
+    """`to_windows` by one gather, for sizes that may be symbols: padding and shifting in windows would tie a graph to
+    whether there is any."""
+    height, width = grid
+    images, tokens, channels = projected.shape
+    side = attention.window_size[0]
+    outside = projected.new_zeros(channels) if attention.qkv.bias is None else attention.qkv.bias
+    sources = []
+    for size in grid:
+        place = window_places(size, side, projected)
+        length = place.numel()
+        place = place + shift
+        sources.append(torch.where(place < length, place, place - length))      # (windows, S)
+    rows, columns = sources[0][:, None, :, None], sources[1][:, None]           # broadcast to (windows, windows, S, S)
+    source = torch.where((rows < height) & (columns < width), rows * width + columns, tokens)
+    table = torch.cat([projected, outside.expand(images, 1, channels)], 1)
+    return table.index_select(1, source.flatten()).view(-1, side * side, channels)
 
 
-def window_counts(grid: tuple[int, int], side: int) -> tuple[int, int]:
-    """How many windows, rounded up, a map of a size has along its height and its width."""
-    return (grid[0] + side - 1) // side, (grid[1] + side - 1) // side
+def places_of_tokens(grid: tuple[int, int], side: int, shift: int, like: Tensor) -> Tensor:
+    """Where the tokens of a map are among the tokens of its windows, one window after the other: (N,)."""
+    (row, rest_row, _), (column, rest_column, columns) = (places_on_axis(size, side, shift, like) for size in grid)
+    window = row[:, None] * columns + column
+    return ((window * side + rest_row[:, None]) * side + rest_column).flatten()
 
 
-def shifted_window_mask(grid: tuple[int, int], side: int, shift: int, device: torch.device) -> Tensor:
+def places_on_axis(size: int, side: int, shift: int, like: Tensor) -> tuple[Tensor, Tensor, int]:
+    """For each row (or column) of a map its window and its place in that, and how many windows there are."""
+    windows = (size + side - 1) // side
+    place = torch.arange(size, device=like.device) - shift
+    place = torch.where(place < 0, place + windows * side, place)
+    return place // side, place % side, windows
+
+
+def window_places(size: int, side: int, like: Tensor) -> Tensor:
+    """0, 1, … along an axis of windows that cover ``size``: (windows, S)."""
+    start = torch.arange((size + side - 1) // side, device=like.device) * side
+    return start[:, None] + torch.arange(side, device=like.device)
+
+
+def shifted_window_mask(grid: tuple[int, int], side: int, shift: int, like: Tensor) -> Tensor:
     """What Detectron2's stage makes of a size, for sizes that may be symbols: (W, S², S²), -100 between tokens that a
     shifted window brings together across the map's border, else 0."""
-    rows, columns = window_counts(grid, side)
-
-    def regions(length: int) -> Tensor:
-        place = torch.arange(length, device=device)
-        return (place >= length - side).long() + (place >= length - shift).long()
-
-    region = 3 * regions(rows * side)[:, None] + regions(columns * side)
-    region = partitioned(region[None, ..., None], rows, columns, side).squeeze(2)
+    regions = []
+    for size in grid:
+        place = window_places(size, side, like)
+        regions.append((place >= place.numel() - side).long() + (place >= place.numel() - shift).long())
+    region = (3 * regions[0][:, None, :, None] + regions[1][:, None]).view(-1, side * side)
     return -100.0 * (region[:, None] != region[:, :, None])
 
 
