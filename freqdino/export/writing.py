@@ -20,6 +20,7 @@ from freqdino.export.description import KEY, Description
 from freqdino.export.graph import INPUTS, WholeModel, recorded_tokens, token_decoder
 from freqdino.export.runtime import EXTRA_FILE, ONNX, PROGRAM, ExportedModel
 from freqdino.export.verification import Comparison, smooth_pictures, verify
+from freqdino.ops.modules import sizes_left_open
 
 FORMATS = {"onnx": ONNX, "torch-export": PROGRAM}
 OPSETS = (18, 19, 20)
@@ -137,7 +138,7 @@ def trace(whole: WholeModel, least: int, input_size: tuple[int, int] | None,
     if input_size is None:
         dynamic[2], dynamic[3] = (Dim(name, min=least, max=LARGEST_INPUT) for name in ("height", "width"))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), sizes_left_open():
             return torch.export.export(whole, (image, torch.tensor([height + 3, width + 7])),
                                        dynamic_shapes=(dynamic, None), strict=False)
     except Exception as error:      # torch.export's own have no common base

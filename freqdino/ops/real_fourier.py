@@ -1,14 +1,19 @@
 """Real Fourier transforms as products with matrices of cosines and sines, for graphs without complex numbers.
 
 ONNX has no inverse real transform of two dimensions, and torch.export no real transform of open sizes. A product takes
-n multiplications an element where a transform takes log n; every length may be a symbol.
+n multiplications an element where a transform takes log n, and about 2·√n in two steps; every length may be a symbol.
 
 n: length of an axis, m = n // 2 + 1: coefficients of its real transform.
 """
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from freqdino.ops.modules import ready_to_flatten
+
+SHORT = 48      # below, one product is as fast as two
 
 
 def waves(like: Tensor, rows: int, columns: int, length: int) -> tuple[Tensor, Tensor]:
@@ -33,11 +38,47 @@ def mirror_weights(like: Tensor, length: int) -> Tensor:
 def inverse_real_transform(real: Tensor, imaginary: Tensor, columns: int) -> Tensor:
     """``torch.fft.irfft2`` of (…, R, m) coefficients for maps of m = columns // 2 + 1: (…, R, columns)."""
     rows, half = real.shape[-2:]
-    cosines, sines = waves(real, rows, rows, rows)
-    along, across = cosines @ real - sines @ imaginary, sines @ real + cosines @ imaginary
-    weights = (mirror_weights(real, columns) / (rows * columns))[:, None]
-    cosines, sines = waves(real, half, columns, columns)
-    return along @ (weights * cosines) - across @ (weights * sines)
+    # The parts as one tensor, whose leading axes are never as few as one: of one image matmul computes otherwise.
+    parts = inverse_transform(torch.stack((real, imaginary)))
+    parts = (parts * (mirror_weights(real, columns) / (rows * columns))).mT
+    if balanced_factors(columns)[0] > 1:
+        return inverse_transform(F.pad(parts, (0, 0, 0, columns - half)))[0].mT
+    cosines, sines = waves(real, columns, half, columns)
+    return ((cosines @ parts)[0] - (sines @ parts)[1]).mT
+
+
+def inverse_transform(parts: Tensor) -> Tensor:
+    """``torch.fft.ifft`` along R, times R, of real and imaginary parts (2, …, R, C); of a long R in two steps.
+
+    R = p·q: of the coefficient k = b·p + a the element n = c·q + d has the share exp(2πi (b·d/q + a·d/R + a·c/p)).
+    Source: Cooley and Tukey, An algorithm for the machine calculation of complex Fourier series, 1965.
+    """
+    rows = parts.shape[-2]
+    p, q = balanced_factors(rows)
+    if p == 1:
+        return _turned(parts, *waves(parts, rows, rows, rows))
+    parts = ready_to_flatten(parts).unflatten(-2, (q, p)).transpose(-3, -2)                 # (2, …, a, b, C)
+    parts = _turned(parts, *waves(parts, q, q, q))                                          # (2, …, a, d, C)
+    cosines, sines = (wave[..., None] for wave in waves(parts, p, q, rows))
+    real, imaginary = parts.unbind(0)
+    parts = torch.stack((real * cosines - imaginary * sines, real * sines + imaginary * cosines))
+    parts = _turned(parts.transpose(-3, -2), *waves(parts, p, p, p))                        # (2, …, d, c, C)
+    return ready_to_flatten(parts.transpose(-3, -2)).flatten(-3, -2)
+
+
+def _turned(parts, cosines, sines):
+    """The product of a complex matrix with parts (2, …, R, C)."""
+    (real, imaginary), (other_real, other_imaginary) = (cosines @ parts).unbind(0), (sines @ parts).unbind(0)
+    return torch.stack((real - other_imaginary, other_real + imaginary))
+
+
+def balanced_factors(length: int) -> tuple[int, int]:
+    """Two factors of a length, the smaller first, as near to each other as can be; 1 and the length of a short one, a
+    prime one and a symbol."""
+    if not isinstance(length, int) or length < SHORT:
+        return 1, length
+    smaller = next(factor for factor in range(math.isqrt(length), 0, -1) if length % factor == 0)
+    return smaller, length // smaller
 
 
 def real_transform(x: Tensor) -> tuple[Tensor, Tensor]:
