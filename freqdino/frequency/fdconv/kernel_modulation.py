@@ -77,7 +77,7 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
     They stay as they were then, in training too, where torch's own layer raises an error. A SyncBatchNorm has those of
     the other processes.
     """
-    if x.shape[0] != 1 or not norm.training or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+    if not norm.training or x.shape[0] != 1 or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return norm(x)
     if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized() \
             and torch.distributed.get_world_size(norm.process_group) > 1:
