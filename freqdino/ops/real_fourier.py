@@ -34,7 +34,9 @@ def inverse_real_transform(real: Tensor, imaginary: Tensor, columns: int) -> Ten
     """``torch.fft.irfft2`` of (…, R, m) coefficients for maps of m = columns // 2 + 1: (…, R, columns)."""
     rows, half = real.shape[-2:]
     cosines, sines = waves(real, rows, rows, rows)
-    along, across = cosines @ real - sines @ imaginary, sines @ real + cosines @ imaginary
+    parts = torch.stack((real, imaginary), -3)      # as one, of which there are never as few as one
+    (by_cosines, minus), (plus, by_sines) = ((wave @ parts).unbind(-3) for wave in (cosines, sines))
+    along, across = by_cosines - by_sines, plus + minus
     weights = (mirror_weights(real, columns) / (rows * columns))[:, None]
     cosines, sines = waves(real, half, columns, columns)
     return along @ (weights * cosines) - across @ (weights * sines)

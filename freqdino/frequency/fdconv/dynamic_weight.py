@@ -26,7 +26,7 @@ from freqdino.frequency.fdconv.modulated_weight import Modulation, modulated_wei
 from freqdino.frequency.fdconv.plain_weight import PlainWeight, cannot_be_computed_with
 from freqdino.ops.autocast import autocast_type, without_autocast
 from freqdino.ops.blocking import by_pieces, place_bytes
-from freqdino.ops.modules import DerivedBuffers, is_recorded, overwrites
+from freqdino.ops.modules import DerivedBuffers, is_recorded, overwrites, ready_to_flatten
 
 MODULATION = ("KSM_Global", "KSM_Local", "FBM")
 
@@ -138,7 +138,7 @@ class DynamicWeight(DerivedBuffers):
 
     def local_factors(self, pooled: Tensor) -> Iterator[Tensor]:
         """KSM_Local's U (B·G, R/G, D) and V (B·G, D, K)."""
-        return (each.flatten(0, 1) for each in self.KSM_Local(pooled))
+        return (ready_to_flatten(each).flatten(0, 1) for each in self.KSM_Local(pooled))
 
     def image_weights(self, pooled: Tensor, logits: Tensor, dtype: torch.dtype) -> Tensor:
         """The weight of each image: (B, Co, Ci/G, kh, kw), of type ``dtype``. pooled: (B, Ci), logits: KSM_Global's."""

@@ -19,6 +19,7 @@ from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_choice
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.star_relu import StarReLU
+from freqdino.ops.modules import ready_to_flatten
 
 # Standard deviation of the weights of a head that starts neutral: not zero, so that gradients pass it from the first
 # step. The published 1e-6 is too much for a network whose features are large, such as a deep one whose normalisations
@@ -141,7 +142,7 @@ class KSMGlobal(nn.Module):
 
     def factors(self, logits: Tensor) -> KernelFactors:
         parts = (self.multiple * logits[:, :-self.kernel_fc.out_channels].sigmoid()).split(self.counts()[:3], 1)
-        return KernelFactors(*(part if part.shape[1] else None for part in parts))
+        return KernelFactors(*(ready_to_flatten(part) if part.shape[1] else None for part in parts))
 
     def gains(self, logits: Tensor, scale: float) -> Tensor:
         """The factors of the n groups (B, n), times ``scale``."""
