@@ -102,7 +102,7 @@ def ms_deform_attn_reference(
 def check_arguments(
     value: Tensor, spatial_shapes: SpatialShapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> tuple[tuple[int, int], ...]:
-    """The levels' (H, W) as Python integers, or torch.export's symbols, after holding all arguments against each other."""
+    """The levels' (H, W) as integers, Python's or torch.export's symbols, after holding all arguments together."""
     for name, tensor, rank, layout in (
         ("value", value, 4, "(B, ΣHW, heads, channels)"),
         ("sampling_locations", sampling_locations, 6, "(B, Q, heads, levels, points, 2)"),

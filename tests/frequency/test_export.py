@@ -7,7 +7,7 @@ from helpers.exporting import IMAGES, assert_near, export, loaded, off_its_start
 
 MAP = {0: IMAGES, **sides(1, least=2)}
 TWICE = {0: IMAGES, **sides(2, least=2)}
-TOKENS = {0: IMAGES, 1: torch.export.Dim("tokens", min=1, max=4096)}
+TOKENS = {0: IMAGES, 1: torch.export.Dim("tokens", min=2, max=4096)}
 # What makes the module; sizes of its inputs, which of them are open; others that the same graph is to serve.
 CASES = {
     "FDConv": (lambda: FDConv(20, 24, 3, padding=1, kernel_num=4), [(2, 20, 9, 10)], [MAP],

@@ -20,7 +20,7 @@ from freqdino.frequency.argument_checks import check_choice, check_counts, check
 from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler, joint_conv
 from freqdino.ops.backends import HasOperators
 from freqdino.ops.carafe import TRITON, carafe
-from freqdino.ops.modules import is_recorded, kept_whole, with_zero_gradients
+from freqdino.ops.modules import is_exported, is_recorded, kept_whole, with_zero_gradients
 
 UPSAMPLE_MODES = ("nearest", "bilinear", "bicubic")
 
@@ -200,9 +200,10 @@ class FreqFusion(HasOperators, nn.Module):
         return filters, hr, with_zero_gradients(lr.sum() + lr.new_empty(0, self.lr_channels, *size), self)
 
     def _fuse(self, hr: Tensor, lr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # A pixel's channels side by side in memory are what filters, similarities and samples read.
-        hr = hr.contiguous(memory_format=torch.channels_last)
-        lr = extend(lr, hr.shape[2:]).contiguous(memory_format=torch.channels_last)
+        lr = extend(lr, hr.shape[2:])
+        if not is_exported():       # a graph would be tied to how the maps lie in memory
+            # A pixel's channels side by side in memory are what filters, similarities and samples read.
+            hr, lr = (feat.contiguous(memory_format=torch.channels_last) for feat in (hr, lr))
         h, l = self.hr_channel_compressor(hr), self.lr_channel_compressor(lr)
         h, lowpass_logits, highpass_logits = self._initial_fusion(h, l)
 

@@ -161,8 +161,8 @@ def sample_bilinear(features: Tensor, x: Tensor, y: Tensor) -> Tensor:
     x = x.permute(0, 2, 3, 1).clamp(0, width - 1)
     y = y.permute(0, 2, 3, 1).clamp(0, height - 1)
     # Clamped again as integers: a position that is not a number gives a result that is not one, no index out of range.
-    left, top = x.detach().int().clamp_(0, width - 1), y.detach().int().clamp_(0, height - 1)
-    right, bottom = (left + 1).clamp_(max=width - 1), (top + 1).clamp_(max=height - 1)
+    left, top = x.detach().int().clamp(0, width - 1), y.detach().int().clamp(0, height - 1)
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
     to_right, down = x - left, y - top
     weights = torch.stack([(1 - to_right) * (1 - down), to_right * (1 - down),
                            (1 - to_right) * down, to_right * down], dim=-1)
