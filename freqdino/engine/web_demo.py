@@ -28,6 +28,7 @@ from freqdino.visualization.drawing import choose_task, predicted_tasks
 ADDRESS = "127.0.0.1"
 TITLE = "FreqDINO"
 FONTS, FIXED_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
+ALTERNATIVE = "the picture with what is predicted drawn into it"       # read out in place of the drawing
 COLUMNS: dict[str, Any] = {"id": "number", "class": "str", "score": "str", "box": "str", "area": "number"}
 PROBE = (64, 64, 3)         # of the picture that shows what a model predicts
 TABS_KEPT = 20              # of so many tabs the results stay in memory, each with its masks
@@ -172,7 +173,7 @@ def build_page(predictor: Predictor, examples: Sequence[Path], folder: Path, *, 
                                    info="a semantic map has none", interactive=tasks[0] != "semantic")
             with gr.Column(scale=2):
                 drawing = gr.Image(label="Prediction", interactive=False, format="png", height=480,
-                                   buttons=["download", "fullscreen"])
+                                   buttons=["download", "fullscreen"], alt_text=ALTERNATIVE)
                 line = gr.Markdown(NO_RESULT)
                 table = gr.Dataframe(headers=list(COLUMNS), datatype=list(COLUMNS.values()), type="array",
                                      interactive=False, label="box: x0, y0, x1, y1; area: pixels")
