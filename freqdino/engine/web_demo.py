@@ -160,7 +160,7 @@ def build_page(predictor: Predictor, examples: Sequence[Path], folder: Path, *, 
         return seen.picture, seen.line, seen.rows, gr.DownloadButton(value=archive, interactive=True), slider
 
     tasks = tasks_of(predictor, task)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CLEANING, KEPT)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CLEANING, KEPT), fill_width=True) as page:
         page.state_session_capacity = TABS_KEPT
         kept = gr.State(time_to_live=KEPT)
         with gr.Row():
@@ -177,7 +177,7 @@ def build_page(predictor: Predictor, examples: Sequence[Path], folder: Path, *, 
                 line = gr.Markdown(NO_RESULT)
                 table = gr.Dataframe(headers=list(COLUMNS), datatype=list(COLUMNS.values()), type="array",
                                      interactive=False, label="box: x0, y0, x1, y1; area: pixels")
-                download = gr.DownloadButton("Masks (PNG) and results (JSON) in a ZIP", interactive=False)
+                download = gr.DownloadButton("Masks and results (ZIP)", variant="primary", interactive=False)
         # Not preprocessed: the predictor opens the file, as any other, and says what is wrong with it.
         picture.change(forget, None, kept, api_visibility="private").then(
             run, picture, kept, preprocess=False, concurrency_limit=1, api_visibility="private")

@@ -3,6 +3,7 @@ import importlib.util
 import io
 import json
 import shutil
+import socket
 import sys
 import time
 import zipfile
@@ -31,10 +32,10 @@ def note_connection(event, arguments):
 
 @pytest.fixture
 def watched_process(monkeypatch):
-    if not connections and not watching:
-        sys.addaudithook(note_connection)
-    connections.clear()
+    sys.addaudithook(note_connection)
     monkeypatch.setattr(sys.modules[__name__], "watching", [True])
+    socket.getaddrinfo("127.0.0.1", 80)
+    assert connections.pop()[0] == "127.0.0.1"      # so it would be noticed
 
 
 @pytest.fixture
@@ -78,15 +79,13 @@ class Page:
             self.tab.wait_for_timeout(50)
         assert self.rows() == expected
 
-    def move_slider(self, steps):
-        slider = self.tab.get_by_role("slider")
-        slider.focus()
-        for _ in range(abs(steps)):
-            slider.press("ArrowLeft" if steps < 0 else "ArrowRight")
+    def press_slider(self, key, times=1):
+        for _ in range(times):
+            self.tab.get_by_role("slider").press(key)
 
     def download(self):
         with self.tab.expect_download() as waiting:
-            self.tab.get_by_text("Masks (PNG)").click()
+            self.tab.get_by_text("Masks and results").click()
         with zipfile.ZipFile(waiting.value.path()) as archive:
             return {name: archive.read(name) for name in archive.namelist()}
 
@@ -112,6 +111,10 @@ def test_page_in_a_browser(project, monkeypatch, capsys, watched_process):
             (tab, seen), (other_tab, seen_by_other) = open_tab(1200, 900), open_tab(1200, 900)
             notes.extend([address, seen, seen_by_other])
             see_everything(Page(tab, address), Page(other_tab, address), project)
+            tab, _ = open_tab(1200, 900)
+            elsewhere = address.replace("127.0.0.1", "localhost")       # another origin
+            Page(tab, address)
+            assert tab.evaluate(f"fetch('{elsewhere}/theme.css').then(() => 'there', () => 'forbidden')") == "forbidden"
 
     monkeypatch.setattr(demo, "wait_for_ctrl_c", visit)
     assert serve(project, "--input", project / "images" / "a.png") == 0
@@ -138,7 +141,7 @@ def see_everything(page, other, project):
     other.upload(project / "wide.png")      # another visitor's picture: results do not mix
     other.wait_for("60 x 20 pixels")
 
-    page.move_slider(-15)                   # to 0.35
+    page.press_slider("ArrowLeft", 15)      # to 0.35
     page.wait_for("2 shown")
     page.wait_for_rows([cat, sky])
     left, right = colored(page.picture())
@@ -147,7 +150,7 @@ def see_everything(page, other, project):
 
     page.tab.get_by_label("instance").check()
     page.wait_for_rows([["1", "cat", "0.90", "0, 0, 0, 0", "600"], ["2", "cat", "0.40", "0, 0, 0, 0", "600"]])
-    page.move_slider(65)                    # to 1
+    page.press_slider("End")                # to 1
     page.wait_for("nothing reaches the threshold")
     page.wait_for_rows([])
     assert max(colored(page.picture())) < 0.1
