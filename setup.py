@@ -64,6 +64,7 @@ setup(
         "gpu": ["deformops>=3.0; python_version >= '3.12' and python_version < '3.14' and sys_platform == 'linux'"],
         "cityscapes": ["cityscapesscripts>=2.2"],
         "trackers": ["mlflow>=3.0"],
+        "web": ["gradio>=6.31"],
         "test": ["pytest>=7", "safetensors>=0.4", "playwright>=1.40"],
     },
 )

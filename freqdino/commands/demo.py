@@ -41,7 +41,7 @@ from freqdino.errors import Stopped
 TASKS = ("panoptic", "instance", "semantic")    # the richest first
 PORT, LAST_PORT = 7860, 65535       # the first is Gradio's own
 EXAMPLES = 12       # pictures to try in the web page, unless --max-images says how many
-SAMPLE_SCENES = ([1, 1], [1, 2], [1, 3])        # of the sample set's pictures to evaluate on, which no model has learnt
+SAMPLE_SCENES = ([1, 1], [1, 2], [1, 3])        # of the sample set, pictures to evaluate on
 COMPLETE = 0.9      # share of the frames announced with which a video is whole: some files only estimate their number
 
 

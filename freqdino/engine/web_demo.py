@@ -31,13 +31,13 @@ FONTS, FIXED_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 ALTERNATIVE = "the picture with what is predicted drawn into it"       # read out in place of the drawing
 COLUMNS: dict[str, Any] = {"id": "number", "class": "str", "score": "str", "box": "str", "area": "number"}
 PROBE = (64, 64, 3)         # of the picture that shows what a model predicts
-TABS_KEPT = 20              # of so many tabs the results stay in memory, each with its masks
+TABS_KEPT = 8               # of so many tabs results stay in memory: those of a large picture are gigabytes
 KEPT, CLEANING = 3600, 600  # seconds that results and files stay, and between two removals of old files
 STARTING, POLL = 30, 0.01   # seconds that the server may take, and between two looks whether it is there
 LEAST_EDGE = 640            # pixels of a drawing's longer edge: names would cover a smaller one
 NO_RESULT = "No picture yet, or one of long ago: choose one."
 # Gradio's scripts and styles stand in the page, in part; a picture that was just chosen is a blob.
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import sys
+import tempfile
 import time
 import zipfile
 
@@ -40,7 +41,9 @@ def watched_process(monkeypatch):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))     # the command sets it where nobody has
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.delenv("GRADIO_TEMP_DIR")       # the command sets it, which ends with the test
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return demo_project(tmp_path)
 
 
@@ -110,6 +113,7 @@ def test_page_in_a_browser(project, monkeypatch, capsys, watched_process):
         with chromium() as open_tab:
             (tab, seen), (other_tab, seen_by_other) = open_tab(1200, 900), open_tab(1200, 900)
             notes.extend([address, seen, seen_by_other])
+            assert list(project.glob("freqdino_demo_*"))
             see_everything(Page(tab, address), Page(other_tab, address), project)
             tab, _ = open_tab(1200, 900)
             elsewhere = address.replace("127.0.0.1", "localhost")       # another origin
@@ -118,6 +122,7 @@ def test_page_in_a_browser(project, monkeypatch, capsys, watched_process):
 
     monkeypatch.setattr(demo, "wait_for_ctrl_c", visit)
     assert serve(project, "--input", project / "images" / "a.png") == 0
+    assert not list(project.glob("freqdino_demo_*"))        # nor stays anything that was uploaded
     address, *seen = notes
     assert address.startswith("http://127.0.0.1:")
     for tab in seen:
