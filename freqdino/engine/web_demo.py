@@ -112,7 +112,7 @@ def view(prediction: Prediction, *, task: str, threshold: float, scale: float) -
     result = prediction.result
     shown = what_is_shown(result, task=task, threshold=threshold)
     height, width = result.image.shape[:2]
-    count = f"{len(shown)} shown" if shown else "nothing reaches the threshold"
+    count = f"{len(shown)} shown" if task == "semantic" else f"{len(shown) or 'none'} at {threshold:g} or above"
     scale = max(scale, LEAST_EDGE / max(height, width))
     return View(picture=result.draw(threshold=threshold, task=task, scale=scale),
                 line=f"{width} x {height} pixels, predicted in {prediction.seconds:.2f} s: {count}",

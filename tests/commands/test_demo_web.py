@@ -136,7 +136,7 @@ def see_everything(page, other, project):
     cat, sky = ["1", "cat", "0.90", "0, 0, 20, 30", "600"], ["2", "sky", "0.40", "20, 0, 40, 30", "600"]
     page.upload(project / "images" / "b.png")
     page.wait_for("40 x 30 pixels")
-    page.wait_for("1 shown")
+    page.wait_for("1 at 0.5 or above")
     page.wait_for_rows([cat])
     drawn = page.picture()
     assert drawn.shape == (480, 640, 3)
@@ -146,8 +146,8 @@ def see_everything(page, other, project):
     other.upload(project / "wide.png")      # another visitor's picture: results do not mix
     other.wait_for("60 x 20 pixels")
 
-    page.press_slider("ArrowLeft", 15)      # to 0.35
-    page.wait_for("2 shown")
+    page.press_slider("ArrowLeft", 15)
+    page.wait_for("2 at 0.35 or above")
     page.wait_for_rows([cat, sky])
     left, right = colored(page.picture())
     assert left > 0.9 and right > 0.9
@@ -155,8 +155,8 @@ def see_everything(page, other, project):
 
     page.tab.get_by_label("instance").check()
     page.wait_for_rows([["1", "cat", "0.90", "0, 0, 0, 0", "600"], ["2", "cat", "0.40", "0, 0, 0, 0", "600"]])
-    page.press_slider("End")                # to 1
-    page.wait_for("nothing reaches the threshold")
+    page.press_slider("End")
+    page.wait_for("none at 1 or above")
     page.wait_for_rows([])
     assert max(colored(page.picture())) < 0.1
     page.tab.get_by_label("semantic").check()

@@ -41,14 +41,15 @@ def test_a_model_that_predicts_nothing(project, monkeypatch):
         tasks_of(predictor, None)
 
 
-@pytest.mark.parametrize(("task", "rows"), [
-    ("panoptic", [[1, "cat", "0.90", "0, 0, 20, 30", 600]]), ("instance", [[1, "cat", "0.90", "0, 0, 0, 0", 600]]),
-    ("semantic", [[1, "cat", "", "0, 0, 20, 30", 600], [2, "sky", "", "20, 0, 40, 30", 600]])])
-def test_each_task_of_a_model_that_predicts_it_alone(project, task, rows):
+@pytest.mark.parametrize(("task", "count", "rows"), [
+    ("panoptic", "1 at 0.5 or above", [[1, "cat", "0.90", "0, 0, 20, 30", 600]]),
+    ("instance", "1 at 0.5 or above", [[1, "cat", "0.90", "0, 0, 0, 0", 600]]),
+    ("semantic", "2 shown", [[1, "cat", "", "0, 0, 20, 30", 600], [2, "sky", "", "20, 0, 40, 30", 600]])])
+def test_each_task_of_a_model_that_predicts_it_alone(project, task, count, rows):
     prediction = predict(predictor_of(project, task), str(project / "images" / "a.png"))
     seen = view(prediction, task=task, threshold=0.5, scale=1)
     assert seen.rows == rows
-    assert seen.line.startswith("40 x 30 pixels, predicted in ") and seen.line.endswith(f" s: {len(rows)} shown")
+    assert seen.line.startswith("40 x 30 pixels, predicted in ") and seen.line.endswith(f" s: {count}")
     assert seen.picture.size == (640, 480)      # a small picture is enlarged for its labels
     with zipfile.ZipFile(io.BytesIO(seen.archive)) as archive:
         assert list(json.loads(archive.read("result.json"))) == [
@@ -65,7 +66,7 @@ def test_a_large_picture_keeps_its_size(project):
 def test_nothing_above_the_threshold(project):
     prediction = predict(predictor_of(project), str(project / "images" / "a.png"))
     seen = view(prediction, task="panoptic", threshold=0.95, scale=1)
-    assert seen.rows == [] and seen.line.endswith("nothing reaches the threshold")
+    assert seen.rows == [] and seen.line.endswith(" s: none at 0.95 or above")
     with zipfile.ZipFile(io.BytesIO(seen.archive)) as archive:
         assert not np.asarray(Image.open(io.BytesIO(archive.read("masks.png")))).any()
 
