@@ -65,8 +65,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="instances and panoptic segments with a lower score are not drawn (default 0.5); a "
                              "semantic map is drawn as it is. Segments below the model's own OBJECT_MASK_THRESHOLD "
                              "under TEST are not even predicted")
-    parser.add_argument("--max-images", type=int, help="stop after this number of images or frames; of the web "
-                                                               f"page's examples, default {EXAMPLES}")
+    parser.add_argument("--max-images", type=int, help="stop after this number of images or frames; of the page's "
+                                                               f"examples there are at most {EXAMPLES} otherwise")
     parser.add_argument("--processes", type=int, default=1, help="share the images among this number of processes")
     parser.add_argument("--scale", type=float, default=1.0, help="enlarge the pictures, or labels cover small ones")
     parser.add_argument("--with-ground-truth", action="store_true", help="ground truth on the left; needs --dataset")

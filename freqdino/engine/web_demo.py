@@ -178,9 +178,11 @@ def build_page(predictor: Predictor, examples: Sequence[Path], folder: Path, *, 
                 table = gr.Dataframe(headers=list(COLUMNS), datatype=list(COLUMNS.values()), type="array",
                                      interactive=False, label="box: x0, y0, x1, y1; area: pixels")
                 download = gr.DownloadButton("Masks and results (ZIP)", variant="primary", interactive=False)
-        # Not preprocessed: the predictor opens the file, as any other, and says what is wrong with it.
+        # Not preprocessed: the predictor opens the file, as any other, and says what is wrong with it. A picture that
+        # is chosen while another is predicted waits for it, and where it then fails the other's result is not left.
         picture.change(forget, None, kept, api_visibility="private").then(
-            run, picture, kept, preprocess=False, concurrency_limit=1, api_visibility="private")
+            run, picture, kept, preprocess=False, concurrency_limit=1, trigger_mode="always_last",
+            api_visibility="private").failure(forget, None, kept, api_visibility="private")
         # One at a time: matplotlib is not made for several threads.
         gr.on([kept.change, chosen.input, slider.input], show, [kept, chosen, slider],
               [drawing, line, table, download, slider], concurrency_limit=1, trigger_mode="always_last",

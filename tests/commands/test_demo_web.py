@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 
@@ -15,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from freqdino.commands import demo
-from freqdino.engine import artist
+from freqdino.engine import artist, web_demo
 from freqdino.engine.web_demo import listen
 from helpers.browser import chromium
 from helpers.demo_project import demo_project, run
@@ -114,7 +115,9 @@ def test_page_in_a_browser(project, monkeypatch, capsys, watched_process):
             (tab, seen), (other_tab, seen_by_other) = open_tab(1200, 900), open_tab(1200, 900)
             notes.extend([address, seen, seen_by_other])
             assert list(project.glob("freqdino_demo_*"))
-            see_everything(Page(tab, address), Page(other_tab, address), project)
+            see_everything(page := Page(tab, address), other := Page(other_tab, address), project)
+            choose_another_meanwhile(other, project, monkeypatch)
+            page.wait_for_rows([["1", "cat", "", "0, 0, 20, 30", "600"], ["2", "sky", "", "20, 0, 40, 30", "600"]])
             tab, _ = open_tab(1200, 900)
             elsewhere = address.replace("127.0.0.1", "localhost")       # another origin
             Page(tab, address)
@@ -165,12 +168,30 @@ def see_everything(page, other, project):
     assert page.tab.get_by_role("slider").is_disabled()
 
     other.wait_for_rows([["1", "cat", "0.90", "0, 0, 30, 20", "600"]])
-    other.upload(project / "broken.png")
-    other.wait_for("image file broken.png cannot be read")
-    other.wait_for("No picture yet")
-    other.tab.locator("button:has(img)").last.click()       # the example
+    other.tab.locator("img[src$='/a.png']").click()         # the example
     other.wait_for("40 x 30 pixels")
     other.wait_for_rows([cat])
+
+
+def choose_another_meanwhile(page, project, monkeypatch):
+    """A picture that cannot be read, while another one is predicted: nothing of that one is left."""
+    begun, go_on, predict = threading.Event(), threading.Event(), web_demo.predict
+
+    def predict_slowly(predictor, path):
+        if path.endswith("wide.png"):
+            begun.set()
+            assert go_on.wait(PATIENCE / 1000)
+        return predict(predictor, path)
+
+    monkeypatch.setattr(web_demo, "predict", predict_slowly)
+    page.upload(project / "wide.png")
+    assert begun.wait(PATIENCE / 1000)
+    page.upload(project / "broken.png")
+    page.tab.wait_for_timeout(500)
+    go_on.set()
+    page.wait_for("image file broken.png cannot be read")
+    page.wait_for("No picture yet")
+    page.wait_for_rows([])
 
 
 def check_files(files):
