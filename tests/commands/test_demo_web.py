@@ -106,33 +106,30 @@ def test_page_in_a_browser(project, monkeypatch, capsys, watched_process):
     pytest.importorskip("gradio", reason="needs gradio: pip install freqdino[web]")
     Image.fromarray(np.full((20, 60, 3), 128, np.uint8)).save(project / "wide.png")
     (project / "broken.png").write_bytes((project / "images" / "a.png").read_bytes()[:50])
-    notes = []
+    visited = []
 
     def visit():
         out = capsys.readouterr().out
-        address = out.partition("the page is at ")[2].partition(",")[0]
+        visited.append(address := out.partition("the page is at ")[2].partition(",")[0])
+        assert address.startswith("http://127.0.0.1:")
+        assert list(project.glob("freqdino_demo_*"))
         with chromium() as open_tab:
-            (tab, seen), (other_tab, seen_by_other) = open_tab(1200, 900), open_tab(1200, 900)
-            notes.extend([address, seen, seen_by_other])
-            assert list(project.glob("freqdino_demo_*"))
-            see_everything(page := Page(tab, address), other := Page(other_tab, address), project)
+            (tab, *notes), (other_tab, *other_notes) = open_tab(1200, 900), open_tab(1200, 900)
+            page, other = Page(tab, address), Page(other_tab, address)
+            see_everything(page, other, project)
             choose_another_meanwhile(other, project, monkeypatch)
             page.wait_for_rows([["1", "cat", "", "0, 0, 20, 30", "600"], ["2", "sky", "", "20, 0, 40, 30", "600"]])
-            tab, _ = open_tab(1200, 900)
+            for seen in notes + other_notes:
+                assert [message for message in seen.complaints if message[0] == "error"] == []
+                assert len(seen.requests) > 10
+                assert [url for url in seen.requests if not url.startswith((address + "/", "data:", "blob:"))] == []
             elsewhere = address.replace("127.0.0.1", "localhost")       # another origin
-            Page(tab, address)
             assert tab.evaluate(f"fetch('{elsewhere}/theme.css').then(() => 'there', () => 'forbidden')") == "forbidden"
 
     monkeypatch.setattr(demo, "wait_for_ctrl_c", visit)
     assert serve(project, "--input", project / "images" / "a.png") == 0
-    assert not list(project.glob("freqdino_demo_*"))        # nor stays anything that was uploaded
-    address, *seen = notes
-    assert address.startswith("http://127.0.0.1:")
-    for tab in seen:
-        assert [message for message in tab.complaints if message[0] == "error"] == []
-        assert len(tab.requests) > 10
-        assert [url for url in tab.requests if not url.startswith((address + "/", "data:", "blob:"))] == []
-    assert connections == []
+    assert visited and connections == []
+    assert not list(project.glob("freqdino_demo_*"))        # nothing stays that was uploaded
 
 
 def see_everything(page, other, project):
