@@ -66,6 +66,7 @@ setup(
         "cityscapes": ["cityscapesscripts>=2.2"],
         "trackers": ["mlflow>=3.0"],
         "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "web": ["gradio>=6.31"],
         "test": ["pytest>=7", "safetensors>=0.4", "playwright>=1.40"],
     },
 )

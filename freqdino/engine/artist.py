@@ -23,9 +23,11 @@ from freqdino.visualization.drawing import Drawing, choose_task, draw_ground_tru
 
 @dataclass(frozen=True)
 class Settings:
-    """What every process needs to draw images in the same way."""
+    """What every process needs to draw images in the same way; ``source``, ``config_file``, ``options`` and
+    ``dataset`` say which model, as `Predictor` is told."""
 
-    config_file: str
+    source: str | None
+    config_file: str | None
     options: tuple
     dataset: str | None
     task: str | None
@@ -34,12 +36,17 @@ class Settings:
     with_ground_truth: bool
 
 
+def load_predictor(settings: Settings) -> Predictor:
+    """Raises ValueError, OSError or KeyError for what cannot be loaded."""
+    return Predictor(settings.source, config=settings.config_file, options=settings.options, dataset=settings.dataset)
+
+
 class Artist:
-    """A model that draws what it predicts. Raises ValueError, OSError or KeyError for what cannot be loaded."""
+    """A model that draws what it predicts. Errors as `load_predictor`."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.predictor = Predictor(config=settings.config_file, options=settings.options, dataset=settings.dataset)
+        self.predictor = load_predictor(settings)
 
     def draw(self, image: np.ndarray, record: dict | None = None) -> tuple[np.ndarray, str, float]:
         """For an image, RGB: the picture, a count of what is drawn, seconds of the prediction.

@@ -30,13 +30,28 @@ LEAST_SATURATION, LEAST_BRIGHTNESS = 0.75, 0.8      # hues of grey and of black 
 
 def choose_task(output: dict, task: str | None) -> str:
     """``task`` if the model predicts it, the richest that it predicts for None; ValueError otherwise."""
-    predicted = [name for name, key in OUTPUT_KEYS.items() if key in output]
+    predicted = predicted_tasks(output)
     if task is None and predicted:
         return predicted[0]
     if task not in predicted:
-        raise ValueError(f"the task {task}: the model predicts {predicted}; its TEST options PANOPTIC_ON, INSTANCE_ON "
-                         "and SEMANTIC_ON choose what")
+        raise ValueError(f"the task {task or 'panoptic, instance or semantic'}: the model predicts {predicted}; its "
+                         "TEST options PANOPTIC_ON, INSTANCE_ON and SEMANTIC_ON choose what")
     return task
+
+
+def predicted_tasks(output: dict) -> list[str]:
+    """The tasks that a model's output for a picture is of, the richest first."""
+    return [name for name, key in OUTPUT_KEYS.items() if key in output]
+
+
+def instances_above(instances: Instances, threshold: float) -> Instances:
+    """Those that a drawing shows."""
+    return instances[instances.scores >= threshold]
+
+
+def segments_above(segments: Sequence[dict], threshold: float) -> list[dict]:
+    """Those that a drawing shows; segments without score (of Detectron2's PanopticFPN, those of stuff) always."""
+    return [segment for segment in segments if segment.get("score", 1) >= threshold]
 
 
 class Drawing:
@@ -124,20 +139,19 @@ def object_color(class_color: np.ndarray, number: int) -> np.ndarray:
 def draw_prediction(drawing: Drawing, output: dict, task: str, *, threshold: float) -> str:
     """Draw what a model predicts for the task, objects and segments of a lower score left out; says how much it is.
 
-    A semantic map has no threshold. Segments without score (those that Detectron2's PanopticFPN makes of stuff) are
-    drawn always.
+    A semantic map has no threshold.
     """
     result = output[OUTPUT_KEYS[task]]
     if task == "semantic":
         return f"{drawing.draw_label_map(result.argmax(dim=0).cpu().numpy())} classes"
     if task == "instance":
-        shown = result[result.scores >= threshold].to("cpu")
+        shown = instances_above(result, threshold).to("cpu")
         drawing.draw_objects(shown.pred_classes.tolist(), boxes=shown.pred_boxes.tensor.numpy(),
                              masks=list(shown.pred_masks.bool().numpy()) if shown.has("pred_masks") else None,
                              scores=shown.scores.tolist())
         return f"{len(shown)} instances"
     ids, segments = result
-    shown = [segment for segment in segments if segment.get("score", 1) >= threshold]
+    shown = segments_above(segments, threshold)
     drawing.draw_segments(ids.cpu().numpy(), shown)
     return f"{len(shown)} segments"
 

@@ -14,6 +14,7 @@ from freqdino.commands import report
 from freqdino.config import load_config
 from freqdino.data import register_custom_datasets
 from freqdino.data.panoptic_png import id_to_rgb
+from helpers.browser import chromium
 from helpers.paths import ROOT
 
 SECTIONS = ["configuration", "training", "metrics", "images", "cost"]
@@ -96,22 +97,9 @@ def test_page_needs_no_network(page):
     assert "url(" not in page.read_text() and "@import" not in page.read_text()
 
 
-def browser_program():
-    """A Chromium on this machine; None where there is none."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-
-
 def test_page_in_a_browser(page, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if browser_program() is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=browser_program(), args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1100, "height": 800})
-        complaints, requests = [], []
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
+    with chromium() as open_tab:
+        tab, notes = open_tab(1100, 800)
         tab.goto(page.as_uri())
         for name in SECTIONS:
             section = tab.locator(f"section#{name}")
@@ -124,9 +112,8 @@ def test_page_in_a_browser(page, tmp_path):
         assert tab.locator("img").evaluate_all("pictures => pictures.every(p => p.complete && p.naturalWidth > 0)")
         tab.screenshot(path=tmp_path / "report.png", full_page=True)
         height = tab.evaluate("document.documentElement.scrollHeight")
-        browser.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]
+    assert notes.complaints == []
+    assert [url for url in notes.requests if not url.startswith("data:")] == [page.as_uri()]
     screenshot = np.asarray(Image.open(tmp_path / "report.png").convert("RGB"))
     assert screenshot.shape == (height, 1100, 3) and height > 800
     assert (screenshot[20:120] < 100).any() and (screenshot == 255).all(axis=-1).mean() > 0.3
