@@ -75,7 +75,8 @@ def test_what_the_file_says_about_itself(panoptic, metadata):
     about = json.loads(session.get_modelmeta().custom_metadata_map["freqdino"])
     assert about["classes"]["thing_classes"] == ["cup", "jug"] and about["thing_classes"] == [0, 1, 2]
     assert about["pixel_mean"] == cfg.MODEL.PIXEL_MEAN and about["image_format"] == cfg.INPUT.FORMAT
-    assert (about["object_mask_threshold"], about["overlap_threshold"]) == (0.0, cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD)
+    assert about["object_mask_threshold"] == 0.0
+    assert about["overlap_threshold"] == cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD
     assert (about["min_size_test"], about["size_divisibility"]) == (0, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
     assert ExportedModel(summary.path).description.metadata.as_dict() == metadata.as_dict()
 
