@@ -12,6 +12,28 @@ from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
 from freqdino.modeling.semantic_head import SemanticHead, classifier, conv_norm_relu, pixel_cross_entropy, resize
+from freqdino.ops.modules import is_exported
+
+
+class CellAverages(nn.AdaptiveAvgPool2d):
+    """torch's adaptive average pooling into s × s cells, (B, C, H, W) -> (B, C, s, s).
+
+    Under torch.export as two products: ONNX's translation of torch's own serves the recorded size alone.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_exported():
+            return super().forward(x)
+        rows, columns = (cell_weights(size, self.output_size, x) for size in x.shape[2:])
+        return rows @ (x @ columns.mT)
+
+
+def cell_weights(size: int, cells: int, like: Tensor) -> Tensor:
+    """Each cell's average along an axis: (cells, size), rows that sum to one."""
+    cell = torch.arange(cells, device=like.device)[:, None]
+    place = torch.arange(size, device=like.device)
+    inside = ((place >= cell * size // cells) & (place < ((cell + 1) * size + cells - 1) // cells)).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)
 
 
 class UPerNetHead(SemanticHead):
@@ -41,7 +63,7 @@ class UPerNetHead(SemanticHead):
         if not finer:
             raise ArgumentError("input_shape", f"must name two maps or more, got {list(input_shape)}")
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(scale), conv_norm_relu(coarsest, channels, kernel_size=1, norm=norm))
+            nn.Sequential(CellAverages(scale), conv_norm_relu(coarsest, channels, kernel_size=1, norm=norm))
             for scale in pool_scales)
         self.bottleneck = conv_norm_relu(coarsest + len(pool_scales) * channels, channels, kernel_size=3, norm=norm)
         self.lateral_convs = nn.ModuleList(conv_norm_relu(width, channels, kernel_size=1, norm=norm) for width in finer)

@@ -3,22 +3,15 @@ import pytest
 import torch
 
 from helpers.exporting import IMAGES, Maps, Predictions, assert_near, export, off_its_start, onnx_session, run, sides
-from helpers.small_mask_dino import mask_dino_model
 from helpers.small_models import BackboneModel, small_model
 from helpers.small_semantic_heads import semantic_segmentor
 
-ENCODER_FDAM = {"MODEL.SEM_SEG_HEAD.FDAM.ENABLED": True}
 SHORT = {"MODEL.MASK_FORMER.DEC_LAYERS": 2}
-SHORT_DINO = {"MODEL.MaskDINO.DEC_LAYERS": 1}
-SWIN = {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 8, "MODEL.SWIN.DEPTHS": [2, 1, 1, 1],
-        "MODEL.SWIN.NUM_HEADS": [1, 1, 2, 2], "MODEL.SWIN.WINDOW_SIZE": 4, "MODEL.SWIN.APE": True}
 TIMM = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "convnext_atto"}
 NETWORKS = {
     "Mask2Former": lambda: Predictions(small_model(SHORT)),
-    "Mask DINO with FDAM in the encoder": lambda: Predictions(mask_dino_model({**SHORT_DINO, **ENCODER_FDAM})),
     "UPerNet": lambda: Predictions(semantic_segmentor({"MODEL.SEM_SEG_HEAD.NAME": "UPerNetHead"})),
     "SegFormer": lambda: Predictions(semantic_segmentor({"MODEL.SEM_SEG_HEAD.NAME": "SegFormerHead"})),
-    "Swin": lambda: Maps(BackboneModel(SWIN).backbone),
     "ConvNeXt": lambda: Maps(BackboneModel(TIMM).backbone),
 }
 # Odd multiples of 32, the smallest side among them.
