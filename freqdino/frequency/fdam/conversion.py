@@ -100,8 +100,9 @@ def additions_to(network: nn.Module, prefix: str, grid: TokenGrid) -> Iterator[A
         attentions = {name: part for name, part in parts.items()
                       if inverted_class(part) or isinstance(part, InvertedAttention)}
         if not attentions:
-            raise ValueError(f"blocks.{index}: {names_of_attention(block)} cannot be inverted; what can are "
-                             f"{', '.join(INVERTED)}, and no subclasses of them")
+            served = dict.fromkeys(path.rpartition(".")[2] for path in INVERTED)
+            raise ValueError(f"blocks.{index}: {names_of_attention(block)} cannot be inverted; what can are timm's "
+                             f"{', '.join(served)}, and no subclasses of them")
         inside = tuple(f"{name}." for name in attentions)       # where a bias may be made by an MLP
         mlps = {name: part for name, part in parts.items()
                 if name.rpartition(".")[2] == "mlp" and not name.startswith(inside)}
