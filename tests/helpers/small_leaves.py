@@ -2,6 +2,7 @@
 from freqdino.config import load_config
 from helpers.config_leaves import counted
 from helpers.paths import CONFIGS
+from helpers.small_timm_vits import SMALL_VITS
 
 FAMILY = {"HIDDEN_DIM": 64, "NHEADS": 2, "DIM_FEEDFORWARD": 32, "NUM_OBJECT_QUERIES": 5, "TRAIN_NUM_POINTS": 32}
 SMALL = {
@@ -24,7 +25,6 @@ SMALL = {
     "MODEL.VIT.DROP_PATH_RATE": 0.0,
     "MODEL.VIT.NECK_NORM": "LN",
     "MODEL.MIT.DROP_PATH_RATE": 0.0,
-    "MODEL.TIMM.NAME": "test_convnext",     # ConvNeXt of 24 to 64 channels
     "MODEL.TIMM.DROP_PATH_RATE": 0.0,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 64,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 16,
@@ -43,5 +43,7 @@ SMALL = {
 
 def small_leaf(leaf, **options):
     """The leaf's configuration made small; ``options``: last names of keys of MODEL, as in DEVICE="cuda"."""
-    values = {**SMALL, **{f"MODEL.{name}": value for name, value in options.items()}}
+    # ConvNeXt of 24 to 64 channels; vision transformers of 32.
+    network = next((name for name in SMALL_VITS if f"_{name.removeprefix('small_')}_s" in leaf), "test_convnext")
+    values = {**SMALL, "MODEL.TIMM.NAME": network, **{f"MODEL.{name}": value for name, value in options.items()}}
     return load_config(str(CONFIGS / leaf), [*counted(leaf), *(word for item in values.items() for word in item)])

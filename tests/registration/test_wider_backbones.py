@@ -9,6 +9,7 @@ from freqdino.engine.solver import build_optimizer
 from freqdino.errors import CheckpointError, ConfigError
 from freqdino.frequency import FDConv, FDLinear, FrequencyScale, InversionGates
 from freqdino.registration.backbones import build_backbone
+from helpers import small_timm_vits  # noqa: F401  registers small_dinov2 and small_dinov3
 from helpers.modules import randomised
 from helpers.small_mask_dino import OPTIONS as MASK_DINO
 from helpers.small_models import BackboneModel, example, small_config, small_model
@@ -22,12 +23,16 @@ MIT = {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [32,
        "MODEL.MIT.DEPTHS": [1, 1, 1, 1]}
 CONVNEXT = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_convnext2"}
 RESNET = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_resnet"}
-BACKBONES = {"Swin": SWIN, "MiT": MIT, "ConvNeXt": CONVNEXT, "ResNet": RESNET}
+DINOV2 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dinov2"}
+DINOV3 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dinov3"}
+BACKBONES = {"Swin": SWIN, "MiT": MIT, "ConvNeXt": CONVNEXT, "ResNet": RESNET, "DINOv2": DINOV2, "DINOv3": DINOV3}
 FAMILIES = {"Mask2Former": {}, "Mask DINO": MASK_DINO}
 NEW_PARTS = {"Swin": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}},
              "MiT": {"FDConv": {"FDConv", "FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}},
              "ConvNeXt": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale"}},
-             "ResNet": {"FDConv": {"FDConv"}, "FDAM": {"FrequencyScale"}}}
+             "ResNet": {"FDConv": {"FDConv"}, "FDAM": {"FrequencyScale"}},
+             **{name: {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}}
+                for name in ("DINOv2", "DINOv3")}}
 
 
 def frequency_parts(module):
