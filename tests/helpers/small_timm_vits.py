@@ -21,16 +21,16 @@ SMALL_VITS = {
 }
 
 
-def _register(name, base, image):
+def register_small(name, base, image, **changes):
     def make(pretrained=False, **options):
-        return timm.create_model(base, **{**SIZE, "img_size": image, **options})
+        return timm.create_model(base, **{**SIZE, "img_size": image, **changes, **options})
 
     make.__name__ = name
     register_model(make)
 
 
 for _name, (_base, _image) in SMALL_VITS.items():
-    _register(_name, _base, _image)
+    register_small(_name, _base, _image)
 
 
 def small_vit(name, **options):

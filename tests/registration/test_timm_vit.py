@@ -8,10 +8,11 @@ from freqdino.errors import CheckpointError, ConfigError
 from freqdino.registration.backbones import build_backbone
 from helpers.modules import randomised
 from helpers.small_models import BackboneModel, example, small_config, small_model
-from helpers.small_timm_vits import small_vit
+from helpers.small_timm_vits import register_small, small_vit
 
 FDAM = {"MODEL.BACKBONE.FDAM.ENABLED": True}
 FDCONV = {"MODEL.BACKBONE.FDCONV.ENABLED": True, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 8}
+register_small("small_narrow", "vit_small_patch16_224", 80, embed_dim=24)
 SWITCHES = {"plain": {}, "FDAM": FDAM, "both": {**FDCONV, **FDAM}}
 
 
@@ -96,9 +97,9 @@ def test_pictures_of_several_sizes_run_as_alone():
      "MODEL.TIMM: timm's vit_tiny_r_s16_p8_224 makes its patches by HybridEmbed; a plain vision transformer makes"),
     (options("vit_small_patch16_dinov33"),
      "MODEL.TIMM.NAME is unknown: timm .* has no network 'vit_small_patch16_dinov33'; the nearest are vit_small_patch"),
-    ({**options("vit_pwee_patch16_reg1_gap_256"), **FDAM},
-     "MODEL.BACKBONE.FDAM with timm's vit_pwee_patch16_reg1_gap_256: VisionTransformer: blocks.0: ParallelScalingBlock "
-     "cannot be inverted; what can are timm's Attention, "),
+    ({**options("small_narrow"), **FDAM},
+     "MODEL.BACKBONE.FDAM with timm's small_narrow: VisionTransformer: blocks.0.attn: dim must be a multiple of group, "
+     "got group 16 and dim 24"),
     ({**options("small_dinov2"), **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM must be at least 1, got 0 .in blocks.0.attn.qkv"),
     ({**options("small_dinov2"), "MODEL.BACKBONE.FREEZE_AT": 6}, "MODEL.BACKBONE.FREEZE_AT is 6; it must be from 0"),

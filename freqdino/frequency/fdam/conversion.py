@@ -13,13 +13,13 @@ from freqdino.errors import ArgumentError, errors_in, first_few
 from freqdino.frequency.fdam.attention_inversion import InversionGates
 from freqdino.frequency.fdam.frequency_scale import BLOCK_OPTIONS, FrequencyScale
 from freqdino.frequency.fdam.timm_attention import (
-    INVERTED,
     GridTeller,
     InvertedAttention,
     ScaledBranch,
     TokenGrid,
-    inverted_class,
+    TokenScaling,
 )
+from freqdino.frequency.fdam.timm_attention_variants import INVERTED, inverted_class
 from freqdino.ops.modules import put_before
 
 ROWS = (nn.Sequential, nn.ModuleList)
@@ -35,7 +35,8 @@ def convert_to_fdam(module: nn.Module) -> list[str]:
     it did up to that, and is trainable in a frozen network too. What is converted already stays and is not in the list.
 
     Served are networks of a ``patch_embed`` and a row of ``blocks``, whose attention is timm's plain, rotary (Eva,
-    DINOv3), BEiT's or of relative positions, fused or not; for the size of the map the whole network has to be called.
+    DINOv3), BEiT's, of relative positions, differential or beside the MLP, fused or not; for the size of the map the
+    whole network has to be called.
     C must be a multiple of 16. Raises ValueError, with the block, for any other, before anything is changed, and
     TypeError where ``module`` is none. The project's own transformer has FDAM by its blocks: FDAMVisionTransformer.
     """
@@ -44,7 +45,8 @@ def convert_to_fdam(module: nn.Module) -> list[str]:
     networks = {name: network for name, network in module.named_modules() if is_transformer(network)}
     if not networks:
         raise ArgumentError("module", f"is a {type(module).__name__} without a vision transformer of timm: that has a "
-                            "patch_embed and a row of blocks. The project's own has FDAM as FDAMVisionTransformer")
+                            "patch_embed, a row of blocks and num_prefix_tokens. The project's own has FDAM as "
+                            "FDAMVisionTransformer")
     grids, additions = {}, []
     for name, network in networks.items():
         with errors_in(name or type(network).__name__):
@@ -85,7 +87,8 @@ class Addition:
         if self.invert is not None:
             put_before(inverted_class(part), part)
             part.invert = fitting(self.invert)
-        put_before(ScaledBranch, part)
+        if not isinstance(part, TokenScaling):
+            put_before(ScaledBranch, part)
         part.freq_scale = fitting(self.scale)
         part.token_grid, part.prefix_tokens = self.grid, self.prefix_tokens
 
@@ -107,17 +110,18 @@ def additions_to(network: nn.Module, prefix: str, grid: TokenGrid) -> Iterator[A
         mlps = {name: part for name, part in parts.items()
                 if name.rpartition(".")[2] == "mlp" and not name.startswith(inside)}
         for name, part in {**attentions, **mlps}.items():
-            if isinstance(part, ScaledBranch):
+            if isinstance(part, TokenScaling):
                 continue
-            with errors_in(f"blocks.{index}.{name}"):
-                yield Addition(f"{prefix}blocks.{index}.{name}", part,
-                               FrequencyScale(network.embed_dim, **BLOCK_OPTIONS), grid, network.num_prefix_tokens,
+            full_name = f"blocks.{index}.{name}".rstrip(".")
+            with errors_in(full_name):
+                yield Addition(prefix + full_name, part, FrequencyScale(network.embed_dim, **BLOCK_OPTIONS), grid,
+                               network.num_prefix_tokens,
                                gates_for(part, network.embed_dim) if name in attentions else None)
 
 
 def gates_for(attention: nn.Module, dim: int) -> InversionGates:
     """Raises ValueError where values have other than the network's ``dim`` channels."""
-    width = attention.proj.in_features
+    width = attention.proj.in_features if hasattr(attention, "proj") else dim
     if width != dim:
         raise ValueError(f"its heads have {width} channels together and its tokens {dim}: the gates that are read off "
                          "the tokens need as many")

@@ -8,7 +8,7 @@ width, h' ≤ h: heads of keys and values, (H, W): the map that the other tokens
 """
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from freqdino.frequency.fdam.fdam_transformer import scaled_tokens
 from freqdino.frequency.plain_state import keep_additions
@@ -39,8 +39,15 @@ class InvertedAttention(PutBefore):
         shared_by = queries.shape[1] // keys.shape[1]
         if shared_by > 1:
             keys, values = (tokens.repeat_interleave(shared_by, dim=1) for tokens in (keys, values))
-        attended = self.attended(queries, keys, values, mask, is_causal)
-        result = self.invert(*(tokens.transpose(1, 2).flatten(2) for tokens in (values, attended)), x)
+        result = self.without_heads(values, self.attended(queries, keys, values, mask, is_causal), x)
+        return self.finished(result, x)
+
+    def without_heads(self, values: Tensor, attended: Tensor, x: Tensor) -> Tensor:
+        """V and A·V (B, h, N, d) to the inverted result (B, N, C); x is what the gates are read off."""
+        return self.invert(*(tokens.transpose(1, 2).flatten(2) for tokens in (values, attended)), x)
+
+    def finished(self, result: Tensor, x: Tensor) -> Tensor:
+        """What timm does with the result of all heads."""
         if hasattr(self, "norm"):
             result = self.norm(result)
         if getattr(self, "gate", None) is not None:
@@ -99,26 +106,6 @@ class InvertedRotaryAttention(InvertedAttention):
         return self.inverted(x, attn_mask, rope=rope, is_causal=is_causal)
 
 
-class InvertedBeitAttention(InvertedAttention):
-    """For BEiT's attention, whose logits get a bias by relative position: its own, one that its blocks share, both."""
-
-    def forward(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
-        """x: (B, N, C). shared_rel_pos_bias: it broadcasts to (B, h, N, N). Returns (B, N, C)."""
-        bias = shared_rel_pos_bias
-        if self.relative_position_bias_table is not None:
-            own = self._get_rel_pos_bias()
-            bias = own if bias is None else own + bias
-        return self.inverted(x, bias)
-
-
-class InvertedRelativeAttention(InvertedAttention):
-    """For the attention of timm's VisionTransformerRelPos."""
-
-    def forward(self, x: Tensor, shared_rel_pos: Tensor | None = None) -> Tensor:
-        """x: (B, N, C). shared_rel_pos: it broadcasts to (B, h, N, N). Returns (B, N, C)."""
-        return self.inverted(x, shared_rel_pos if self.rel_pos is None else self.rel_pos.get_bias())
-
-
 class TokenGrid:
     """The size (H, W) of the map that a network's tokens are: its patch embedding tells, its branches ask.
 
@@ -136,15 +123,14 @@ class GridTeller(PutBefore):
         return super().forward(image)
 
 
-class ScaledBranch(PutBefore):
-    """Put before a module whose result (B, N, C) ends a block's branch: x + S(x) of the map that the tokens are.
+class TokenScaling(PutBefore):
+    """``freq_scale``: FrequencyScale. ``prefix_tokens``: P, which pass by. ``token_grid``: TokenGrid."""
 
-    ``freq_scale``: FrequencyScale. ``prefix_tokens``: P, which pass by. ``token_grid``: TokenGrid.
-    Raises ValueError where the tokens are not those of the last image.
-    """
+    def scaled(self, tokens: Tensor) -> Tensor:
+        """x + S(x) of the map that the tokens (B, N, C) are but for the first P.
 
-    def forward(self, *inputs, **options) -> Tensor:
-        tokens = super().forward(*inputs, **options)
+        Raises ValueError where they are not those of the last image.
+        """
         patches = tokens.shape[1] - self.prefix_tokens
         if self.token_grid.size is None:
             raise ValueError(f"frequency scaling reads a map of {patches} tokens, but no image has been embedded: call "
@@ -163,18 +149,8 @@ class ScaledBranch(PutBefore):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-# Class of timm, older places too -> what inverts it.
-INVERTED: dict[str, type[InvertedAttention]] = {
-    "timm.layers.attention.Attention": InvertedAttention,
-    "timm.models.vision_transformer.Attention": InvertedAttention,
-    "timm.layers.attention.AttentionRope": InvertedRotaryAttention,
-    "timm.models.eva.EvaAttention": InvertedRotaryAttention,
-    "timm.models.beit.Attention": InvertedBeitAttention,
-    "timm.models.vision_transformer_relpos.RelPosAttention": InvertedRelativeAttention,
-}
+class ScaledBranch(TokenScaling):
+    """Put before a module whose result (B, N, C) ends a block's branch, which is scaled then."""
 
-
-def inverted_class(module: nn.Module) -> type[InvertedAttention] | None:
-    """What is to be put before ``module``; None where it is no attention of timm that is served, or is inverted."""
-    kind = type(module)
-    return INVERTED.get(f"{kind.__module__}.{kind.__qualname__}")
+    def forward(self, *inputs, **options) -> Tensor:
+        return self.scaled(super().forward(*inputs, **options))

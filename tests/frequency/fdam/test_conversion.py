@@ -12,10 +12,13 @@ from helpers.behaviour import replica
 from helpers.modules import randomised
 from helpers.small_timm_vits import SIZE, SMALL_VITS, small_vit
 
-# Others whose tokens come with a bias by relative position, or whose branches stand side by side or end in norms.
+# Others: a bias by relative position, branches side by side or with norms at their ends, two attentions' difference.
 OTHERS = {"beit_base_patch16_224": {"img_size": 80}, "test_vit_relpos": {"img_size": 80},
           "vit_small_patch16_18x2_224": {"img_size": 80}, "vit_relpos_base_patch16_rpn_224": {"img_size": 80},
-          "vit_base_patch16_rpn_224": {"img_size": 80}, "vit_small_patch16_rope_mixed_224": {"img_size": 80}}
+          "vit_base_patch16_rpn_224": {"img_size": 80}, "vit_small_patch16_rope_mixed_224": {"img_size": 80},
+          "vit_dwee_patch16_reg1_gap_256": {"img_size": 80}, "vit_base_patch16_xp_224": {"img_size": 80},
+          "vit_dpwee_patch16_reg1_gap_256": {"img_size": 80}}
+PARALLEL = ("vit_base_patch16_xp_224", "vit_dpwee_patch16_reg1_gap_256")        # one branch a block
 NEW = ("invert.", "freq_scale.")
 
 
@@ -96,6 +99,20 @@ def test_a_mask_does_what_it_did(name):
     assert (expected[0] - expected[2]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["vit_dpwee_patch16_reg1_gap_256", "vit_base_patch16_xp_224"])
+@torch.no_grad()
+def test_blocks_of_one_branch(name):
+    transformer = network(name)
+    image, state = image_for(transformer), copy.deepcopy(transformer.state_dict())
+    assert convert_to_fdam(transformer) == [f"blocks.{index}" for index in range(3)]
+    transformer.load_state_dict(state)
+    assert {key.partition("blocks.0.")[2].partition(".")[0] for key in transformer.state_dict().keys() - state.keys()
+            if "blocks.0" in key} == {"invert", "freq_scale"}
+    randomised(transformer)
+    expected = transformer.forward_features(image)
+    assert torch.equal(pickle.loads(pickle.dumps(transformer)).forward_features(image), expected)
+
+
 @pytest.mark.parametrize("name", SMALL_VITS)
 def test_weights_of_a_plain_network_load_strictly_and_trained_ones_come_back(name):
     plain = network(name)
@@ -117,7 +134,7 @@ def test_weights_of_a_plain_network_load_strictly_and_trained_ones_come_back(nam
         small_vit(name).load_state_dict(transformer.state_dict())
 
 
-@pytest.mark.parametrize("name", [*SMALL_VITS, "vit_small_patch16_18x2_224"])
+@pytest.mark.parametrize("name", [*SMALL_VITS, "vit_small_patch16_18x2_224", *PARALLEL])
 def test_every_new_parameter_learns_from_the_start_in_a_frozen_network_too(name):
     # Wide, so that the routing, of a 16th of the channels, is not all cut off by its ReLU.
     transformer = network(name, embed_dim=160, num_heads=5).requires_grad_(False).train()
@@ -125,8 +142,8 @@ def test_every_new_parameter_learns_from_the_start_in_a_frozen_network_too(name)
     (transformer.forward_features(image_for(transformer)) + 1).square().mean().backward()
     learning = {key: parameter for key, parameter in transformer.named_parameters() if parameter.requires_grad}
     assert learning and all(any(part in key for part in NEW) for key in learning)
-    # 8 of the gates and 5 of each of two scalings an attention.
-    assert len(learning) == len(names) * (8 + 2 * 5)
+    # 8 of the gates and 5 of the scaling of each branch.
+    assert len(learning) == len(names) * (8 + (1 if name in PARALLEL else 2) * 5)
     still = [key for key, parameter in learning.items() if not parameter.grad.abs().sum() > 0]
     assert still == [], "no gradient reached these"
 
@@ -218,11 +235,12 @@ class OwnAttention(timm.layers.attention.Attention):
     (lambda: FDAMVisionTransformer(img_size=32, embed_dim=32, depth=1, num_heads=2, out_indices=(0,)),
      "module is a FDAMVisionTransformer without a vision transformer of timm"),
     (lambda: timm.create_model("test_resnet"), "module is a ResNet without a vision transformer of timm"),
-    (lambda: timm.create_model("vit_base_patch16_xp_224", **SIZE),
-     "VisionTransformer: blocks.0: ParallelScalingBlock cannot be inverted; what can are timm's Attention, "
-     "AttentionRope, EvaAttention, RelPosAttention, and no subclasses"),
-    (lambda: timm.create_model("vit_dwee_patch16_reg1_gap_256", **SIZE), "blocks.0: DiffAttention cannot be inverted"),
-    (lambda: small_vit("small_deit3", attn_layer=OwnAttention), "blocks.0: OwnAttention cannot be inverted"),
+    (lambda: timm.create_model("samvit_base_patch16", **{**SIZE, "img_size": 64}),
+     "VisionTransformerSAM without a vision transformer of timm: .* num_prefix_tokens"),
+    (lambda: timm.create_model("cait_xxs24_224", **SIZE), "Cait: blocks.0: TalkingHeadAttn cannot be inverted; what"),
+    (lambda: small_vit("small_deit3", attn_layer=OwnAttention),
+     "VisionTransformer: blocks.0: OwnAttention cannot be inverted; what can are timm's Attention, AttentionRope, "
+     "EvaAttention, RelPosAttention, DiffAttention, ParallelScalingBlock, DiffParallelScalingBlock, and no subclasses"),
     (lambda: small_vit("small_deit3", embed_dim=24),
      "blocks.0.attn: dim must be a multiple of group, got group 16 and dim 24"),
     (lambda: small_vit("small_deit3", patch_drop_rate=0.1), "leaves out patches in training .patch_drop.*rate 0"),

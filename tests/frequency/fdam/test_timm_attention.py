@@ -5,13 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers.attention import Attention, AttentionRope
+from timm.layers.diff_attention import DiffAttention
 from timm.models.beit import Attention as BeitAttention
 from timm.models.eva import EvaAttention
 from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import nn
 
 from freqdino.frequency import FrequencyScale, InversionGates
-from freqdino.frequency.fdam.timm_attention import GridTeller, ScaledBranch, TokenGrid, inverted_class
+from freqdino.frequency.fdam.timm_attention import GridTeller, ScaledBranch, TokenGrid
+from freqdino.frequency.fdam.timm_attention_variants import inverted_class
 from freqdino.ops.modules import put_before
 from helpers.modules import randomised
 
@@ -28,11 +30,15 @@ def inverted(attention):
 
 def written_out(attention, queries, keys, values, x, *, bias=0.0):
     """Equations 31 to 34 with A as a matrix, head by head. queries, keys, values: (B, h, N, d)."""
+    return of_matrices(attention, (queries @ keys.mT / math.sqrt(queries.shape[-1]) + bias).softmax(-1), values, x)
+
+
+def of_matrices(attention, matrices, values, x):
     gates, width = attention.invert, values.shape[-1]
     star = gates.dy_freq_starrelu.scale * x.relu() ** 2 + gates.dy_freq_starrelu.bias
     results = []
     for head in range(HEADS):
-        A = ((queries[:, head] @ keys[:, head].mT / math.sqrt(width)) + bias).softmax(-1)
+        A = matrices[:, head]
         low = torch.tanh(star @ gates.dy_freq_2.weight[head] + gates.dy_freq_2.bias[head])[..., None]
         strength = F.softplus(star @ gates.dy_freq.weight[head] + gates.dy_freq.bias[head])[..., None] ** 2
         high = 2 * strength / (strength + 0.3678)
@@ -127,9 +133,24 @@ def test_biases_by_relative_position():
             queries, values = queries + beit.q_bias, values + beit.v_bias
         queries, keys, values = heads(queries), heads(keys), heads(values)
         bias = own + shared[0]
-        expected = torch.cat([written_out(attention, queries, keys, values, x, bias=bias[head])[..., part]
-                              for head, part in enumerate(slice(8 * h, 8 * h + 8) for h in range(HEADS))], dim=-1)
+        expected = written_out(attention, queries, keys, values, x, bias=bias)
         torch.testing.assert_close(attention(x, shared), attention.proj(expected))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@torch.no_grad()
+def test_differential_attention(x, fused):
+    """A is the difference of two, of queries and keys of half a head's channels; then each head is normalised."""
+    attention = inverted(DiffAttention(DIM, HEADS, depth=2))
+    attention.fused_attn = fused
+    projected = (x @ attention.qkv.weight.mT).split(DIM, dim=-1)
+    queries, keys, values = map(heads, projected)
+    first, second = ((queries[..., part] @ keys[..., part].mT / 2).softmax(-1) for part in (slice(0, 4), slice(4, 8)))
+    start = 0.8 - 0.6 * math.exp(-0.3 * 2)
+    share = start + (attention.lambda_q1 @ attention.lambda_k1).exp() - (attention.lambda_q2 @ attention.lambda_k2).exp()
+    result = heads(of_matrices(attention, first - share * second, values, x))
+    normed = result / (result.square().mean(-1, keepdim=True) + 1e-5).sqrt() * attention.sub_norm.weight * (1 - start)
+    torch.testing.assert_close(attention(x), attention.proj(normed.transpose(1, 2).flatten(2)), rtol=1e-5, atol=1e-6)
 
 
 class Patches(nn.Identity):
