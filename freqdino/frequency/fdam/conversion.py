@@ -36,9 +36,14 @@ def convert_to_fdam(module: nn.Module) -> list[str]:
 
     Served are networks of a ``patch_embed`` and a row of ``blocks``, whose attention is timm's plain, rotary (Eva,
     DINOv3), BEiT's, of relative positions, differential or beside the MLP, fused or not; for the size of the map the
-    whole network has to be called.
-    C must be a multiple of 16. Raises ValueError, with the block, for any other, before anything is changed, and
-    TypeError where ``module`` is none. The project's own transformer has FDAM by its blocks: FDAMVisionTransformer.
+    whole network has to be called. C must be a multiple of 16. Raises ValueError, with the block, for any other, before
+    anything is changed, and TypeError where ``module`` is none. The project's own transformer has FDAM by its blocks:
+    FDAMVisionTransformer.
+
+    >>> import timm
+    >>> model = timm.create_model("test_vit")
+    >>> convert_to_fdam(model)[:2]
+    ['blocks.0.attn', 'blocks.1.attn']
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
