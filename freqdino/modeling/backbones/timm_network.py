@@ -60,7 +60,9 @@ class TimmNetwork(FreezableBackbone):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % self.image_multiple, 0, -height % self.image_multiple))
+        # Without a remainder, which torch.compile cannot carry into what DINOv3 computes of the sizes.
+        bottom, right = (-(-size // self.image_multiple) * self.image_multiple - size for size in (height, width))
+        padded = F.pad(image, (0, right, 0, bottom))
         return {name: feature_map[..., :-(-height // stride), :-(-width // stride)].contiguous()
                 for (name, stride), feature_map in zip(LEVEL_STRIDES.items(), self.pyramid(padded))}
 
