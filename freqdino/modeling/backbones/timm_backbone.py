@@ -72,11 +72,10 @@ def timm_backbone(name: str, *, in_chans: int, drop_path_rate: float, activation
     option that the network does not have.
     """
     network = create_network(name, in_chans=in_chans, drop_path_rate=drop_path_rate)
-    keys = network.state_dict().keys()
     if is_plain_transformer(network):
         backbone: TimmNetwork = TimmViTBackbone(name, network, image_channels=in_chans)
     else:
-        levels = choose_levels(name, network)
+        levels, keys = choose_levels(name, network), network.state_dict().keys()
         network.prune_intermediate_layers(list(levels), prune_norm=True, prune_head=True)
         backbone = TimmBackbone(network, image_channels=in_chans, levels=levels,
                                 classifier_keys=sorted(keys - network.state_dict().keys()))
