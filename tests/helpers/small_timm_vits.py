@@ -8,14 +8,14 @@ import torch
 from timm.models import register_model
 
 SIZE = {"embed_dim": 32, "depth": 3, "num_heads": 2}
-# Name here -> timm's, and the side of its images, of five patches each.
+# Name here, unlike any that a user may look for -> timm's, and the side of its images, of five patches each.
 SMALL_VITS = {
     "small_augreg": ("vit_small_patch16_224", 80),                      # class token, whose position is learned too
     "small_deit3": ("deit3_small_patch16_224", 80),                     # LayerScale; positions of patches alone
     "small_distilled": ("deit_small_distilled_patch16_224", 80),        # two class tokens
-    "small_dinov2": ("vit_small_patch14_reg4_dinov2", 70),              # patches of 14, four registers
-    "small_dinov3": ("vit_small_patch16_dinov3", 80),                   # rotary positions by halves, four registers
-    "small_dinov3_bias": ("vit_small_patch16_dinov3_qkvb", 80),         # biases of queries and values
+    "small_dino_two": ("vit_small_patch14_reg4_dinov2", 70),            # patches of 14, four registers
+    "small_dino_three": ("vit_small_patch16_dinov3", 80),               # rotary positions by halves, four registers
+    "small_dino_three_bias": ("vit_small_patch16_dinov3_qkvb", 80),     # biases of queries and values
     "small_eva02": ("eva02_base_patch14_224", 70),                      # learned and rotary, three projections
     "small_eva02_fused": ("eva02_small_patch14_336", 70),               # one projection
 }
@@ -39,7 +39,7 @@ def small_vit(name, **options):
     return timm.create_model(name, **options)
 
 
-def small_timm_vit(name="small_dinov2", **options):
+def small_timm_vit(name="small_dino_two", **options):
     # Here, because the frequency modules' tests do without Detectron2.
     from freqdino.modeling.backbones.timm_backbone import timm_backbone
 

@@ -21,7 +21,7 @@ def options(name):
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-@pytest.mark.parametrize("name", ["small_dinov2", "small_dinov3_bias", "small_eva02", "small_augreg"])
+@pytest.mark.parametrize("name", ["small_dino_two", "small_dino_three_bias", "small_eva02", "small_augreg"])
 @torch.no_grad()
 def test_timm_checkpoints_fill_the_backbone(tmp_path, caplog, name, switch):
     source = randomised(small_vit(name))
@@ -33,7 +33,7 @@ def test_timm_checkpoints_fill_the_backbone(tmp_path, caplog, name, switch):
     with caplog.at_level("INFO"):
         StrictCheckpointer(model).load(str(tmp_path / "timm.pth"))
     said = [record.getMessage() for record in caplog.records]
-    assert sum("patches of 14 × 14 pixels are resampled" in line for line in said) == (name in ("small_dinov2",
+    assert sum("patches of 14 × 14 pixels are resampled" in line for line in said) == (name in ("small_dino_two",
                                                                                              "small_eva02"))
     assert any("frequency modules start neutral" in line for line in said) == (switch != "plain")
     assert any("Left out, as it should be: " in line and "head.weight" in line for line in said) == (
@@ -50,7 +50,7 @@ def test_timm_checkpoints_fill_the_backbone(tmp_path, caplog, name, switch):
 
 def test_a_checkpoint_of_another_transformer(tmp_path):
     torch.save(small_vit("small_deit3").state_dict(), tmp_path / "other.pth")
-    model = small_model(options("small_dinov3"))
+    model = small_model(options("small_dino_three"))
     with pytest.raises(CheckpointError, match="(?s)missing from the checkpoint: .*reg_token.*not in the model.*"):
         StrictCheckpointer(model).load(str(tmp_path / "other.pth"))
     torch.save({**small_vit("small_augreg").state_dict(), "pos_embed": torch.zeros(1, 28, 32)}, tmp_path / "odd.pth")
@@ -59,19 +59,19 @@ def test_a_checkpoint_of_another_transformer(tmp_path):
 
 
 def test_settings():
-    built = build_backbone(small_config({**options("small_dinov3"), "MODEL.TIMM.DROP_PATH_RATE": 0.4,
+    built = build_backbone(small_config({**options("small_dino_three"), "MODEL.TIMM.DROP_PATH_RATE": 0.4,
                                          "MODEL.TIMM.USE_CHECKPOINT": True}))
     assert [getattr(block.drop_path1, "drop_prob", 0.0) for block in built.network.blocks] == pytest.approx(
         [0.0, 0.2, 0.4])
     assert built.network.grad_checkpointing
-    cfg = small_config({**options("small_dinov3"), "MODEL.PIXEL_MEAN": [0.0] * 4, "MODEL.PIXEL_STD": [1.0] * 4})
+    cfg = small_config({**options("small_dino_three"), "MODEL.PIXEL_MEAN": [0.0] * 4, "MODEL.PIXEL_STD": [1.0] * 4})
     assert build_backbone(cfg).eval()(torch.randn(1, 4, 48, 40))["res3"].shape == (1, 32, 6, 5)
 
 
 def test_layer_decay_by_configuration():
-    cfg = small_config({**options("small_dinov3"), **FDAM, "SOLVER.LAYER_DECAY": 0.5, "SOLVER.BASE_LR": 1.0,
+    cfg = small_config({**options("small_dino_three"), **FDAM, "SOLVER.LAYER_DECAY": 0.5, "SOLVER.BASE_LR": 1.0,
                         "SOLVER.BACKBONE_MULTIPLIER": 0.1, "SOLVER.FREQ_SCALE_MULTIPLIER": 2.0})
-    model = BackboneModel({**options("small_dinov3"), **FDAM})
+    model = BackboneModel({**options("small_dino_three"), **FDAM})
     rates = {parameter: group["lr"] for group in build_optimizer(cfg, model).param_groups
              for parameter in group["params"]}
     found = {name: rates[parameter] for name, parameter in model.named_parameters()}
@@ -85,7 +85,7 @@ def test_layer_decay_by_configuration():
 
 @torch.no_grad()
 def test_pictures_of_several_sizes_run_as_alone():
-    model = randomised(small_model({**options("small_dinov2"), **FDAM})).eval()
+    model = randomised(small_model({**options("small_dino_two"), **FDAM})).eval()
     pictures = [example(45, 61), example(64, 96), example(33, 130)]
     for together, picture in zip(model(pictures), pictures):
         alone, = model([picture])
@@ -100,10 +100,10 @@ def test_pictures_of_several_sizes_run_as_alone():
     ({**options("small_narrow"), **FDAM},
      "MODEL.BACKBONE.FDAM with timm's small_narrow: VisionTransformer: blocks.0.attn: dim must be a multiple of group, "
      "got group 16 and dim 24"),
-    ({**options("small_dinov2"), **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
+    ({**options("small_dino_two"), **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM must be at least 1, got 0 .in blocks.0.attn.qkv"),
-    ({**options("small_dinov2"), "MODEL.BACKBONE.FREEZE_AT": 6}, "MODEL.BACKBONE.FREEZE_AT is 6; it must be from 0"),
-    ({**options("small_dinov2"), "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p2"]},
+    ({**options("small_dino_two"), "MODEL.BACKBONE.FREEZE_AT": 6}, "MODEL.BACKBONE.FREEZE_AT is 6; it must be from 0"),
+    ({**options("small_dino_two"), "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p2"]},
      r"MODEL.SEM_SEG_HEAD.IN_FEATURES names \['p2'\], but build_timm_backbone gives \['res2', 'res3', 'res4', "),
 ])
 def test_what_makes_no_sense(changed, message):

@@ -9,7 +9,7 @@ from freqdino.engine.solver import build_optimizer
 from freqdino.errors import CheckpointError, ConfigError
 from freqdino.frequency import FDConv, FDLinear, FrequencyScale, InversionGates
 from freqdino.registration.backbones import build_backbone
-from helpers import small_timm_vits  # noqa: F401  registers small_dinov2 and small_dinov3
+from helpers import small_timm_vits  # noqa: F401  registers small_dino_two and small_dino_three
 from helpers.modules import randomised
 from helpers.small_mask_dino import OPTIONS as MASK_DINO
 from helpers.small_models import BackboneModel, example, small_config, small_model
@@ -23,8 +23,8 @@ MIT = {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [32,
        "MODEL.MIT.DEPTHS": [1, 1, 1, 1]}
 CONVNEXT = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_convnext2"}
 RESNET = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_resnet"}
-DINOV2 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dinov2"}
-DINOV3 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dinov3"}
+DINOV2 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dino_two"}
+DINOV3 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dino_three"}
 BACKBONES = {"Swin": SWIN, "MiT": MIT, "ConvNeXt": CONVNEXT, "ResNet": RESNET, "DINOv2": DINOV2, "DINOv3": DINOV3}
 FAMILIES = {"Mask2Former": {}, "Mask DINO": MASK_DINO}
 NEW_PARTS = {"Swin": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}},

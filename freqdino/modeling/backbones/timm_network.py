@@ -21,8 +21,9 @@ LEVEL_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 TRIAL_SIZE = (64, 96)
 # What timm's networks raise on an image that they do not take.
 REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
-# What lets networks take images of any size: Swin; plain vision transformers; others, which have no such option.
-SIZE_OPTIONS = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
+# What lets networks take images of any size: Swin; plain vision transformers, whose checks of an image that they do not
+# pad would have torch.compile take each size by itself; others, which have no such option.
+SIZE_OPTIONS = ({"strict_img_size": False}, {"dynamic_img_size": True, "dynamic_img_pad": True}, {})
 logger = logging.getLogger(__name__)
 
 

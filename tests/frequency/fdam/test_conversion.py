@@ -68,7 +68,7 @@ def test_the_function_stays(name, fused):
 
 
 def test_names_and_what_is_new():
-    model = nn.ModuleDict({"encoder": network("small_dinov2"), "other": nn.Linear(2, 2)})
+    model = nn.ModuleDict({"encoder": network("small_dino_two"), "other": nn.Linear(2, 2)})
     assert convert_to_fdam(model) == [f"encoder.blocks.{index}.attn" for index in range(3)]
     block = model["encoder"].blocks[1]
     assert isinstance(block.attn, timm.layers.attention.Attention) and isinstance(block.mlp, timm.layers.Mlp)
@@ -83,7 +83,7 @@ def test_names_and_what_is_new():
     assert sum(isinstance(part, InversionGates) for part in model.modules()) == 3
 
 
-@pytest.mark.parametrize("name", ["small_augreg", "small_dinov3"])
+@pytest.mark.parametrize("name", ["small_augreg", "small_dino_three"])
 @torch.no_grad()
 def test_a_mask_does_what_it_did(name):
     transformer = network(name)
@@ -151,7 +151,7 @@ def test_every_new_parameter_learns_from_the_start_in_a_frozen_network_too(name)
 @torch.no_grad()
 def test_class_and_register_tokens_pass_by_the_scaling():
     """Of one block the result at a register changes by the gates alone."""
-    transformer = network("small_dinov3", depth=1)
+    transformer = network("small_dino_three", depth=1)
     convert_to_fdam(transformer)
     set_neutral(transformer)
     image = image_for(transformer)
@@ -176,7 +176,7 @@ def test_images_of_any_size(name):
         torch.testing.assert_close(transformer.forward_features(image), before, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["small_dinov2", "small_eva02"])
+@pytest.mark.parametrize("name", ["small_dino_two", "small_eva02"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module)), replica])
 @torch.no_grad()
 def test_a_copy_shares_nothing(name, copied):
@@ -192,7 +192,7 @@ def test_a_copy_shares_nothing(name, copied):
 
 
 def test_a_copy_has_a_grid_of_its_own():
-    transformer = network("small_dinov2", dynamic_img_size=True)
+    transformer = network("small_dino_two", dynamic_img_size=True)
     convert_to_fdam(transformer)
     other = copy.deepcopy(transformer)
     other(image_for(other, 2, 3))
@@ -201,7 +201,7 @@ def test_a_copy_has_a_grid_of_its_own():
 
 @torch.no_grad()
 def test_other_types_and_devices():
-    transformer = network("small_dinov3").double()
+    transformer = network("small_dino_three").double()
     convert_to_fdam(transformer)
     assert {parameter.dtype for parameter in transformer.parameters()} == {torch.float64}
     assert not any(module.training for module in transformer.modules())
@@ -211,7 +211,7 @@ def test_other_types_and_devices():
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(transformer(image).double(), expected, rtol=0.1, atol=0.05)
     with torch.device("meta"):
-        empty = small_vit("small_dinov3")
+        empty = small_vit("small_dino_three")
         convert_to_fdam(empty)
         assert empty(torch.empty(2, 3, 80, 80)).shape == (2, 32)
     assert all(parameter.is_meta for parameter in empty.parameters())
@@ -219,7 +219,7 @@ def test_other_types_and_devices():
 
 @torch.no_grad()
 def test_it_can_be_exported():
-    transformer = network("small_dinov3")
+    transformer = network("small_dino_three")
     convert_to_fdam(transformer)
     image = image_for(transformer)
     exported = torch.export.export(transformer, (image,), strict=False).module()
@@ -244,7 +244,7 @@ class OwnAttention(timm.layers.attention.Attention):
     (lambda: small_vit("small_deit3", embed_dim=24),
      "blocks.0.attn: dim must be a multiple of group, got group 16 and dim 24"),
     (lambda: small_vit("small_deit3", patch_drop_rate=0.1), "leaves out patches in training .patch_drop.*rate 0"),
-    (lambda: small_vit("small_dinov3", patch_drop_rate=0.1), "leaves out patches in training .patch_drop.*rate 0"),
+    (lambda: small_vit("small_dino_three", patch_drop_rate=0.1), "leaves out patches in training .patch_drop.*rate 0"),
 ])
 def test_what_cannot_be_converted_is_said_and_stays(make, message):
     module = make()

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from freqdino.registration.backbones import build_backbone
-from helpers import small_timm_vits  # noqa: F401  registers small_dinov2
+from helpers import small_timm_vits  # noqa: F401  registers small_dino_two
 from helpers.small_models import RESNET18, small_config
 
 SWIN = {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 16, "MODEL.SWIN.DEPTHS": [1, 1, 1, 1],
@@ -18,7 +18,7 @@ VIT = {"MODEL.BACKBONE.NAME": "build_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "M
        "MODEL.VIT.NUM_HEADS": 2, "MODEL.VIT.DEPTH": 6, "MODEL.VIT.OUT_INDICES": [1, 2, 3, 5]}
 CONVNEXT = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "convnext_atto"}
 RESNET = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "resnet18"}
-DINO = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dinov2"}
+DINO = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dino_two"}
 # Backbone, FREEZE_AT, beginnings of the names of the parameters that do not learn, written down by hand.
 FROZEN = [
     (SWIN, 1, ("patch_embed.", "absolute_pos_embed")),

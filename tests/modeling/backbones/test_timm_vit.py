@@ -16,10 +16,10 @@ from freqdino.modeling.activation_checkpointing import Checkpointed, checkpoint_
 from freqdino.modeling.backbones.timm_backbone import add_fdam, add_fdconv
 from freqdino.modeling.backbones.timm_vit import TimmViTBackbone
 from helpers.modules import randomised
-from helpers.small_timm_vits import SMALL_VITS, small_timm_vit, small_vit
+from helpers.small_timm_vits import SMALL_VITS, register_small, small_timm_vit, small_vit
 
 NAMES = ["res2", "res3", "res4", "res5"]
-PATCH_14 = ["small_dinov2", "small_eva02", "small_eva02_fused"]
+PATCH_14 = ["small_dino_two", "small_eva02", "small_eva02_fused"]
 PATCH_16 = [name for name in SMALL_VITS if name not in PATCH_14]
 
 
@@ -111,8 +111,8 @@ def test_patches_of_14_become_16(name, caplog):
 @torch.no_grad()
 def test_a_resampled_patch_sees_a_resized_image_as_the_old_one_did():
     """FlexiViT's property of enlarged patches: as many numbers in, the same tokens out."""
-    source = randomised(small_vit("small_dinov2")).eval()
-    backbone = with_weights_of(small_timm_vit("small_dinov2"), source)
+    source = randomised(small_vit("small_dino_two")).eval()
+    backbone = with_weights_of(small_timm_vit("small_dino_two"), source)
     resized = torch.randn(1, 3, 14, 14)
     image = F.interpolate(resized, size=(16, 16), mode="bicubic", antialias=True, align_corners=False)
     project = backbone.network.patch_embed.proj
@@ -186,13 +186,13 @@ def test_frequency_modules_keep_the_function(name):
 
 def test_options():
     assert small_timm_vit(in_chans=5).eval()(torch.randn(1, 5, 32, 32))["res4"].shape == (1, 32, 2, 2)
-    backbone = small_timm_vit("small_dinov3", drop_path_rate=0.2, activation_checkpointing=True)
+    backbone = small_timm_vit("small_dino_three", drop_path_rate=0.2, activation_checkpointing=True)
     assert backbone.network.grad_checkpointing and backbone.training
     assert [getattr(block.drop_path1, "drop_prob", 0.0) for block in backbone.network.blocks] == pytest.approx(
         [0.0, 0.1, 0.2])
 
 
-@pytest.mark.parametrize("name", ["small_dinov2", "small_dinov3"])
+@pytest.mark.parametrize("name", ["small_dino_two", "small_dino_three"])
 def test_activation_checkpointing_keeps_gradients(name):
     image, gradients = torch.randn(1, 3, 48, 64), []
     for way in ("none", "the network's", "the solver's"):
@@ -220,8 +220,26 @@ def test_copies(copied):
     assert all(torch.equal(feature_map, expected[level]) for level, feature_map in other(image).items())
 
 
+@torch.no_grad()
+def test_one_graph_serves_all_sizes_but_the_first():
+    register_small("one_block", "vit_small_patch16_dinov3", 80, depth=1)
+    backbone, graphs = randomised(small_timm_vit("one_block")).eval(), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(backbone, backend=backend)
+    for height, width in ((48, 64), (80, 112), (64, 160)):
+        image = torch.randn(1, 3, height, width)
+        for level, feature_map in backbone(image).items():
+            torch.testing.assert_close(compiled(image)[level], feature_map)
+    assert len(graphs) == 2
+
+
 def test_layers_and_stages():
-    backbone = small_timm_vit("small_dinov2")
+    backbone = small_timm_vit("small_dino_two")
     before, *blocks = backbone.layer_parts()
     learned = {"network.cls_token", "network.reg_token", "network.pos_embed", "network.patch_embed"}
     assert learned <= set(before) and "network.norm" not in before
