@@ -50,7 +50,7 @@ setup(
         "iopath>=0.1.9",
         "matplotlib>=3.5",
         "pycocotools>=2.0.6",
-        "timm>=1.0.9",
+        "timm>=1.0.20",     # the first with DINOv3; tried: 1.0.31, and its vision transformers with 1.0.20
         "numpy>=1.23",
         "opencv-python-headless>=4.6",
         "pillow>=9.1",

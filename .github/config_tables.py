@@ -20,7 +20,7 @@ MODELS = {"mask2former": "Mask2Former", "maskdino": "Mask DINO", "faster_rcnn": 
           "mask_rcnn": "Mask R-CNN", "panoptic_fpn": "Panoptic FPN", "upernet": "UPerNet", "segformer": "SegFormer"}
 BACKBONES = {"r50": "R50", "r101": "R101", "swin_t": "Swin-T", "swin_s": "Swin-S", "swin_b": "Swin-B",
              "swin_l": "Swin-L", "deit_t": "DeiT-T", "deit_s": "DeiT-S", "deit3_b": "DeiT-III-B",
-             "convnext_t": "ConvNeXt-T", "mit_b0": "MiT-B0"}
+             "dinov2_s": "DINOv2-S", "dinov3_s": "DINOv3-S", "convnext_t": "ConvNeXt-T", "mit_b0": "MiT-B0"}
 ADDITIONS = {"freqfusion": "FreqFusion", "fdconv": "FDConv", "fdam": "FDAM", "encfdam": "FDAM in the encoder",
              "deconv": "deconvolution", "pixelshuffle": "pixel shuffle", "carafe": "CARAFE",
              "dysample": "DySample+", "dysample_s": "DySample-S+"}

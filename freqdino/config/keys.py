@@ -206,7 +206,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "DROP_PATH_RATE": 0.1,
         "USE_CHECKPOINT": False,
     },
-    # Any network of timm that has maps of strides 4, 8, 16 and 32; weights come from MODEL.WEIGHTS.
+    # Any network of timm that has maps of strides 4, 8, 16 and 32, and its plain vision transformers; weights come from
+    # MODEL.WEIGHTS.
     "MODEL.TIMM": {
         "NAME": "convnext_tiny",
         "PRETRAINED": False,                # True with MODEL.WEIGHTS "": timm's weights, as MODEL.WEIGHTS timm://<NAME>

@@ -27,11 +27,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from freqdino.engine.progress import METRICS_PERIOD
 from freqdino.errors import ConfigError
 from freqdino.frequency import FrequencyScale
+from freqdino.modeling.backbones.freezing import FreezableBackbone
 
 NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm,
                nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, ChannelLayerNorm)
 # Factors of a whole branch by channel: attention inversion's, and LayerScale's by several names.
 BRANCH_SCALES = ("lf_gamma", "hf_gamma", "gamma_1", "gamma_2", "gamma")
+# Learned tokens beside those of patches, by timm's names; like positions they do not decay (DeiT, arXiv 2012.12877).
+EXTRA_TOKENS = ("cls_token", "dist_token", "reg_token")
 VIT_BACKBONES = ("build_vit_backbone", "build_fdam_vit_backbone")
 LR_SCHEDULERS = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 
@@ -60,10 +63,10 @@ def parameter_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
                           "frequency scaling; set it to 1.0, or switch FDAM on: MODEL.BACKBONE.FDAM.ENABLED, "
                           "MODEL.SEM_SEG_HEAD.FDAM.ENABLED")
     return [
-        *layer_decay_rules(cfg),
+        *layer_decay_rules(cfg, model),
         ParameterRule(matches=lambda module_name, name, module: "backbone" in module_name,
                       lr_factor=solver.BACKBONE_MULTIPLIER),
-        ParameterRule(matches=lambda module_name, name, module:
+        ParameterRule(matches=lambda module_name, name, module: name in EXTRA_TOKENS or
                       "relative_position_bias_table" in name or "pos_embed" in name, weight_decay=0.0),
         ParameterRule(matches=lambda module_name, name, module: name in BRANCH_SCALES, weight_decay=0.0),
         ParameterRule(matches=lambda module_name, name, module: module in scales,
@@ -77,27 +80,30 @@ def parameter_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
     ]
 
 
-def layer_decay_rules(cfg: CfgNode) -> list[ParameterRule]:
+def layer_decay_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
     """SOLVER.LAYER_DECAY for a ViT: block i of D learns at decay^(D − i), what precedes the blocks at decay^(D + 1).
 
     Source: BEiT (arXiv 2106.08254), whose counting FDAM's recipe follows. Raises ConfigError for a decay outside
     (0, 1] and for another backbone.
     """
-    decay, depth = cfg.SOLVER.LAYER_DECAY, cfg.MODEL.VIT.DEPTH
+    decay = cfg.SOLVER.LAYER_DECAY
     if decay == 1:
         return []
     if not 0 < decay < 1:
         raise ConfigError(f"SOLVER.LAYER_DECAY is {decay}; it must be above 0 and at most 1, which switches it off")
-    if cfg.MODEL.BACKBONE.NAME not in VIT_BACKBONES:
+    backbone = getattr(model, "backbone", None)
+    layers = backbone.layer_parts() if isinstance(backbone, FreezableBackbone) else []
+    if not layers:
         raise ConfigError(f"SOLVER.LAYER_DECAY is {decay}, but the backbone {cfg.MODEL.BACKBONE.NAME} has no layers "
-                          f"that it is for; set it to 1.0, or MODEL.BACKBONE.NAME to {', '.join(VIT_BACKBONES)}")
+                          f"that it is for; set it to 1.0, or MODEL.BACKBONE.NAME to {', '.join(VIT_BACKBONES)}, or to "
+                          "build_timm_backbone with a plain vision transformer as MODEL.TIMM.NAME")
 
-    def inside(part):
-        return lambda module_name, name, module: f"{module_name}.{name}.".startswith(f"backbone.{part}.")
+    def inside(parts):
+        prefixes = tuple(f"backbone.{part}." for part in parts)
+        return lambda module_name, name, module: f"{module_name}.{name}.".startswith(prefixes)
 
-    steps_to_the_top = {"pos_embed": depth + 1, "patch_embed": depth + 1,
-                        **{f"blocks.{i}": depth - i for i in range(depth)}}
-    return [ParameterRule(matches=inside(part), lr_factor=decay ** steps) for part, steps in steps_to_the_top.items()]
+    return [ParameterRule(matches=inside(parts), lr_factor=decay ** (len(layers) - index))
+            for index, parts in enumerate(layers)]
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, rules: Sequence[ParameterRule]

@@ -6,6 +6,7 @@ from freqdino.frequency.fdam import (
     FrequencyScale,
     InversionGates,
     ResidualFrequencyScale,
+    convert_to_fdam,
 )
 from freqdino.frequency.fdconv import FDConv, FDLinear, convert_to_fdconv, fdconv_from_conv2d
 from freqdino.frequency.freqfusion import FreqFusion
@@ -20,6 +21,7 @@ __all__ = [
     "FrequencyScale",
     "InversionGates",
     "ResidualFrequencyScale",
+    "convert_to_fdam",
     "convert_to_fdconv",
     "fdconv_from_conv2d",
 ]

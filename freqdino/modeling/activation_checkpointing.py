@@ -4,7 +4,6 @@ Source: "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174).
 """
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
 
 import torch
 from detectron2.layers import CNNBlockBase
@@ -19,6 +18,7 @@ from freqdino.layers.deformable_attention import DeformableEncoderLayer
 from freqdino.layers.transformer import CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
 from freqdino.modeling.backbones.token_block import TokenBlock
 from freqdino.modeling.mask_dino_decoder import MaskDINODecoderLayer
+from freqdino.ops.modules import PutBefore, put_before
 
 # What is computed again as a whole: the blocks of backbones, the layers of encoder and decoders, the fusions.
 BLOCKS = (CNNBlockBase, SwinTransformerBlock, TokenBlock, TransformerBlock, DeformableEncoderLayer, SelfAttentionLayer,
@@ -28,7 +28,7 @@ ROWS = (nn.Sequential, nn.ModuleList)
 OWN_SWITCHES = ("use_checkpoint", "grad_checkpointing", "activation_checkpointing", "checkpoint")
 
 
-class Checkpointed:
+class Checkpointed(PutBefore):
     """Stands before a block's own class. Same parameters, keys, results and random numbers, in training as ever."""
 
     def forward(self, *inputs, **options):
@@ -37,10 +37,6 @@ class Checkpointed:
             return forward(*inputs, **options)
         return checkpoint(forward, *inputs, use_reentrant=False, **options,
                           context_fn=lambda: (nullcontext(), statistics_kept(self)))
-
-    def __reduce_ex__(self, protocol):
-        """For copies and pickles, which find a class by its name, and this one is made."""
-        return empty_block, (type(self).__mro__[2],), self.__dict__
 
 
 @contextmanager
@@ -55,16 +51,6 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, norm.momentum, norm.num_batches_tracked in norms:
             pass
-
-
-@cache
-def checkpointed_class(block: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Checkpointed{block.__name__}", (Checkpointed, block), {"__module__": __name__})
-
-
-def empty_block(block: type[nn.Module]) -> nn.Module:
-    made = checkpointed_class(block)
-    return made.__new__(made)
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
@@ -96,5 +82,5 @@ def checkpoint_blocks(model: nn.Module) -> int:
     """Have the blocks of ``model`` that do not do so compute their activations again, in place; returns how many."""
     blocks = {block for block in blocks_of(model) if not isinstance(block, Checkpointed)}
     for block in blocks:
-        block.__class__ = checkpointed_class(type(block))
+        put_before(Checkpointed, block)
     return len(blocks)

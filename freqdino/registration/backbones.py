@@ -188,7 +188,8 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """MODEL.TIMM.* -> `freqdino.modeling.backbones.timm_backbone.timm_backbone`.
 
     MODEL.WEIGHTS may be a checkpoint of timm's. MODEL.BACKBONE.FDCONV.ENABLED: FDConv for the convolutions that it
-    serves; MODEL.BACKBONE.FDAM.ENABLED: frequency scaling in ResNets and ConvNeXts.
+    serves, FDLinear in plain vision transformers; MODEL.BACKBONE.FDAM.ENABLED: FDAM in plain vision transformers,
+    frequency scaling in ResNets and ConvNeXts.
     """
     from freqdino.modeling.backbones import timm_backbone  # here, because it takes seconds
 
@@ -202,7 +203,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
             timm_backbone.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         with errors_about(f"MODEL.BACKBONE.FDAM with timm's {options.NAME}"):
-            timm_backbone.add_frequency_scale(network)
+            timm_backbone.add_fdam(network)
     return network
 
 

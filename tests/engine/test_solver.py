@@ -6,7 +6,10 @@ from torch import nn
 from freqdino.config import load_config
 from freqdino.engine.solver import ParameterRule, build_lr_scheduler, build_optimizer, parameter_groups
 from freqdino.errors import ConfigError
-from freqdino.frequency import FDAMVisionTransformer, InversionGates, ResidualFrequencyScale
+from freqdino.frequency import FDAMBlock, InversionGates, ResidualFrequencyScale
+from freqdino.modeling.backbones.timm_backbone import add_fdam
+from freqdino.modeling.backbones.vit import ViTBackbone
+from helpers.small_timm_vits import small_timm_vit
 
 
 class Attention(nn.Module):
@@ -184,17 +187,18 @@ def test_steps_of_one_length_have_a_rate_after_the_last():
 
 
 class VisionTransformerModel(nn.Module):
-    """A backbone of two blocks under the names of FDAM's, and an encoder layer with its modules."""
+    """A backbone of four blocks under the names of FDAM's, and an encoder layer with its modules."""
 
     def __init__(self):
         super().__init__()
-        self.backbone = FDAMVisionTransformer(img_size=32, embed_dim=32, depth=2, num_heads=2, out_indices=(0, 1))
-        self.backbone.neck = nn.Conv2d(2, 2, 1)
+        self.backbone = ViTBackbone(
+            img_size=32, in_chans=3, embed_dim=32, depth=4, num_heads=2, init_values=1e-4, drop_path_rate=0.0,
+            out_indices=(0, 1, 2, 3), neck_norm="LN", activation_checkpointing=False, block=FDAMBlock)
         self.encoder = nn.ModuleDict({"invert": InversionGates(32, 2), "freq_scale_1": ResidualFrequencyScale(32)})
 
 
 FDAM_OPTIONS = ["SOLVER.BASE_LR", "1.0", "SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.BACKBONE_MULTIPLIER", "1.0",
-                "MODEL.BACKBONE.NAME", "build_fdam_vit_backbone", "MODEL.VIT.DEPTH", "2"]
+                "MODEL.BACKBONE.NAME", "build_fdam_vit_backbone", "MODEL.VIT.DEPTH", "4"]
 
 
 def fdam_settings(*options):
@@ -208,14 +212,15 @@ def test_scales_of_branches_and_position_embeddings_do_not_decay():
     gates = {"attn.lf_gamma", "attn.hf_gamma", "gamma_1", "gamma_2"}
     norms = {f"{norm}.{kind}" for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
     assert without == {"backbone.pos_embed", "encoder.invert.lf_gamma", "encoder.invert.hf_gamma",
-                       *(f"backbone.blocks.{i}.{name}" for i in (0, 1) for name in gates | norms)}
+                       "backbone.neck.res2.1.weight", "backbone.neck.res2.1.bias",
+                       *(f"backbone.blocks.{i}.{name}" for i in range(4) for name in gates | norms)}
     assert all(setting == (1.0, 0.5) for name, setting in found.items() if name not in without)
 
 
 def test_factor_of_frequency_scaling():
     found = fdam_settings("SOLVER.FREQ_SCALE_MULTIPLIER", "2.0")
     faster = {name for name, (lr, _) in found.items() if lr == 2.0}
-    assert faster == {name for name in found if ".freq_scale_" in name} and len(faster) == 5 * 5
+    assert faster == {name for name in found if ".freq_scale_" in name} and len(faster) == 9 * 5
     assert {lr for name, (lr, _) in found.items() if name not in faster} == {1.0}
 
 
@@ -238,23 +243,39 @@ def test_factor_of_frequency_scaling_that_nothing_reads():
 def test_each_lower_block_learns_more_slowly():
     found = fdam_settings("SOLVER.LAYER_DECAY", "0.5", "SOLVER.FREQ_SCALE_MULTIPLIER", "4.0",
                           "SOLVER.BACKBONE_MULTIPLIER", "0.1")
-    for name, expected in {"backbone.pos_embed": 0.1 / 8, "backbone.patch_embed.proj.weight": 0.1 / 8,
-                           "backbone.blocks.0.attn.qkv.weight": 0.1 / 4, "backbone.blocks.0.gamma_1": 0.1 / 4,
-                           "backbone.blocks.1.mlp.fc1.bias": 0.1 / 2, "backbone.neck.weight": 0.1,
-                           "backbone.blocks.1.freq_scale_2.complex_weights": 0.2,
+    for name, expected in {"backbone.pos_embed": 0.1 / 32, "backbone.patch_embed.proj.weight": 0.1 / 32,
+                           "backbone.blocks.0.attn.qkv.weight": 0.1 / 16, "backbone.blocks.0.gamma_1": 0.1 / 16,
+                           "backbone.blocks.3.mlp.fc1.bias": 0.1 / 2, "backbone.neck.res3.weight": 0.1,
+                           "backbone.blocks.3.freq_scale_2.complex_weights": 0.2,
                            "encoder.freq_scale_1.reweight.fc1.weight": 4.0,
                            "encoder.invert.dy_freq.weight": 1.0}.items():
         assert found[name][0] == pytest.approx(expected), name
 
 
-def test_layer_decay_of_a_plain_transformer():
-    found = fdam_settings("SOLVER.LAYER_DECAY", "0.5", "MODEL.BACKBONE.NAME", "build_vit_backbone")
-    assert found["backbone.blocks.0.attn.qkv.weight"][0] == pytest.approx(1 / 4)
+def test_layers_of_timms_transformer():
+    """Three blocks: what is before them learns at 1/16, they at 1/8, 1/4 and 1/2; new parts with their block."""
+    model = nn.ModuleDict({"backbone": small_timm_vit()})
+    add_fdam(model["backbone"])
+    options = ["SOLVER.BASE_LR", "1.0", "SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.BACKBONE_MULTIPLIER", "1.0",
+               "SOLVER.LAYER_DECAY", "0.5", "MODEL.BACKBONE.NAME", "build_timm_backbone"]
+    found = settings(model, build_optimizer(load_config(opts=options), model))
+    before = {name: found[f"backbone.network.{name}"] for name in (
+        "cls_token", "reg_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")}
+    assert before == {"cls_token": (1 / 16, 0.0), "reg_token": (1 / 16, 0.0), "pos_embed": (1 / 16, 0.0),
+                      "patch_embed.proj.weight": (1 / 16, 0.5), "patch_embed.proj.bias": (1 / 16, 0.5)}
+    for index, rate in enumerate((1 / 8, 1 / 4, 1 / 2)):
+        inside = {name: setting for name, setting in found.items() if f".blocks.{index}." in name}
+        assert {lr for lr, _ in inside.values()} == {rate}
+        without = {name.partition(f"blocks.{index}.")[2] for name, (_, decay) in inside.items() if decay == 0}
+        assert without == {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "ls1.gamma", "ls2.gamma",
+                           "attn.invert.lf_gamma", "attn.invert.hf_gamma"}
+    assert found["backbone.network.norm.weight"] == (1.0, 0.0) and found["backbone.neck.res3.weight"] == (1.0, 0.5)
 
 
 def test_layer_decay_that_nothing_reads():
     with pytest.raises(ConfigError, match="LAYER_DECAY is 0.9, but the backbone D2SwinTransformer has no layers"):
-        fdam_settings("SOLVER.LAYER_DECAY", "0.9", "MODEL.BACKBONE.NAME", "D2SwinTransformer")
+        build_optimizer(load_config(opts=["SOLVER.LAYER_DECAY", "0.9", "MODEL.BACKBONE.NAME", "D2SwinTransformer"]),
+                        Model())
     with pytest.raises(ConfigError, match="SOLVER.LAYER_DECAY is 1.5; it must be above 0 and at most 1"):
         fdam_settings("SOLVER.LAYER_DECAY", "1.5")
 

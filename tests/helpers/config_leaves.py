@@ -27,6 +27,7 @@ OWN_CLASSES = 80                            # with which configs/leaves.json cou
 # What the parts of a leaf's name change in the recipe. The 12-epoch schedule is our own, with boxes in the model's
 # frame; so is the place of a module or of a backbone in a published recipe.
 VIT = {"MODEL.BACKBONE.NAME": "build_vit_backbone"}
+TIMM_VIT = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.DROP_PATH_RATE": 0.1, "SOLVER.LAYER_DECAY": 0.95}
 CHANGES = {
     "12ep": {"SOLVER.MAX_ITER": 88500, "SOLVER.STEPS": [81125], "MODEL.MaskDINO.BOX_FRAME": "padded"},
     "freqfusion": {"MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED": True},
@@ -38,6 +39,10 @@ CHANGES = {
     "deit_s": {**VIT, "MODEL.WEIGHTS": "deit_small_patch16_224.pth", "MODEL.VIT.DROP_PATH_RATE": 0.1},
     "deit3_b": {**VIT, "MODEL.WEIGHTS": "deit3_base_patch16_384.pth", "MODEL.VIT.EMBED_DIM": 768,
                 "MODEL.VIT.NUM_HEADS": 12, "MODEL.VIT.DROP_PATH_RATE": 0.15, "SOLVER.LAYER_DECAY": 0.95},
+    "dinov2_s": {**TIMM_VIT, "MODEL.WEIGHTS": "timm://vit_small_patch14_reg4_dinov2.lvd142m",
+                 "MODEL.TIMM.NAME": "vit_small_patch14_reg4_dinov2"},
+    "dinov3_s": {**TIMM_VIT, "MODEL.WEIGHTS": "timm://vit_small_patch16_dinov3.lvd1689m",
+                 "MODEL.TIMM.NAME": "vit_small_patch16_dinov3"},
     "convnext_t": {"MODEL.WEIGHTS": "convnext_tiny.fb_in1k.safetensors", "MODEL.BACKBONE.NAME": "build_timm_backbone",
                    "MODEL.TIMM.DROP_PATH_RATE": 0.4},
     "mit_b0": {"MODEL.WEIGHTS": "mit_b0.pth", "MODEL.BACKBONE.NAME": "build_mit_backbone"},

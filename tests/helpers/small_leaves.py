@@ -1,5 +1,6 @@
 """Options that make a leaf's model narrow and shallow and keep what it is made of: levels, switches, heads, losses."""
 from freqdino.config import load_config
+from helpers import small_timm_vits  # noqa: F401  registers those of SMALL_TIMM
 from helpers.config_leaves import counted
 from helpers.paths import CONFIGS
 
@@ -24,7 +25,6 @@ SMALL = {
     "MODEL.VIT.DROP_PATH_RATE": 0.0,
     "MODEL.VIT.NECK_NORM": "LN",
     "MODEL.MIT.DROP_PATH_RATE": 0.0,
-    "MODEL.TIMM.NAME": "test_convnext",     # ConvNeXt of 24 to 64 channels
     "MODEL.TIMM.DROP_PATH_RATE": 0.0,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 64,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 16,
@@ -39,9 +39,12 @@ SMALL = {
     "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
 }
+SMALL_TIMM = {"dinov2_s": "small_dino_two", "dinov3_s": "small_dino_three"}
 
 
 def small_leaf(leaf, **options):
     """The leaf's configuration made small; ``options``: last names of keys of MODEL, as in DEVICE="cuda"."""
-    values = {**SMALL, **{f"MODEL.{name}": value for name, value in options.items()}}
+    # ConvNeXt of 24 to 64 channels; vision transformers of 32.
+    network = next((small for name, small in SMALL_TIMM.items() if f"_{name}" in leaf), "test_convnext")
+    values = {**SMALL, "MODEL.TIMM.NAME": network, **{f"MODEL.{name}": value for name, value in options.items()}}
     return load_config(str(CONFIGS / leaf), [*counted(leaf), *(word for item in values.items() for word in item)])

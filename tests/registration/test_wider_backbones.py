@@ -9,6 +9,7 @@ from freqdino.engine.solver import build_optimizer
 from freqdino.errors import CheckpointError, ConfigError
 from freqdino.frequency import FDConv, FDLinear, FrequencyScale, InversionGates
 from freqdino.registration.backbones import build_backbone
+from helpers import small_timm_vits  # noqa: F401  registers small_dino_two and small_dino_three
 from helpers.modules import randomised
 from helpers.small_mask_dino import OPTIONS as MASK_DINO
 from helpers.small_models import BackboneModel, example, small_config, small_model
@@ -22,12 +23,16 @@ MIT = {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [32,
        "MODEL.MIT.DEPTHS": [1, 1, 1, 1]}
 CONVNEXT = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_convnext2"}
 RESNET = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_resnet"}
-BACKBONES = {"Swin": SWIN, "MiT": MIT, "ConvNeXt": CONVNEXT, "ResNet": RESNET}
+DINOV2 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dino_two"}
+DINOV3 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dino_three"}
+BACKBONES = {"Swin": SWIN, "MiT": MIT, "ConvNeXt": CONVNEXT, "ResNet": RESNET, "DINOv2": DINOV2, "DINOv3": DINOV3}
 FAMILIES = {"Mask2Former": {}, "Mask DINO": MASK_DINO}
 NEW_PARTS = {"Swin": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}},
              "MiT": {"FDConv": {"FDConv", "FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}},
              "ConvNeXt": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale"}},
-             "ResNet": {"FDConv": {"FDConv"}, "FDAM": {"FrequencyScale"}}}
+             "ResNet": {"FDConv": {"FDConv"}, "FDAM": {"FrequencyScale"}},
+             **{name: {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}}
+                for name in ("DINOv2", "DINOv3")}}
 
 
 def frequency_parts(module):
@@ -188,8 +193,8 @@ def test_layer_decay_is_for_other_networks(options):
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM must lie between 1 and .* got 1000000 .in block1.0.attn.q"),
     ({**CONVNEXT, "MODEL.TIMM.NAME": "convnext_tinny"},
      "MODEL.TIMM.NAME is unknown: timm .* has no network 'convnext_tinny'; the nearest are convnext_tiny"),
-    ({**CONVNEXT, "MODEL.TIMM.NAME": "deit_tiny_patch16_224"},
-     "MODEL.TIMM: timm's deit_tiny_patch16_224 gives no feature pyramid: .* build_vit_backbone"),
+    ({**CONVNEXT, "MODEL.TIMM.NAME": "test_vit_relpos"},
+     "MODEL.TIMM: timm's test_vit_relpos gives no feature pyramid: .* plain vision transformer of timm's"),
     ({**CONVNEXT, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 0},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM must be at least 1, got 0 .in stages"),
     ({**CONVNEXT, "MODEL.TIMM.NAME": "test_efficientnet", **FDAM},

@@ -1,6 +1,7 @@
-"""Freezing the first stages of a backbone that is no ResNet, as Detectron2 freezes those of a ResNet.
+"""Freezing the first stages of a backbone that is no ResNet, as Detectron2 freezes those of a ResNet, and its layers.
 
-Source: Detectron2's ``ResNet.freeze``: parameters that learn nothing and normalisations that keep their statistics.
+Sources: Detectron2's ``ResNet.freeze``: parameters that learn nothing and normalisations that keep their statistics;
+BEiT (arXiv 2106.08254), whose layers learn the more slowly the lower they are.
 """
 from collections.abc import Sequence
 
@@ -10,13 +11,19 @@ STAGE_NAMES = ("stem", "res2", "res3", "res4", "res5")
 
 
 class FreezableBackbone(Backbone):
-    """A backbone that says in `stage_parts` what its stages are made of; put before other bases."""
+    """A backbone that says in `stage_parts` what its stages are made of, and a plain transformer in `layer_parts` what
+    its layers are; put before other bases."""
 
     frozen_modules: frozenset[str] = frozenset()
 
     def stage_parts(self) -> Sequence[Sequence[str]]:
         """Names of the modules and parameters of the stem and of the four stages, in this order."""
         raise NotImplementedError
+
+    def layer_parts(self) -> Sequence[Sequence[str]]:
+        """Names of the modules and parameters before the blocks, then of each block; nothing where there are stages of
+        several resolutions."""
+        return []
 
     def freeze(self, freeze_at: int) -> None:
         """Freeze the first ``freeze_at`` of `STAGE_NAMES`, in place: their parameters require no gradient, their

@@ -28,10 +28,9 @@ class ViTBackbone(VisionTransformer, FreezableBackbone):
     """Images (B, in_chans, H, W) -> res2 .. res5, each C channels, at strides 4, 8, 16 and 32 (rounded up).
 
     ``out_indices`` names four blocks, shallow to deep, the last block among them: one for each level, as published for
-    UPerNet; all their maps have stride 16. The neck resizes them by transposed convolutions (two with a normalisation
-    and GELU between them for res2, one for res3), leaves res4 as it is, and takes maxima of 2 × 2 for res5.
-    ``neck_norm``: the normalisation, LN (ViTDet's choice: segmentation trains with few images a GPU), or BN, SyncBN
-    (BEiT's) or GN. ``block``: plain, or FDAMBlock.
+    UPerNet; all their maps have stride 16, and `resizing_neck` resizes them. ``neck_norm``: its normalisation, LN
+    (ViTDet's choice: segmentation trains with few images a GPU), or BN, SyncBN (BEiT's) or GN. ``block``: plain, or
+    FDAMBlock.
 
     Keys: the transformer's (``patch_embed``, ``pos_embed``, ``blocks.<i>``), ``neck.res2``, ``neck.res3``. Raises
     ValueError for other ``out_indices`` or another ``neck_norm``, and where the transformer does.
@@ -49,12 +48,7 @@ class ViTBackbone(VisionTransformer, FreezableBackbone):
             num_heads=num_heads, init_values=init_values, drop_path_rate=drop_path_rate, out_indices=out_indices,
             activation_checkpointing=activation_checkpointing, block=block)
         self.embed_dim = embed_dim
-        self.neck = nn.ModuleDict({
-            "res2": nn.Sequential(doubled(embed_dim), get_norm(neck_norm, embed_dim), nn.GELU(), doubled(embed_dim)),
-            "res3": doubled(embed_dim),
-            "res4": nn.Identity(),
-            "res5": nn.MaxPool2d(kernel_size=2, ceil_mode=True),
-        })
+        self.neck = resizing_neck(embed_dim, neck_norm)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         maps = super().forward(image)
@@ -68,12 +62,30 @@ class ViTBackbone(VisionTransformer, FreezableBackbone):
         """Side lengths of which no level is rounded up."""
         return STAGE_STRIDES["res5"]
 
+    def layer_parts(self) -> list[list[str]]:
+        """See FreezableBackbone: what comes before the blocks, then each block."""
+        return [["patch_embed", "pos_embed"], *([f"blocks.{index}"] for index in range(len(self.blocks)))]
+
     def stage_parts(self) -> list[list[str]]:
         """See FreezableBackbone; a stage is the blocks down to the one that its map comes from, but for what FDAM adds
         to them. The neck learns."""
         ends = (0, *(index + 1 for index in self.out_indices))
         return [["patch_embed", "pos_embed"],
                 *([f"blocks.{i}.{part}" for i in range(*stage) for part in BLOCK_PARTS] for stage in pairwise(ends))]
+
+
+def resizing_neck(channels: int, norm: str) -> nn.ModuleDict:
+    """res2 .. res5 -> what makes its map of one of stride 16, all (B, ``channels``, ., .).
+
+    Two transposed convolutions with a normalisation (Detectron2's name ``norm``) and GELU between them, one, nothing,
+    maxima of 2 × 2.
+    """
+    return nn.ModuleDict({
+        "res2": nn.Sequential(doubled(channels), get_norm(norm, channels), nn.GELU(), doubled(channels)),
+        "res3": doubled(channels),
+        "res4": nn.Identity(),
+        "res5": nn.MaxPool2d(kernel_size=2, ceil_mode=True),
+    })
 
 
 def doubled(channels: int) -> nn.ConvTranspose2d:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from freqdino.registration.backbones import build_backbone
+from helpers import small_timm_vits  # noqa: F401  registers small_dino_two
 from helpers.small_models import RESNET18, small_config
 
 SWIN = {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 16, "MODEL.SWIN.DEPTHS": [1, 1, 1, 1],
@@ -17,6 +18,7 @@ VIT = {"MODEL.BACKBONE.NAME": "build_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "M
        "MODEL.VIT.NUM_HEADS": 2, "MODEL.VIT.DEPTH": 6, "MODEL.VIT.OUT_INDICES": [1, 2, 3, 5]}
 CONVNEXT = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "convnext_atto"}
 RESNET = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "resnet18"}
+DINO = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dino_two"}
 # Backbone, FREEZE_AT, beginnings of the names of the parameters that do not learn, written down by hand.
 FROZEN = [
     (SWIN, 1, ("patch_embed.", "absolute_pos_embed")),
@@ -32,6 +34,11 @@ FROZEN = [
     (CONVNEXT, 5, ("stem.", "stages.")),
     (RESNET, 1, ("conv1.", "bn1.")),
     (RESNET, 3, ("conv1.", "bn1.", "layer1.", "layer2.")),
+    # Three blocks: quarters end after 3/4, 6/4, 9/4 and 3 of them, rounded: 1, 2, 2, 3.
+    (DINO, 1, ("patch_embed.", "pos_embed", "cls_token", "reg_token")),
+    (DINO, 2, ("patch_embed.", "pos_embed", "cls_token", "reg_token", "blocks.0.")),
+    (DINO, 4, ("patch_embed.", "pos_embed", "cls_token", "reg_token", "blocks.0.", "blocks.1.")),
+    (DINO, 5, ("patch_embed.", "pos_embed", "cls_token", "reg_token", "blocks.", "norm.")),
 ]
 
 
@@ -46,7 +53,7 @@ def test_parameters_of_the_first_stages_do_not_learn(options, freeze_at, frozen)
         assert not isinstance(tensor, nn.Parameter) or tensor.requires_grad != name.startswith(frozen), name
 
 
-@pytest.mark.parametrize("options", [SWIN, MIT, VIT, CONVNEXT], ids=["swin", "mit", "vit", "convnext"])
+@pytest.mark.parametrize("options", [SWIN, MIT, VIT, CONVNEXT, DINO], ids=["swin", "mit", "vit", "convnext", "dino"])
 @pytest.mark.parametrize("freeze_at", [0, -1])
 def test_nothing_is_frozen_by_0(options, freeze_at):
     backbone = built(options, freeze_at).train()
@@ -75,8 +82,9 @@ def test_stochastic_depth_of_frozen_stages_is_off():
 @pytest.mark.parametrize("options", [{**SWIN, "MODEL.SWIN.USE_CHECKPOINT": True},
                                      {**MIT, "MODEL.MIT.USE_CHECKPOINT": True},
                                      {**VIT, "MODEL.VIT.USE_CHECKPOINT": True},
-                                     {**CONVNEXT, "MODEL.TIMM.USE_CHECKPOINT": True}],
-                         ids=["swin", "mit", "vit", "convnext"])
+                                     {**CONVNEXT, "MODEL.TIMM.USE_CHECKPOINT": True},
+                                     {**DINO, "MODEL.TIMM.USE_CHECKPOINT": True}],
+                         ids=["swin", "mit", "vit", "convnext", "dino"])
 @pytest.mark.parametrize("freeze_at", [1, 3])
 def test_what_is_not_frozen_learns_with_activation_checkpointing_too(options, freeze_at):
     backbone = built(options, freeze_at).train()
@@ -85,7 +93,7 @@ def test_what_is_not_frozen_learns_with_activation_checkpointing_too(options, fr
         assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
-@pytest.mark.parametrize("options", [SWIN, MIT, VIT], ids=["swin", "mit", "vit"])
+@pytest.mark.parametrize("options", [SWIN, MIT, VIT, DINO], ids=["swin", "mit", "vit", "dino"])
 @pytest.mark.parametrize("switch", ["FDAM", "FDCONV"])
 def test_frequency_modules_learn_in_frozen_stages(options, switch):
     """As in a ResNet's: the plain weights keep still, what the modules add to them learns."""
