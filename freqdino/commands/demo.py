@@ -122,7 +122,7 @@ def brings_its_configuration(weights: str) -> bool:
 
 
 def settings_of(args: argparse.Namespace):
-    from freqdino.engine.artist import Settings
+    from freqdino.engine.showing.artist import Settings
 
     source, options = None, tuple(args.opts)
     if args.config_file is None:
@@ -136,7 +136,7 @@ def settings_of(args: argparse.Namespace):
 def draw_images(args: argparse.Namespace) -> int:
     """Draw every image; returns the number of files that had to be skipped."""
     from freqdino.data.image_files import find_records
-    from freqdino.engine.artist import draw_files
+    from freqdino.engine.showing.artist import draw_files
     from freqdino.visualization.output_files import output_paths
 
     records = find_records(args.dataset, args.input, args.max_images)
@@ -154,7 +154,7 @@ def draw_images(args: argparse.Namespace) -> int:
 
 def draw_video(args: argparse.Namespace) -> bool:
     """Draw the frames of a video or a camera into a video; returns whether a file gave the frames that it announces."""
-    from freqdino.engine.artist import Artist
+    from freqdino.engine.showing.artist import Artist
     from freqdino.visualization.output_files import refuse_overwriting
     from freqdino.visualization.videos import VideoReader, VideoWriter
 
@@ -187,8 +187,8 @@ def show_page(args: argparse.Namespace) -> None:
     """Serve the web page until Ctrl-C. What it writes goes with it."""
     with StopSignals(), tempfile.TemporaryDirectory(prefix="freqdino_demo_") as name:
         os.environ.setdefault("GRADIO_TEMP_DIR", name)      # before it is imported
-        from freqdino.engine.artist import load_predictor
-        from freqdino.engine.web_demo import build_page, listen, need_gradio, serving
+        from freqdino.engine.showing.artist import load_predictor
+        from freqdino.engine.showing.web_demo import build_page, listen, need_gradio, serving
 
         need_gradio()
         with listen(PORT if args.port is None else args.port) as listener:

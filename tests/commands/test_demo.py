@@ -15,7 +15,7 @@ from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from freqdino.config import load_config
-from freqdino.engine import artist
+from freqdino.engine.showing import artist
 from freqdino.visualization.output_files import output_paths
 from helpers.demo_project import DemoTestModel, demo_project, run
 from helpers.paths import ROOT

@@ -16,8 +16,8 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from freqdino.commands import demo
-from freqdino.engine import artist, web_demo
-from freqdino.engine.web_demo import listen
+from freqdino.engine.showing import artist, web_demo
+from freqdino.engine.showing.web_demo import listen
 from helpers.browser import chromium
 from helpers.demo_project import demo_project, run
 

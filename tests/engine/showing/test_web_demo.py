@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from freqdino import Predictor
-from freqdino.engine.web_demo import ADDRESS, build_page, listen, predict, tasks_of, view
+from freqdino.engine.showing.web_demo import ADDRESS, build_page, listen, predict, tasks_of, view
 from helpers.demo_project import demo_project
 
 

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from freqdino.engine.result import Result
-from freqdino.engine.shown import id_map, packed, what_is_shown
+from freqdino.engine.showing.shown import id_map, packed, what_is_shown
 
 HEIGHT, WIDTH = 4, 6
 

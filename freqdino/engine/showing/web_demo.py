@@ -21,7 +21,7 @@ from PIL import Image
 
 from freqdino.engine.predictor import Predictor
 from freqdino.engine.result import Result
-from freqdino.engine.shown import Shown, packed, what_is_shown
+from freqdino.engine.showing.shown import Shown, packed, what_is_shown
 from freqdino.errors import USER_ERRORS, message_of
 from freqdino.visualization.drawing import choose_task, predicted_tasks
 
