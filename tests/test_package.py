@@ -147,7 +147,7 @@ ARGUMENTS = {"train": ["--config-file", "x.yaml"], "report": ["run"],
              "convert_weights": ["a.pth", "b.pth", "--config-file", "x.yaml"], "ablation": [],
              "benchmark": ["models"], "prepare": ["coco_stuff"], "check_data": ["a.json@b"],
              "convert_data": ["labelme:a", "b.json"],
-             "check_gpu": ["--device", "cpu"]}
+             "check_gpu": ["--device", "cpu"], "export": ["--weights", "a", "--output", "b.onnx"]}
 import freqdino
 said = {}
 for command, arguments in ARGUMENTS.items():

@@ -38,17 +38,17 @@ def mirror_weights(like: Tensor, length: int) -> Tensor:
 def inverse_real_transform(real: Tensor, imaginary: Tensor, columns: int) -> Tensor:
     """``torch.fft.irfft2`` of (…, R, m) coefficients for maps of m = columns // 2 + 1: (…, R, columns)."""
     rows, half = real.shape[-2:]
-    # The parts as one tensor, whose leading axes are never as few as one: of one image matmul computes otherwise.
-    parts = inverse_transform(torch.stack((real, imaginary)))
+    # The parts as one tensor, so that what matmul goes over is never as few as one: it computes that otherwise.
+    parts = inverse_transform(torch.stack((real, imaginary), -3))
     parts = (parts * (mirror_weights(real, columns) / (rows * columns))).mT
     if balanced_factors(columns)[0] > 1:
-        return inverse_transform(F.pad(parts, (0, 0, 0, columns - half)))[0].mT
+        return inverse_transform(F.pad(parts, (0, 0, 0, columns - half))).select(-3, 0).mT
     cosines, sines = waves(real, columns, half, columns)
-    return ((cosines @ parts)[0] - (sines @ parts)[1]).mT
+    return ((cosines @ parts).select(-3, 0) - (sines @ parts).select(-3, 1)).mT
 
 
 def inverse_transform(parts: Tensor) -> Tensor:
-    """``torch.fft.ifft`` along R, times R, of real and imaginary parts (2, …, R, C); of a long R in two steps.
+    """``torch.fft.ifft`` along R, times R, of real and imaginary parts (…, 2, R, C); of a long R in two steps.
 
     R = p·q: of the coefficient k = b·p + a the element n = c·q + d has the share exp(2πi (b·d/q + a·d/R + a·c/p)).
     Source: Cooley and Tukey, An algorithm for the machine calculation of complex Fourier series, 1965.
@@ -56,20 +56,20 @@ def inverse_transform(parts: Tensor) -> Tensor:
     rows = parts.shape[-2]
     p, q = balanced_factors(rows)
     if p == 1:
-        return _turned(parts, *waves(parts, rows, rows, rows))
-    parts = ready_to_flatten(parts).unflatten(-2, (q, p)).transpose(-3, -2)                 # (2, …, a, b, C)
-    parts = _turned(parts, *waves(parts, q, q, q))                                          # (2, …, a, d, C)
+        return _turned(parts, waves(parts, rows, rows, rows), pair=-3)
+    parts = ready_to_flatten(parts).unflatten(-2, (q, p)).transpose(-3, -2)                 # (…, 2, a, b, C)
+    parts = _turned(parts, waves(parts, q, q, q), pair=-4)                                  # (…, 2, a, d, C)
     cosines, sines = (wave[..., None] for wave in waves(parts, p, q, rows))
-    real, imaginary = parts.unbind(0)
-    parts = torch.stack((real * cosines - imaginary * sines, real * sines + imaginary * cosines))
-    parts = _turned(parts.transpose(-3, -2), *waves(parts, p, p, p))                        # (2, …, d, c, C)
+    real, imaginary = parts.unbind(-4)
+    parts = torch.stack((real * cosines - imaginary * sines, real * sines + imaginary * cosines), -4)
+    parts = _turned(parts.transpose(-3, -2), waves(parts, p, p, p), pair=-4)                # (…, 2, d, c, C)
     return ready_to_flatten(parts.transpose(-3, -2)).flatten(-3, -2)
 
 
-def _turned(parts, cosines, sines):
-    """The product of a complex matrix with parts (2, …, R, C)."""
-    (real, imaginary), (other_real, other_imaginary) = (cosines @ parts).unbind(0), (sines @ parts).unbind(0)
-    return torch.stack((real - other_imaginary, other_real + imaginary))
+def _turned(parts, matrix, *, pair):
+    """The product of a complex matrix (cosines, sines) with parts (…, R, C), real and imaginary along ``pair``."""
+    (real, other_imaginary), (imaginary, other_real) = ((wave @ parts).unbind(pair) for wave in matrix)
+    return torch.stack((real - other_real, imaginary + other_imaginary), pair)
 
 
 def balanced_factors(length: int) -> tuple[int, int]:
