@@ -8,20 +8,25 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from freqdino.data import register_custom_datasets
+from freqdino.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 
-def class_metadata(cfg: CfgNode, noted: Mapping[str, object] | None = None, dataset: str | None = None) -> Metadata:
-    """Metadata of ``dataset``, else what the weights say, ``noted`` (`checkpoint.class_rows.CLASS_TABLES`), with the
-    colours of a data set of the configuration that has these classes; where they say nothing, metadata of the first of
-    DATASETS.TEST and DATASETS.TRAIN that is known on this machine, and empty ones, with a warning, where none is.
+def dataset_metadata(name: str) -> Metadata:
+    """Metadata of a data set. Raises ConfigError: it is not registered; OSError, ValueError: it is own data that cannot
+    be read."""
+    register_custom_datasets([name])
+    if name not in DatasetCatalog:
+        raise ConfigError(f"the data set {name} is not registered; registered are {', '.join(sorted(DatasetCatalog))}")
+    return MetadataCatalog.get(name)
 
-    Raises OSError, ValueError: ``dataset`` is own data that cannot be read.
+
+def class_metadata(cfg: CfgNode, noted: Mapping[str, object] | None = None) -> Metadata:
+    """What the weights say, ``noted`` (`checkpoint.class_rows.CLASS_TABLES`), with the colours of a data set of the
+    configuration that has these classes; where they say nothing, metadata of the first of DATASETS.TEST and
+    DATASETS.TRAIN that is known on this machine, and empty ones, with a warning, where none is.
     """
-    if dataset is not None:
-        register_custom_datasets([dataset])
-        return MetadataCatalog.get(dataset)
     configured = dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))
     if noted:
         for name in configured:
@@ -31,13 +36,9 @@ def class_metadata(cfg: CfgNode, noted: Mapping[str, object] | None = None, data
     problems = []
     for name in configured:
         try:
-            register_custom_datasets([name])
+            return dataset_metadata(name)
         except (OSError, ValueError) as error:
             problems.append(str(error))
-            continue
-        if name in DatasetCatalog:
-            return MetadataCatalog.get(name)
-        problems.append(f"{name} is not registered")
     logger.warning("No data set that the configuration names is here, so classes are shown by number, and those of a "
                    "panoptic model all count as things: %s", "; ".join(problems) or "DATASETS.TEST and TRAIN are empty")
     return Metadata()

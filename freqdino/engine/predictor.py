@@ -13,7 +13,6 @@ from typing import Any, cast, overload
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
@@ -21,10 +20,9 @@ from torch import nn
 import freqdino
 from freqdino.checkpoint import DataConfig, StrictCheckpointer, read_weights
 from freqdino.config import load_config
-from freqdino.data import register_custom_datasets
 from freqdino.data.augmentation import InferenceInput
 from freqdino.data.image_reading import read_image, rgb_pixels
-from freqdino.engine.class_metadata import class_metadata, classes_to_build_with
+from freqdino.engine.class_metadata import class_metadata, classes_to_build_with, dataset_metadata
 from freqdino.engine.evaluating import evaluate_predictions
 from freqdino.engine.result import Result
 from freqdino.engine.run_folder import find_checkpoint, find_config
@@ -75,7 +73,7 @@ class Predictor:
         """
         Args:
             source: the folder of a run, whose configuration and final weights are taken, or a file of
-                tools/export.py, which takes no other argument but ``device`` (cpu or cuda).
+                tools/export.py, beside which there may be ``dataset`` and ``device`` (cpu or cuda) alone.
             config: in place of ``source``, a configuration or its file; its MODEL.WEIGHTS are taken unless ``weights``
                 names others.
             weights: anything that MODEL.WEIGHTS may be; with ``source`` in place of the run's own.
@@ -89,16 +87,18 @@ class Predictor:
         """
         if dtype not in TYPES:
             raise ArgumentError("dtype", f"must be one of {', '.join(TYPES)}, got {dtype!r}")
+        freqdino.register()
         self._precision: Callable = nullcontext
         if is_exported(source):
-            given = {"config": config, "weights": weights, "options": options, "dataset": dataset}
+            given = {"config": config, "weights": weights, "options": options}
             needless = [name for name, value in given.items() if value] + ["dtype"] * (dtype != "float32")
             if needless:
                 raise ArgumentError(needless[0], f"cannot be chosen: {source} is an exported model, which has its own")
             exported = ExportedModel(str(source), device or "cpu")
             self._model: Callable[[list[dict]], list[dict]] = exported
             about = exported.description
-            self.cfg, self.input, self.metadata = None, about.input, about.metadata
+            self.cfg, self.input = None, about.input
+            self.metadata = about.metadata if dataset is None else dataset_metadata(dataset)
             self._predictions, self._max_detections = Predictions(about.tasks, masks=True), about.max_instances
             return
         cfg = configuration(source, config, weights, [*options, *(("MODEL.DEVICE", device) if device else ())])
@@ -108,7 +108,7 @@ class Predictor:
         self._model = model
         self.cfg, self.input = cfg, InferenceInput.of(cfg)
         self._predictions, self._max_detections = predictions_of(cfg), cfg.TEST.DETECTIONS_PER_IMAGE
-        self.metadata = metadata if dataset is None else class_metadata(cfg, dataset=dataset)
+        self.metadata = metadata if dataset is None else dataset_metadata(dataset)
         if dtype != "float32":
             self._precision = partial(torch.autocast, torch.device(cfg.MODEL.DEVICE).type, TYPES[dtype])
 
@@ -143,11 +143,7 @@ class Predictor:
 
         Raises ValueError, OSError: the data set cannot be read, has other classes, or nothing of what is predicted.
         """
-        register_custom_datasets([dataset])
-        if dataset not in DatasetCatalog:
-            raise ConfigError(f"the data set {dataset} is not registered; registered are "
-                              f"{', '.join(sorted(DatasetCatalog))}")
-        counts = [count_classes(metadata) for metadata in (MetadataCatalog.get(dataset), self.metadata)]
+        counts = [count_classes(metadata) for metadata in (dataset_metadata(dataset), self.metadata)]
         if None not in counts and counts[0] != counts[1]:
             raise ConfigError(f"the data set {dataset} has {counts[0]} classes, the model {counts[1]}")
         return evaluate_predictions(lambda path: self(path).output, dataset, self._predictions,

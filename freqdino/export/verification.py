@@ -155,8 +155,10 @@ def _other_tokens(scores, tokens):
 def _compare_semantic(comparison, found, scores):
     """scores (B, K, H', W')."""
     comparison.compare("semantic_scores", found["semantic_scores"], scores, scale=_scale(scores))
-    ties = scores.shape[1] > 1 and scores.topk(min(2, scores.shape[1]), dim=1).values.diff(dim=1)[:, 0].abs()
-    clear = ties > TOLERANCE * _scale(scores) if scores.shape[1] > 1 else None
+    clear = None
+    if scores.shape[1] > 1:
+        best, second = scores.topk(2, dim=1).values.unbind(1)
+        clear = best - second > TOLERANCE * _scale(scores)
     comparison.compare("semantic_classes", found["semantic_classes"], scores.argmax(dim=1), scale=0, where=clear)
 
 

@@ -55,7 +55,7 @@ def export_model(model: nn.Module, cfg: CfgNode, metadata: Metadata, path: str |
     path = Path(path)
     file_format = file_format or {suffix: name for name, suffix in FORMATS.items()}.get(path.suffix)
     if file_format not in FORMATS:
-        raise ArgumentError("format", f"must be one of {', '.join(FORMATS)}, got {file_format!r}; the suffix "
+        raise ArgumentError("file_format", f"must be one of {', '.join(FORMATS)}, got {file_format!r}; the suffix "
                             f"{' or '.join(FORMATS.values())} says it, too")
     if path.suffix != FORMATS[file_format]:
         raise ArgumentError("path", f"of the format {file_format} must end in {FORMATS[file_format]}, got {path}")

@@ -3,7 +3,7 @@ import pytest
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from freqdino.config import load_config
-from freqdino.engine.class_metadata import class_metadata, classes_to_build_with
+from freqdino.engine.class_metadata import class_metadata, classes_to_build_with, dataset_metadata
 from freqdino.registration.class_tables import thing_classes
 
 NOTED = {"thing_classes": ["cat"], "stuff_classes": ["cat", "sky"], "thing_dataset_id_to_contiguous_id": {7: 0},
@@ -18,7 +18,7 @@ def gone():
 def test_the_weights_come_before_the_data_sets(gone):
     assert class_metadata(gone, NOTED).as_dict() == NOTED
     assert class_metadata(gone).name == "freqdino_scenes_val"
-    assert class_metadata(gone, NOTED, dataset="freqdino_held_back_val").name == "freqdino_held_back_val"
+    assert dataset_metadata("freqdino_held_back_val").name == "freqdino_held_back_val"
 
 
 def test_a_data_set_of_the_weights_classes_gives_their_colours(gone):

@@ -1,6 +1,7 @@
 """Exported files: what is in them, how they are checked, and that they give what their models give."""
 import json
 import os
+import sys
 
 import numpy as np
 import onnx
@@ -99,6 +100,7 @@ def test_the_predictor_builds_no_model(panoptic, monkeypatch):
         Predictor(path)(picture[:64])
     with pytest.raises(ArgumentError, match="weights cannot be chosen: .* is an exported model"):
         Predictor(path, weights="other.pth")
+    assert Predictor(path, dataset="freqdino_scenes_val").metadata.name == "freqdino_scenes_val"
     with pytest.raises(ArgumentError, match="device is cuda, which this onnxruntime does not have"):
         Predictor(path, device="cuda")
     with pytest.raises(ExportError, match="export the model itself"):
@@ -147,10 +149,20 @@ def test_a_number_that_is_none_differs():
         Comparison().compare("logits", torch.tensor([float("nan")]), torch.zeros(1))
 
 
+def test_without_the_extra(panoptic, semantic_model, metadata, tmp_path, monkeypatch):
+    for package in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match="model.onnx needs onnxruntime: pip install freqdino.export."):
+        Predictor(panoptic[2].path)
+    with pytest.raises(ImportError, match="needs onnx, onnxscript and onnxruntime: pip install freqdino.export."):
+        export_model(*semantic_model, metadata, tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize(("name", "options", "message"), [
-    ("m.bin", {}, "format must be one of onnx, torch-export"), ("m.onnx", {"opset": 17}, "opset must be one of 18, 19"),
+    ("m.bin", {}, "file_format must be one of onnx, torch-export"),
+    ("m.onnx", {"opset": 17}, "opset must be one of 18, 19"),
     ("m.pt2", {"file_format": "onnx"}, "path of the format onnx must end in .onnx"),
-    ("m.pt2", {"input_size": (20, 90)}, "input_size must have at least 33 pixels a side")])
+    ("m.pt2", {"input_size": (20, 90)}, "input_size must have at least 33 pixels")])
 def test_what_cannot_be_asked_for(semantic_model, metadata, tmp_path, name, options, message):
     with pytest.raises(ArgumentError, match=message):
         export_model(*semantic_model, metadata, tmp_path / name, **options)
