@@ -76,7 +76,7 @@ WRONG = """
     demo --config-file c --output o --processes 2 --webcam: --processes shares images
     demo --config-file c --output o --with-ground-truth --input x: --with-ground-truth needs --dataset
     demo --config-file c --output o --input MODEL.DEVICE cpu: --input names no image
-    demo --config-file c --output o: one of the arguments --input --dataset --video-input --webcam is required
+    demo --config-file c --output o: one of --input, --dataset, --video-input, --webcam and --web is needed
     quickstart_options mask2former freqfuson: there is no module freqfuson
     quickstart_options mask2former fdam fdam: a module is named twice: fdam fdam
     report folder --max-images 0: --max-images must be at least 1, got 0

@@ -57,7 +57,7 @@ def losses_on_the_cpu(leaf):
     return {name: float(loss) for name, loss in step(leaf, "cpu")[0].items()}
 
 
-@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [None, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_step(leaf, dtype):
     with PretendedGPU() as gpu:

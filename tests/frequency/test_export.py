@@ -23,7 +23,10 @@ CASES = {
                    [(2, 16, 12, 18), (2, 16, 6, 9)], [TWICE, MAP],
                    [[(1, 16, 28, 30), (1, 16, 14, 15)], [(3, 16, 10, 62), (3, 16, 5, 31)]]),
 }
-every_case = pytest.mark.parametrize("name", CASES)
+# The others are in tests of whole networks, or take half a minute.
+every_case = pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] if name in ("FreqFusion", "FDConv, strided, in groups") else [])
+    for name in CASES])
 
 
 def random(shapes):

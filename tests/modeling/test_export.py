@@ -18,7 +18,9 @@ NETWORKS = {
 OTHERS = [(1, 3, 160, 96), (3, 3, 64, 224)]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] if name in ("Mask2Former", "ConvNeXt") else [])
+    for name in NETWORKS])
 def test_other_sizes_in_onnx(name):
     network = off_its_start(NETWORKS[name]())
     with torch.no_grad():

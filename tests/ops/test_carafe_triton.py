@@ -56,7 +56,7 @@ def arguments(shape, kernel_size, group, up, dtype):
         shape, (batch, group * kernel_size**2, height * up, width * up), (batch, channels, height * up, width * up))]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_interpreted_value_and_gradients_agree_with_the_definition(dtype, tmp_path):
     calls, expected = [], []
     for shape, *geometry in GEOMETRIES:

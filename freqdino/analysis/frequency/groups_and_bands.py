@@ -51,4 +51,4 @@ def band_masks(k_list: Sequence[int], height: int, width: int) -> Tensor:
 def band_weights(modulation: FrequencyBandModulation, x: Tensor) -> Tensor:
     """The weights of the bands at each pixel of the first image of x (B, C, H, W), averaged over the channel groups:
     (len(k_list) + 1, H, W), finest band first."""
-    return torch.stack([weights[0].mean((0, 1)) for weights in modulation.band_maps(x)])
+    return torch.stack([weights[0].mean((0, 1)) for weights in modulation.band_maps(modulation.multiplied(x))])
