@@ -6,6 +6,7 @@ Shape key: B: batch, Q: queries, K: classes, (H, W): size of the results, N: ins
 import torch
 from torch import Tensor
 
+from freqdino.layers.boxes import masks_to_boxes
 from freqdino.modeling.post_processing import PostProcessing
 
 INSIDE = 0.5        # probability from which on a pixel belongs to a panoptic mask
@@ -35,20 +36,8 @@ def instances(rules: PostProcessing, logits: Tensor, masks: Tensor, boxes: Tenso
         scores = scores * quality.gather(1, queries)
     found = inside.gather(1, queries[..., None, None].expand(-1, -1, *masks.shape[2:]))
     if boxes is None:
-        boxes = boxes_of_masks(inside)
+        boxes = masks_to_boxes(inside.flatten(0, 1)).unflatten(0, inside.shape[:2])
     return [scores, classes, queries, valid, boxes.gather(1, queries[..., None].expand(-1, -1, 4)), found]
-
-
-def boxes_of_masks(masks: Tensor) -> Tensor:
-    """`layers.boxes.masks_to_boxes` of masks bool (B, Q, H, W): (B, Q, 4) float."""
-    def extent(occupied):
-        index = torch.arange(occupied.shape[-1], device=masks.device)
-        last = torch.where(occupied, index + 1, 0).amax(dim=-1)
-        return torch.minimum(torch.where(occupied, index, occupied.shape[-1]).amin(dim=-1), last), last
-
-    x0, x1 = extent(masks.any(dim=-2))
-    y0, y1 = extent(masks.any(dim=-1))
-    return torch.stack((x0, y0, x1, y1), dim=-1).float()
 
 
 def is_thing(rules: PostProcessing, classes: Tensor, num_classes: int) -> Tensor:

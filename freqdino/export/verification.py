@@ -21,6 +21,7 @@ from freqdino.errors import ExportError
 from freqdino.export.graph import BOXES, LOGITS, MASKS, TOKENS, WholeModel, recorded_tokens
 from freqdino.export.runtime import ExportedModel
 from freqdino.layers.boxes import masks_to_boxes
+from freqdino.modeling.inference import padded_size
 from freqdino.modeling.post_processing import Geometry, mask_quality, panoptic_segments
 
 TOLERANCE = 1e-3        # of scores, and of logits relative to the largest, at least 1
@@ -124,9 +125,8 @@ def _compare(comparison, whole, image, output, found):
     comparison.compare(MASKS, found[MASKS], last.masks, scale=_scale(last.masks))
     if last.boxes is not None:
         comparison.compare(BOXES, found[BOXES], last.boxes)
-    step = whole.size_divisibility
-    size = tuple(image.shape[-2:])
-    geometry = Geometry(padded=tuple(-(-side // step) * step for side in size), image=size, output=output)
+    geometry = Geometry(padded=padded_size(image, whole.size_divisibility), image=tuple(image.shape[-2:]),
+                        output=output)
     for number in range(len(image)):
         _compare_results(comparison, whole.model.post_processing,
                          {name: value[number] for name, value in found.items()}, geometry)

@@ -81,13 +81,13 @@ def export_model(model: nn.Module, cfg: CfgNode, metadata: Metadata, path: str |
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         unfinished = Path(folder) / path.name
         if file_format == "onnx":
-            write_onnx(program, whole, unfinished, opset, description)
+            nodes = write_onnx(program, whole, unfinished, opset, description)
         else:
+            nodes = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
             torch.export.save(program, unfinished, extra_files={EXTRA_FILE: description.to_json()})
         comparison = verify(whole, ExportedModel(unfinished), sizes)
         os.replace(unfinished, path)
-    return Summary(path, path.stat().st_size, nodes_of(path, program), opset if file_format == "onnx" else None,
-                   comparison)
+    return Summary(path, path.stat().st_size, nodes, opset if file_format == "onnx" else None, comparison)
 
 
 def need_onnx() -> None:
@@ -145,8 +145,10 @@ def trace(whole: WholeModel, least: int, input_size: tuple[int, int] | None,
         raise ExportError(f"torch.export cannot make a graph of {type(whole.model).__name__}: {error}") from error
 
 
-def write_onnx(program: ExportedProgram, whole: WholeModel, path: Path, opset: int, description: Description) -> None:
-    """Write the program as ONNX of standard operators, ``output_size`` being an input that may be left out."""
+def write_onnx(program: ExportedProgram, whole: WholeModel, path: Path, opset: int, description: Description
+               ) -> Counter:
+    """Write the program as ONNX of standard operators, ``output_size`` being an input that may be left out; returns
+    the operators by how often they come."""
     import onnx
     from onnx_ir.passes.common import CommonSubexpressionEliminationPass, LiftConstantsToInitializersPass
     from onnxscript import optimizer
@@ -166,12 +168,4 @@ def write_onnx(program: ExportedProgram, whole: WholeModel, path: Path, opset: i
     if foreign:
         raise ExportError(f"the graph has operators that are not ONNX's own: {', '.join(sorted(foreign))}")
     onnx.save(model, path)
-
-
-def nodes_of(path: Path, program: ExportedProgram) -> Counter:
-    """Operators by how often they come."""
-    if path.suffix == ONNX:
-        import onnx
-
-        return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
-    return Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
+    return Counter(node.op_type for node in model.graph.node)

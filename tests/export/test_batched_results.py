@@ -5,8 +5,7 @@ Q: queries, K: classes.
 import pytest
 import torch
 
-from freqdino.export.batched_results import boxes_of_masks, instances, panoptic
-from freqdino.layers.boxes import masks_to_boxes
+from freqdino.export.batched_results import instances, panoptic
 from freqdino.modeling.post_processing import (
     Geometry,
     PostProcessing,
@@ -87,8 +86,12 @@ def test_stuff_of_a_class_becomes_one_segment():
 
 
 def test_boxes_of_masks():
-    masks = torch.zeros(1, 3, HEIGHT, WIDTH, dtype=torch.bool)
-    masks[0, 0, 2:5, 1:8] = True
-    masks[0, 1, 8, 11] = True
-    assert boxes_of_masks(masks).tolist() == [[[1, 2, 8, 5], [11, 8, 12, 9], [0, 0, 0, 0]]]
-    assert torch.equal(boxes_of_masks(masks)[0], masks_to_boxes(masks[0]))
+    """Three queries, the surest first, of a class each: a rectangle, a pixel, and nothing."""
+    masks = torch.full((1, 3, HEIGHT, WIDTH), -9.0)
+    masks[0, 0, 2:5, 1:8] = 9.0
+    masks[0, 1, 8, 11] = 9.0
+    logits = torch.full((1, 3, CLASSES + 1), -9.0)
+    logits[0, [0, 1, 2], [0, 1, 0]] = torch.tensor([9.0, 6.0, 3.0])
+    _, _, queries, _, boxes, _ = instances(rules(max_instances=3), logits, masks, None)
+    assert queries.tolist() == [[0, 1, 2]]
+    assert boxes.tolist() == [[[1, 2, 8, 5], [11, 8, 12, 9], [0, 0, 0, 0]]]
