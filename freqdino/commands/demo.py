@@ -6,9 +6,10 @@
     python tools/demo.py --config-file CONFIG --weights CHECKPOINT --webcam --output FILE      (Ctrl-C ends it)
     python tools/demo.py --config-file CONFIG --weights CHECKPOINT --web [--port PORT]        (Ctrl-C ends it)
 
-Where --weights is the folder of a run of train_net.py, or an ONNX file, --config-file is not needed. The web page is
-for a browser on this machine and needs `pip install freqdino[web]`; --input or --dataset are its examples, sample
-scenes where neither is given. From another machine it is seen through `ssh -L 7860:127.0.0.1:7860 THIS_MACHINE`.
+Where --weights is the folder of a run of train_net.py, or a file of tools/export.py, --config-file is not needed. The
+web page is for a browser on this machine and needs `pip install freqdino[web]`; --input or --dataset are its examples,
+sample scenes where neither is given. From another machine it is seen through
+`ssh -L 7860:127.0.0.1:7860 THIS_MACHINE`.
 
 Class names come from the metadata of --dataset, or of the first known data set of the configuration's DATASETS.TEST and
 TRAIN; where none is known, class numbers are drawn. A file that cannot be read is reported and skipped; no input is
@@ -37,6 +38,7 @@ from freqdino.commands.command_line import (
     take_options_from_input,
 )
 from freqdino.errors import Stopped
+from freqdino.export import FORMATS, is_exported_file
 
 TASKS = ("panoptic", "instance", "semantic")    # the richest first
 PORT, LAST_PORT = 7860, 65535       # the first is Gradio's own
@@ -48,7 +50,7 @@ COMPLETE = 0.9      # share of the frames announced with which a video is whole:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--config-file", help="the configuration that the model was trained with; not needed where "
-                                              "--weights is the folder of a run, or an ONNX file")
+                                              "--weights is the folder of a run, or a file of tools/export.py")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--input", nargs="+", help="images, folders, or patterns in quotes")
     source.add_argument("--dataset", help="a registered dataset, or own data as in DATASETS.TEST")
@@ -87,10 +89,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--processes shares images; the frames of a video or camera are drawn one after another")
     check_ways(parser, args)
     if args.config_file is None and not (args.weights and brings_its_configuration(args.weights)):
-        parser.error("--config-file is needed" + (f": --weights {args.weights} is no folder of a run and no .onnx file"
-                                                  if args.weights else ""))
-    if args.config_file is not None and is_onnx(args.weights):
-        parser.error("--weights: an ONNX file is used as it is; leave out --config-file")
+        suffixes = " or ".join(FORMATS.values())
+        parser.error("--config-file is needed" + (f": --weights {args.weights} is no folder of a run and no {suffixes} "
+                                                  "file" if args.weights else ""))
+    if args.config_file is not None and is_exported_file(args.weights):
+        parser.error("--weights: an exported file is used as it is; leave out --config-file")
     return args
 
 
@@ -113,12 +116,8 @@ def check_ways(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(f"--port must be in 0..{LAST_PORT}, got {args.port}")
 
 
-def is_onnx(weights: str | None) -> bool:
-    return weights is not None and weights.endswith(".onnx")
-
-
 def brings_its_configuration(weights: str) -> bool:
-    return is_onnx(weights) or Path(weights).expanduser().is_dir()
+    return is_exported_file(weights) or Path(weights).expanduser().is_dir()
 
 
 def settings_of(args: argparse.Namespace):

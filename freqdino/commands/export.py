@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from freqdino.commands.command_line import exit_status, make_parser, start_logging
+from freqdino.export import FORMATS, OPSETS
 
-FORMATS = ("onnx", "torch-export")
 MOST_OPERATORS = 8      # kinds that the summary lists
 
 
@@ -27,7 +27,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", help="the folder of a run, or a checkpoint")
     parser.add_argument("--format", choices=FORMATS, help="default: by the suffix of --output, .onnx or .pt2")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the file to write")
-    parser.add_argument("--opset", type=int, choices=(18, 19, 20), default=18, help="of ONNX (default 18)")
+    parser.add_argument("--opset", type=int, choices=OPSETS, default=OPSETS[0], help="of ONNX (default 18)")
     parser.add_argument("--input-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
                         help="pictures of this size alone (default: of any size)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="this number of pictures alone (default: any)")

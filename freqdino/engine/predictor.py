@@ -27,7 +27,8 @@ from freqdino.engine.evaluating import evaluate_predictions
 from freqdino.engine.result import Result
 from freqdino.engine.run_folder import find_checkpoint, find_config
 from freqdino.errors import ArgumentError, ConfigError, ExportError
-from freqdino.export.runtime import ONNX, PROGRAM, ExportedModel
+from freqdino.export import is_exported_file
+from freqdino.export.runtime import ExportedModel
 from freqdino.export.writing import Summary, export_model
 from freqdino.modeling.meta_architecture import MaskClassificationModel
 from freqdino.registration.class_tables import count_classes, with_counted_classes
@@ -89,7 +90,7 @@ class Predictor:
             raise ArgumentError("dtype", f"must be one of {', '.join(TYPES)}, got {dtype!r}")
         freqdino.register()
         self._precision: Callable = nullcontext
-        if is_exported(source):
+        if is_exported_file(source):
             given = {"config": config, "weights": weights, "options": options}
             needless = [name for name, value in given.items() if value] + ["dtype"] * (dtype != "float32")
             if needless:
@@ -161,11 +162,6 @@ class Predictor:
             outputs = self._model(inputs)
         return [Result(image=array, output=output, metadata=self.metadata)
                 for array, output in zip(arrays, outputs, strict=True)]
-
-
-def is_exported(source: object) -> bool:
-    """Whether ``source`` names a file of tools/export.py."""
-    return isinstance(source, (str, Path)) and Path(source).suffix in (ONNX, PROGRAM)
 
 
 def configuration(source: str | Path | CfgNode | None, config: str | Path | CfgNode | None,

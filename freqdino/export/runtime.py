@@ -11,10 +11,10 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from freqdino.errors import ArgumentError, ExportError
+from freqdino.export import FORMATS
 from freqdino.export.description import KEY, Description
 from freqdino.export.graph import INPUTS, RESULTS
 
-ONNX, PROGRAM = ".onnx", ".pt2"
 ONNX_MISSING = "{} needs onnxruntime: pip install freqdino[export]"
 EXTRA_FILE = f"{KEY}.json"      # beside a program of torch.export
 
@@ -34,7 +34,7 @@ class ExportedModel:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: there is no such file")
         self.run: Run
-        self.run, text = (_onnx if Path(path).suffix == ONNX else _program)(self.path, device)
+        self.run, text = (_onnx if Path(path).suffix == FORMATS["onnx"] else _program)(self.path, device)
         self.description = Description.from_json(text, self.path)
         self.results = [name for task in self.description.tasks for name in RESULTS[task]]
 

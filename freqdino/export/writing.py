@@ -16,14 +16,13 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from freqdino.errors import ArgumentError, ExportError
+from freqdino.export import FORMATS, OPSETS
 from freqdino.export.description import KEY, Description
 from freqdino.export.graph import INPUTS, WholeModel, recorded_tokens, token_decoder
-from freqdino.export.runtime import EXTRA_FILE, ONNX, PROGRAM, ExportedModel
+from freqdino.export.runtime import EXTRA_FILE, ExportedModel
 from freqdino.export.verification import Comparison, smooth_pictures, verify
 from freqdino.ops.modules import sizes_left_open
 
-FORMATS = {"onnx": ONNX, "torch-export": PROGRAM}
-OPSETS = (18, 19, 20)
 LARGEST_INPUT, LARGEST_BATCH = 4096, 64
 MISSING = "exporting to ONNX needs onnx, onnxscript and onnxruntime: pip install freqdino[export]"
 

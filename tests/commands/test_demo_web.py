@@ -255,12 +255,13 @@ def test_the_folder_of_a_run_needs_no_configuration(project, capsys):
     assert run(project, "--weights", folder, "--input", image) == 0      # with another configuration, as ever
 
 
-def test_an_onnx_file_is_what_the_predictor_is_given(monkeypatch):
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_an_exported_file_is_what_the_predictor_is_given(monkeypatch, name):
     given = []
     monkeypatch.setattr(artist, "Predictor", lambda *source, **more: given.append((source, more)))
-    args = demo.parse_arguments(["--weights", "model.onnx", "--web"])
+    args = demo.parse_arguments(["--weights", name, "--web"])
     artist.load_predictor(demo.settings_of(args))
-    assert given == [(("model.onnx",), {"config": None, "options": (), "dataset": None})]
+    assert given == [((name,), {"config": None, "options": (), "dataset": None})]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
