@@ -9,7 +9,7 @@ from pycocotools import mask as mask_util
 
 from freqdino.data.image_reading import read_label_map
 from freqdino.data.panoptic_png import read_segment_ids
-from freqdino.data.segmentation import decode_rle, polygon_points, rasterise
+from freqdino.data.segmentation import decode_rle, encode_rle, polygon_points, rasterise
 from freqdino.evaluation.panoptic_quality import average_quality, match_segments
 
 INSTANCE_THRESHOLD = 0.5        # of the scores of instances that count
@@ -50,8 +50,8 @@ def score_instances(output: dict, record: dict, metadata: Metadata) -> float | N
     with_masks = instances.has("pred_masks") and all("segmentation" in annotation for annotation in objects)
     classes = instances.pred_classes.numpy()
     if with_masks:
-        found = [encode(mask) for mask in instances.pred_masks.numpy().astype(bool)]
-        truth = [encode(mask_of(annotation["segmentation"], *instances.image_size)) for annotation in objects]
+        found = [encode_rle(mask) for mask in instances.pred_masks.numpy().astype(bool)]
+        truth = [encode_rle(mask_of(annotation["segmentation"], *instances.image_size)) for annotation in objects]
     else:
         corners = instances.pred_boxes.tensor.numpy().astype(np.float64)
         found = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
@@ -80,7 +80,3 @@ def mask_of(segmentation: list | dict, height: int, width: int) -> np.ndarray:
     if isinstance(segmentation, dict):
         return decode_rle(segmentation)
     return rasterise(polygon_points(segmentation), height, width)
-
-
-def encode(mask: np.ndarray) -> dict:
-    return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))

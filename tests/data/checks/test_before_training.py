@@ -27,7 +27,7 @@ def test_annotations_that_are_all_crowd(instance_set, config):
     with pytest.raises(DataError, match="nothing to learn from: all 2 annotations are crowd regions"):
         build_train_loader(config(name, "coco_instance_lsj"))
     with pytest.raises(DataError, match="nothing to evaluate: all 2 annotations are crowd regions"):
-        check_datasets(tested(config, name), tasks=("instance",), masks=True)
+        check_datasets(evaluated_on(config, name), tasks=("instance",), masks=True)
 
 
 def test_no_annotation_and_no_picture(instance_set, config):
@@ -50,7 +50,7 @@ def test_panoptic_segments_that_are_all_crowd(panoptic_set, config):
         build_train_loader(config(panoptic_set(edit), "coco_panoptic_lsj"))
 
 
-def tested(config, *names):
+def evaluated_on(config, *names):
     cfg = config("", "coco_instance_lsj")
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), names
     return cfg
@@ -71,7 +71,7 @@ def test_two_sets_whose_classes_differ(instance_set, config, old, new, message):
     with pytest.raises(DataError, match=f"the training data sets .*instances.json@.* and .*other.json@.*: {message}"):
         build_train_loader(cfg)
     with pytest.raises(DataError, match=f"the test data sets .*instances.json@.* and .*other.json@.*: {message}"):
-        check_datasets(tested(config, name, second), tasks=("instance",), masks=True)
+        check_datasets(evaluated_on(config, name, second), tasks=("instance",), masks=True)
     check_same_classes([name, name], "training")
 
 
@@ -132,7 +132,7 @@ def test_a_class_that_no_label_holds_is_said(instance_set, config, caplog):
     training_records(config(name, "coco_instance_lsj"))
     assert "no label of the data set" in caplog.text and "has the class 'fig': what no label holds" in caplog.text
     caplog.clear()
-    check_datasets(tested(config, name), tasks=("instance",), masks=True)
+    check_datasets(evaluated_on(config, name), tasks=("instance",), masks=True)
     assert "has the class 'fig'" in caplog.text
 
 
@@ -148,7 +148,7 @@ def test_masks_of_0_and_255_are_told_from_class_indices(semantic_set, config):
     with pytest.raises(DataError, match=message):
         training_records(config(name, "mask_former_semantic"))
     with pytest.raises(DataError, match=message):
-        check_datasets(tested(config, name), tasks=("semantic",), masks=True)
+        check_datasets(evaluated_on(config, name), tasks=("semantic",), masks=True)
 
 
 def test_masks_of_0_and_255_where_time_runs_out(semantic_set, config, tmp_path, monkeypatch, caplog):
@@ -180,14 +180,14 @@ def test_a_panoptic_png_that_differs_from_its_json_is_an_error_before_training(p
     with pytest.raises(DataError, match=r"a\.png and its segments_info differ"):
         training_records(config(name, "coco_panoptic_lsj"))
     with pytest.raises(DataError, match=r"a\.png and its segments_info differ"):
-        check_datasets(tested(config, name), tasks=("panoptic",), masks=True)
+        check_datasets(evaluated_on(config, name), tasks=("panoptic",), masks=True)
 
 
 def test_a_test_set_of_masks_and_boxes(instance_set, config):
     name, _ = instance_set([{"segmentation": [SQUARE], "bbox": [1, 1, 2, 2]}, {"bbox": [1, 1, 2, 2]}])
     with pytest.raises(DataError, match=r"instances\.json has an annotation without segmentation on image 10: masks"):
-        check_datasets(tested(config, name), tasks=("instance",), masks=True)
-    check_datasets(tested(config, name), tasks=("instance",), masks=False)
+        check_datasets(evaluated_on(config, name), tasks=("instance",), masks=True)
+    check_datasets(evaluated_on(config, name), tasks=("instance",), masks=False)
 
 
 def test_a_broken_picture_of_a_test_set(instance_set, config, tmp_path):
@@ -195,7 +195,7 @@ def test_a_broken_picture_of_a_test_set(instance_set, config, tmp_path):
     (tmp_path / "images" / "1.png").write_bytes(b"not a picture")
     (tmp_path / "images" / "2.png").write_bytes((tmp_path / "images" / "2.png").read_bytes()[:-40])
     with pytest.raises(DataError) as error:
-        check_datasets(tested(config, name), tasks=("instance",), masks=True)
+        check_datasets(evaluated_on(config, name), tasks=("instance",), masks=True)
     assert len(error.value.faults) == 2
     for number in (1, 2):
         assert any(f"images/{number}.png cannot be read" in fault for fault in error.value.faults)
@@ -263,14 +263,14 @@ def test_text_ids_of_a_set_without_a_file(config, instance_set):
     DatasetCatalog.register("checking_test_python", lambda: records)
     MetadataCatalog.get("checking_test_python").set(thing_classes=["nut", "fig"], evaluator_type="coco")
     with pytest.raises(DataError, match=r"has texts as image_id \('a'\) and no json_file"):
-        check_datasets(tested(config, "checking_test_python"), tasks=("instance",), masks=True)
+        check_datasets(evaluated_on(config, "checking_test_python"), tasks=("instance",), masks=True)
 
 
 def test_broken_pictures_of_test_sets_are_left_out_of_their_evaluation(instance_set, config, tmp_path, caplog):
     name, _ = instance_set([{**annotation, "image_id": 10 + index} for index in range(3) for annotation in BOTH],
                            images=3)
     (tmp_path / "images" / "1.png").write_bytes(b"not a picture")
-    cfg = tested(config, name)
+    cfg = evaluated_on(config, name)
     with pytest.raises(DataError, match=r"1\.png cannot be read: .*; DATALOADER.SKIP_UNREADABLE True leaves out"):
         check_datasets(cfg, tasks=("instance",), masks=True)
     cfg.DATALOADER.SKIP_UNREADABLE = True
@@ -291,7 +291,7 @@ def test_a_broken_panoptic_png_is_left_out_of_the_evaluation(panoptic_set, confi
         document["annotations"].append({"image_id": "b", "file_name": "b.png", "segments_info": []})
     name = panoptic_set(edit)
     (tmp_path / "pngs" / "b.png").write_bytes(b"not a picture")
-    cfg = tested(config, name)
+    cfg = evaluated_on(config, name)
     cfg.DATALOADER.SKIP_UNREADABLE = True
     check_datasets(cfg, tasks=("panoptic",), masks=True)
     batch, = build_test_loader(cfg, name)
