@@ -7,8 +7,10 @@ B: batch, C: channels, H × W: image, P: patch of the weights, h × w: grid of p
 """
 import logging
 import math
+from collections.abc import Sequence
 
-from timm.layers import PatchEmbed, resample_abs_pos_embed, resample_patch_embed
+import torch
+from timm.layers import PatchEmbed, RotaryEmbeddingDinoV3, resample_abs_pos_embed, resample_patch_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from freqdino.modeling.backbones.timm_network import LEVEL_STRIDES, TimmNetwork
 from freqdino.modeling.backbones.token_block import to_fdlinear
 from freqdino.modeling.backbones.vit import PATCH_SIZE, resizing_neck
+from freqdino.ops.modules import PutBefore, is_exported, put_before
 
 NECK_NORM = "LN"
 logger = logging.getLogger(__name__)
@@ -44,13 +47,18 @@ class TimmViTBackbone(TimmNetwork):
         # Without a norm of its own for the pooled map, what is left is timm's forward_features.
         network.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
         use_patches_of_16(name, network)
+        if isinstance(getattr(network, "rope", None), RotaryEmbeddingDinoV3):
+            put_before(RotaryOfOpenSize, network.rope)
         channels = network.embed_dim
         super().__init__(network, image_channels=image_channels, level_channels=[channels] * len(LEVEL_STRIDES),
                          classifier_keys=sorted(keys - network.state_dict().keys()))
         self.neck = resizing_neck(channels, NECK_NORM)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
-        last_map, = self.network.forward_intermediates(image, indices=1, norm=True, intermediates_only=True)
+        tokens, = self.network.forward_intermediates(image, indices=1, norm=True, output_fmt="NLC",
+                                                     intermediates_only=True)
+        # By division without a rest, which the images have: timm's rounded quotients are unknown sizes to torch.export.
+        last_map = tokens.mT.unflatten(2, tuple(size // self.image_multiple for size in image.shape[2:])).contiguous()
         return [resize(last_map) for resize in self.neck.values()]
 
     def layer_parts(self) -> list[list[str]]:
@@ -90,6 +98,18 @@ class TimmViTBackbone(TimmNetwork):
                                  + (f" and {prefix_tokens} of class and register tokens" if prefix_tokens else ""))
             state_dict[key] = resample_abs_pos_embed(positions, new_size=list(network.patch_embed.grid_size),
                                                      old_size=[side, side], num_prefix_tokens=prefix_tokens)
+
+
+class RotaryOfOpenSize(PutBefore):
+    """Put before timm's rotary positions of DINOv3, which torch.export would tie to one size: they count from 0.5."""
+
+    def get_embed(self, shape: Sequence[int] | None = None, **options) -> Tensor:
+        """See timm's: the sines and cosines of a grid (h, w), (h · w, 2 · width)."""
+        if shape is None or not is_exported() or (self.grid_indexing, self.normalize_coords) != ("ij", "separate"):
+            return super().get_embed(shape, **options)
+        axes = [(torch.arange(side, dtype=torch.float32) + (0.5 + self.grid_offset)) / side for side in shape]
+        places = 2 * torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).flatten(0, 1) - 1
+        return torch.cat(self._get_pos_embed_from_coords(places), dim=-1)
 
 
 def is_plain_transformer(network: nn.Module) -> bool:

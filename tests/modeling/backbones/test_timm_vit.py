@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import nn
+from torch.export import Dim
 
+from freqdino.export.graph import pad_to_multiple
 from freqdino.frequency import FDLinear, FrequencyScale, InversionGates
 from freqdino.modeling.activation_checkpointing import Checkpointed, checkpoint_blocks
 from freqdino.modeling.backbones.timm_backbone import add_fdam, add_fdconv
 from freqdino.modeling.backbones.timm_vit import TimmViTBackbone
+from helpers.exporting import IMAGES, export
 from helpers.modules import randomised
 from helpers.small_timm_vits import SMALL_VITS, small_timm_vit, small_vit
 
@@ -235,6 +238,30 @@ def test_one_graph_serves_all_sizes_but_the_first():
         image = torch.randn(1, 3, height, width)
         torch.testing.assert_close(compiled(image), embedding(image))
     assert len(graphs) == 2
+
+
+class Padded(nn.Module):
+    """A backbone of images of any size, padded as in the graph of a whole model."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images):
+        return self.backbone(pad_to_multiple(images, self.backbone.size_divisibility)[0])
+
+
+@pytest.mark.parametrize("name", ["small_dino_two", "small_dino_three"])
+@torch.no_grad()
+def test_a_program_of_torch_export_serves_all_sizes_and_numbers(name):
+    network, sides = Padded(randomised(small_timm_vit(name)).eval()), ("rows", "columns")
+    sizes = {dim: Dim(side, min=33, max=4096) for dim, side in zip((2, 3), sides)}
+    program = export(network, (torch.randn(2, 3, 66, 101),), {0: IMAGES, **sizes}).module()
+    for shape in ((1, 3, 64, 64), (3, 3, 70, 200), (1, 3, 129, 33)):
+        images = torch.randn(shape)
+        maps = program(images)
+        for level, expected in network(images).items():
+            torch.testing.assert_close(maps[level], expected, msg=level)
 
 
 def test_layers_and_stages():
