@@ -96,7 +96,7 @@ RULES = (
     Rule(("DATALOADER.SKIP_UNREADABLE",), "read", "when data sets are read"),
     Rule(("TEST.EXPECTED_RESULTS", "TEST.EVAL_PERIOD", "TEST.AUG.ENABLED", "TEST.PRECISE_BN.ENABLED",
           "TEST.GROUP_BY_SIZE", "TEST.SLIDING_WINDOW*"), "read", "in evaluation"),
-    Rule(("TEST.DETECTIONS_PER_IMAGE",), "read", "by models that predict instances",
+    Rule(("TEST.DETECTIONS_PER_IMAGE", "TEST.BOUNDARY_AP"), "read", "by models that predict instances",
          _model(*FAMILIES, *RCNN, "RetinaNet")),
     # Models
     Rule(("MODEL.COMPILE",), "read", "by MODEL.META_ARCHITECTURE MaskFormer and MaskDINO", _model(*FAMILIES)),

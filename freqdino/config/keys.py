@@ -90,6 +90,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     "SOLVER.AMP": {"DTYPE": "float16"},         # float16 | bfloat16
     "TEST": {
+        "BOUNDARY_AP": False,               # instance masks by Boundary AP too, as boundary/AP (arXiv 2103.16562)
         "VALIDATION_LOSS": False,           # the losses of training on the first test set with each evaluation
         "EVAL_EPOCHS": 0,                   # above 0 it sets EVAL_PERIOD
         "KEEP_BEST": "",                    # the metric, as in segm/AP, whose best weights go to model_best.pth
