@@ -1,4 +1,4 @@
-"""The ablation's groups, runs and table; its trainings are replaced by a script that writes the results of an evaluation."""
+"""The ablation's groups, runs and table; trainings are a script that writes the results of an evaluation."""
 import json
 import sys
 from pathlib import Path
