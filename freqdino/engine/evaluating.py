@@ -48,7 +48,8 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions, *, training: bool =
                               "sets with such ground truth, or to () for no evaluation")
         check_dataset_files(name, [GROUND_TRUTH_KEY[task] for task in evaluated])
         results |= {result for task in evaluated for result in RESULTS[task]}
-        results |= {"boundary"} if cfg.TEST.BOUNDARY_AP and "instance" in evaluated else set()
+        if cfg.TEST.BOUNDARY_AP and "instance" in evaluated and predictions.masks:
+            results.add("boundary")
     _check_expected_results(cfg, results)
     if training:
         _check_best(cfg, results)
