@@ -132,10 +132,10 @@ def fdconv_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
         if solver[key] != plain and not layers:
             raise ConfigError(f"SOLVER.{key} is {solver[key]}, but the model has neither FDConv nor FDLinear; set it "
                               f"to {plain}, or switch FDConv on: MODEL.BACKBONE.FDCONV.ENABLED")
+    equal, by_sign = solver.FDCONV_RATE == "equal", solver.OPTIMIZER == "ADAMW"
     by_step: defaultdict[float, set[nn.Module]] = defaultdict(set)
     for layer in layers:
-        by_step[layer.relative_step(by_sign=solver.OPTIMIZER == "ADAMW") if solver.FDCONV_RATE == "equal" else 1].add(
-            layer)
+        by_step[layer.relative_step(by_sign=by_sign) if equal else 1.0].add(layer)
 
     def coefficients(of):
         return lambda module_name, name, module: name == "dft_weight" and module in of

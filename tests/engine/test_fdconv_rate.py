@@ -83,6 +83,16 @@ def test_step_of_the_spatial_weight_with_sgd(name):
     assert torch.cosine_similarity(moved.flatten(), plain.flatten(), 0) > 0.99
 
 
+def test_norm_of_the_gradient_that_clipping_reads():
+    torch.manual_seed(0)
+    layer, plain, x = FDConv(64, 64, 3, padding=1).eval(), nn.Conv2d(64, 64, 3, padding=1), torch.randn(2, 64, 6, 6)
+    layer.load_state_dict(plain.state_dict())
+    g = torch.randn(2, 64, 6, 6)
+    for module in (layer, plain):
+        (module(x) * g).sum().backward()
+    assert share(layer.dft_weight.grad, plain.weight.grad) == pytest.approx(2 ** 0.5 / 6, rel=0.01)
+
+
 def test_step_of_a_depthwise_weight_with_sgd():
     """K = 3: the one mirrored column of the half spectrum stands for two of three, the other moves half as far. White
     gradients: √(2/3 + 1/3 · 1/4) of the step of the mirrored ones."""
