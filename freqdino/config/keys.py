@@ -78,6 +78,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "BACKBONE_MULTIPLIER": 0.1,
         "WEIGHT_DECAY_EMBED": 0.0,
         "FREQ_SCALE_MULTIPLIER": 1.0,       # learning rate of FDAM's frequency scaling, on top of other factors
+        "FDCONV_RATE": "published",         # published | equal: steps of the spatial weight as a plain convolution's
+        "FDCONV_MULTIPLIER": 1.0,           # learning rate of FDConv's coefficients, on top of other factors
         "ACCUMULATE": 1,                    # parts of IMS_PER_BATCH, one after the other, that a step is made of
         "ACTIVATION_CHECKPOINTING": False,  # all backbones, encoder, decoders; USE_CHECKPOINT: one backbone alone
         "LAYER_DECAY": 1.0,                 # factor from each block of a ViT to the one below it
@@ -88,6 +90,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     "SOLVER.AMP": {"DTYPE": "float16"},         # float16 | bfloat16
     "TEST": {
+        "BOUNDARY_AP": False,               # instance masks by Boundary AP too, as boundary/AP (arXiv 2103.16562)
         "VALIDATION_LOSS": False,           # the losses of training on the first test set with each evaluation
         "EVAL_EPOCHS": 0,                   # above 0 it sets EVAL_PERIOD
         "KEEP_BEST": "",                    # the metric, as in segm/AP, whose best weights go to model_best.pth

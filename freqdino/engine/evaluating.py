@@ -24,7 +24,8 @@ RESULTS = {"semantic": ("sem_seg",), "instance": ("bbox", "segm"), "panoptic": (
 def evaluators_of(cfg: CfgNode, predictions: Predictions, folder: str) -> list[DatasetEvaluator]:
     """The evaluators of each of DATASETS.TEST, which write into ``folder``."""
     return build_evaluators(cfg.DATASETS.TEST, tasks=predictions.tasks, masks=predictions.masks,
-                            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, output_dir=folder)
+                            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, boundary=cfg.TEST.BOUNDARY_AP,
+                            output_dir=folder)
 
 
 def check_evaluation(cfg: CfgNode, predictions: Predictions, *, training: bool = True) -> None:
@@ -47,6 +48,8 @@ def check_evaluation(cfg: CfgNode, predictions: Predictions, *, training: bool =
                               "sets with such ground truth, or to () for no evaluation")
         check_dataset_files(name, [GROUND_TRUTH_KEY[task] for task in evaluated])
         results |= {result for task in evaluated for result in RESULTS[task]}
+        if cfg.TEST.BOUNDARY_AP and "instance" in evaluated and predictions.masks:
+            results.add("boundary")
     _check_expected_results(cfg, results)
     if training:
         _check_best(cfg, results)

@@ -7,6 +7,8 @@ of branches, a larger learning rate for frequency scaling, a smaller one for eac
 gets what is a list of rules; a model can be given others.
 """
 import itertools
+import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from freqdino.engine.progress import METRICS_PERIOD
 from freqdino.errors import ConfigError
 from freqdino.frequency import FrequencyScale
+from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight
 from freqdino.modeling.backbones.freezing import FreezableBackbone
 
 NORM_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm,
@@ -43,18 +46,19 @@ LR_SCHEDULERS = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupS
 class ParameterRule:
     """What holds for the parameters that ``matches(module_name, parameter_name, module)`` picks.
 
-    ``parameter_name`` is the name inside ``module``. Learning-rate factors of several matching rules multiply; of their
-    weight decays the last one that is not None holds.
+    ``parameter_name`` is the name inside ``module``. Factors of several matching rules multiply; of their weight decays
+    the last one that is not None holds.
     """
 
     matches: Callable[[str, str, nn.Module], bool]
     lr_factor: float = 1.0
     weight_decay: float | None = None
+    decay_factor: float = 1.0
 
 
 def parameter_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
-    """The published rules, from the keys of ``cfg.SOLVER``; later rules win. Raises what layer_decay_rules raises, and
-    ConfigError for a learning rate of frequency scaling in a model without it.
+    """The published rules, from the keys of ``cfg.SOLVER``; later rules win. Raises what layer_decay_rules and
+    fdconv_rules raise, and ConfigError for a learning rate of frequency scaling in a model without it.
     """
     solver = cfg.SOLVER
     scales = {part for module in model.modules() if isinstance(module, FrequencyScale) for part in module.modules()}
@@ -71,6 +75,7 @@ def parameter_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
         ParameterRule(matches=lambda module_name, name, module: name in BRANCH_SCALES, weight_decay=0.0),
         ParameterRule(matches=lambda module_name, name, module: module in scales,
                       lr_factor=solver.FREQ_SCALE_MULTIPLIER),
+        *fdconv_rules(cfg, model),
         ParameterRule(matches=lambda module_name, name, module: isinstance(module, NORM_LAYERS),
                       weight_decay=solver.WEIGHT_DECAY_NORM),
         ParameterRule(matches=lambda module_name, name, module: isinstance(module, nn.Embedding),
@@ -106,6 +111,39 @@ def layer_decay_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
             for index, parts in enumerate(layers)]
 
 
+def fdconv_rules(cfg: CfgNode, model: nn.Module) -> list[ParameterRule]:
+    """SOLVER.FDCONV_RATE and SOLVER.FDCONV_MULTIPLIER for the coefficients of FDConv and FDLinear, ``dft_weight``.
+
+    ``equal`` divides a layer's rate by `DynamicWeight.relative_step`, so that the spatial weight moves as far as a
+    plain layer's. It multiplies the layer's weight decay by the same: the decay of a step, of rate times weight decay,
+    acts on coefficients as on the weight, which they are proportional to, so the spatial weight decays as a plain one
+    with either rate. The multiplier takes the decay of a step along, as all factors of a rate do. Clipping reads the
+    gradient of the coefficients: its norm is that of the spatial weight's times √2·s/√(RK), whatever the rate.
+
+    FDAM's frequency scaling has no divisor to make up for: steps of r on its filters move the response of a group to
+    each frequency by up to r·Σ_f |tanh(routing of filter f)|, which follows from the images, not from the layer's
+    shape. Its factor is SOLVER.FREQ_SCALE_MULTIPLIER.
+
+    Raises ConfigError for either key in a model without these layers.
+    """
+    solver = cfg.SOLVER
+    layers = [module for module in model.modules() if isinstance(module, DynamicWeight) and module.has_coefficients()]
+    for key, plain in (("FDCONV_RATE", "published"), ("FDCONV_MULTIPLIER", 1)):
+        if solver[key] != plain and not layers:
+            raise ConfigError(f"SOLVER.{key} is {solver[key]}, but the model has neither FDConv nor FDLinear; set it "
+                              f"to {plain}, or switch FDConv on: MODEL.BACKBONE.FDCONV.ENABLED")
+    equal, by_sign = solver.FDCONV_RATE == "equal", solver.OPTIMIZER == "ADAMW"
+    by_step: defaultdict[float, set[nn.Module]] = defaultdict(set)
+    for layer in layers:
+        by_step[layer.relative_step(by_sign=by_sign) if equal else 1.0].add(layer)
+
+    def coefficients(of):
+        return lambda module_name, name, module: name == "dft_weight" and module in of
+
+    return [ParameterRule(matches=coefficients(some), lr_factor=solver.FDCONV_MULTIPLIER / step, decay_factor=step)
+            for step, some in by_step.items()]
+
+
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, rules: Sequence[ParameterRule]
                      ) -> list[dict[str, Any]]:
     """Optimiser groups {params, lr, weight_decay}: one for each distinct (lr, weight decay), in the order of first use.
@@ -121,11 +159,12 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, rules:
                 continue
             seen.add(parameter)
             settings = {"lr": lr, "weight_decay": weight_decay}
-            for rule in rules:
-                if rule.matches(module_name, name, module):
-                    settings["lr"] *= rule.lr_factor
-                    if rule.weight_decay is not None:
-                        settings["weight_decay"] = rule.weight_decay
+            matching = [rule for rule in rules if rule.matches(module_name, name, module)]
+            for rule in matching:
+                settings["lr"] *= rule.lr_factor
+                if rule.weight_decay is not None:
+                    settings["weight_decay"] = rule.weight_decay
+            settings["weight_decay"] *= math.prod(rule.decay_factor for rule in matching)
             groups.setdefault(tuple(settings.values()), {"params": [], **settings})["params"].append(parameter)
     if not groups:
         raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: nothing to optimise")

@@ -32,7 +32,8 @@ GROUND_TRUTH_KEY = {"semantic": "sem_seg_root", "instance": "json_file", "panopt
 
 
 def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: str | None, masks: bool = True,
-                    max_detections: int = COCO_DETECTIONS, distributed: bool = True) -> DatasetEvaluators:
+                    max_detections: int = COCO_DETECTIONS, distributed: bool = True,
+                    boundary: bool = False) -> DatasetEvaluators:
     """The evaluators of every task that the model predicts and the dataset has ground truth for.
 
     A panoptic dataset without instance JSON or semantic maps is evaluated without them, with a warning; of own panoptic
@@ -45,6 +46,7 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
         max_detections: how many instances the model predicts in an image, TEST.DETECTIONS_PER_IMAGE; of a class as
             many count, and 100 (LVIS: 300) where it is less, as published. Cityscapes' scripts count all.
         distributed: gather over all ranks.
+        boundary: also Boundary AP of masks, where COCO's AP is computed here, TEST.BOUNDARY_AP.
     Raises ValueError: an unknown task or evaluator type, none of the tasks fits the dataset, the dataset lacks metadata
     or ground truth, or its instances are evaluated by masks and the model has none; ImportError: the evaluation needs a
     package that is not installed; the message says how to install it.
@@ -67,7 +69,11 @@ def build_evaluator(dataset_name: str, *, tasks: Collection[str], output_dir: st
                              "their masks, which the model does not predict")
         chosen["instance"] = BOX_EVALUATORS[kind]
     settings = {"output_dir": output_dir, "distributed": distributed, "max_detections": max_detections}
-    return DatasetEvaluators([build(dataset_name, **settings) for build in chosen.values()])
+    evaluators = [build(dataset_name, **settings) for build in chosen.values()]
+    for evaluator in evaluators:
+        if isinstance(evaluator, InstanceEvaluator):
+            evaluator.boundary = boundary
+    return DatasetEvaluators(evaluators)
 
 
 def tasks_with_ground_truth(dataset_name: str) -> list[str]:

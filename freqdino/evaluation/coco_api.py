@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from freqdino.data.values import order_of_id
+from freqdino.evaluation.boundary import boundary_of_mask
 
 AREA_RANGES = {"s": 1, "m": 2, "l": 3}  # suffix of the metric -> COCO's index; index 0 is all areas
 NO_GROUND_TRUTH = -1  # how both packages mark a precision that is not defined
@@ -31,14 +32,16 @@ def average_precision(ground_truth: dict, detections: Sequence[dict], iou_type: 
 
     Args:
         ground_truth: content of a COCO instance JSON file, as ``complete_annotations`` returns it.
-        detections: results in COCO's format; ``segmentation`` as compressed RLE for iou_type segm.
-        iou_type: "bbox" or "segm".
+        detections: results in COCO's format; ``segmentation`` as compressed RLE for masks.
+        iou_type: "bbox", "segm", or "boundary": Boundary AP, of pycocotools' evaluation always.
         category_ids: the C categories to evaluate, ascending.
         max_detections: detections of a category in an image that count, the best ones.
         fast: use faster-coco-eval.
     Returns ({AP, AP50, AP75, APs, APm, APl}, AP by category), in percent; NaN where there is no ground truth.
     """
     coco_class, evaluation_class = (FastCOCO, FastCOCOeval) if fast else (COCO, COCOeval)
+    if iou_type == "boundary":
+        coco_class, evaluation_class, iou_type = COCO, BoundaryEvaluation, "segm"
     ground_truth, detections = _numbered_images(ground_truth, detections)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
         truth = _index(coco_class, ground_truth)
@@ -56,6 +59,23 @@ def average_precision(ground_truth: dict, detections: Sequence[dict], iou_type: 
     for suffix, area in AREA_RANGES.items():
         metrics[f"AP{suffix}"] = _mean(precision[..., area])
     return metrics, [_mean(precision[:, :, index, 0]) for index in range(len(category_ids))]
+
+
+class BoundaryEvaluation(COCOeval):
+    """pycocotools' evaluation of masks by the smaller of mask IoU and Boundary IoU (arXiv 2103.16562, section 5)."""
+
+    def computeIoU(self, imgId: int, catId: int) -> np.ndarray | list:
+        overlaps = super().computeIoU(imgId, catId)
+        if not len(overlaps):
+            return overlaps
+        entries = [*self._gts[imgId, catId], *self._dts[imgId, catId]]
+        masks = [entry["segmentation"] for entry in entries]
+        for entry in entries:
+            entry["segmentation"] = boundary_of_mask(entry["segmentation"])
+        boundaries = super().computeIoU(imgId, catId)
+        for entry, mask in zip(entries, masks):
+            entry["segmentation"] = mask
+        return np.minimum(overlaps, boundaries)
 
 
 def complete_annotations(content: dict) -> dict:

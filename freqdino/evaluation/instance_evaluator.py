@@ -50,7 +50,8 @@ class InstanceEvaluator(DatasetEvaluator):
     """
 
     def __init__(self, dataset_name: str, *, tasks: Sequence[str] | None = None, output_dir: str | None = None,
-                 distributed: bool = True, max_dets_per_image: int = 100, use_fast_impl: bool = True):
+                 distributed: bool = True, max_dets_per_image: int = 100, use_fast_impl: bool = True,
+                 boundary: bool = False):
         """
         Args:
             tasks: "bbox", "segm" or both; None: what the ground truth has.
@@ -58,6 +59,7 @@ class InstanceEvaluator(DatasetEvaluator):
             distributed: gather the predictions of all ranks; ``evaluate`` must then be called on every rank.
             max_dets_per_image: predictions of a class that count in an image.
             use_fast_impl: faster-coco-eval if it is installed; False: always pycocotools.
+            boundary: also Boundary AP, as the task "boundary", where masks are evaluated.
         Raises ValueError: an unknown task, no ground truth, an annotation without a mask where masks are evaluated, or
         a class of the metadata that the ground truth lacks.
         """
@@ -72,6 +74,7 @@ class InstanceEvaluator(DatasetEvaluator):
         self._fast = use_fast_impl and FastCOCOeval is not None
         self._ground_truth_file, self._ground_truth = _load_ground_truth(dataset_name, output_dir)
         self._tasks = self._tasks_of_ground_truth() if tasks is None else tuple(tasks)
+        self.boundary = boundary
         for annotation in self._ground_truth["annotations"]:
             if "segm" in self._tasks and not annotation.get("segmentation"):
                 raise ValueError(f"{self._ground_truth_file} has an annotation without segmentation on image "
@@ -154,7 +157,7 @@ class InstanceEvaluator(DatasetEvaluator):
                 json.dump(predictions, file)
         category_ids = sorted(self._category_of_class.values())
         results = OrderedDict()
-        for task in self._tasks:
+        for task in (*self._tasks, *(["boundary"] if self.boundary and "segm" in self._tasks else [])):
             metrics, by_category = average_precision(self._ground_truth, predictions, task, category_ids=category_ids,
                                                      max_detections=self._max_detections, fast=self._fast)
             by_name = {self._class_names[category]: ap for category, ap in zip(category_ids, by_category)}

@@ -1,10 +1,13 @@
 """Evaluator of semantic predictions: Detectron2's, with the checks that its counting needs.
 
 Detectron2's SemSegEvaluator adds up a confusion matrix by flat index, where a label that the dataset does not have
-lands silently in the row of another class, and its default reader fails under numpy 2.
+lands silently in the row of another class, and its default reader fails under numpy 2. Its Boundary IoU subtracts an
+eroded label map from the map, which gives differences of labels and not boundaries of classes; ours is of every class,
+see `freqdino.evaluation.boundary`.
 Shape key: K: classes, H, W: height and width of an image.
 """
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +15,11 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
+from detectron2.utils.comm import all_gather
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from freqdino.evaluation.boundary import boundary_counts
 from freqdino.evaluation.metadata import distinct_names, require_metadata
 from freqdino.evaluation.remarks import say_absent_classes, say_empty, say_undefined
 from freqdino.evaluation.segment_ground_truth import class_map, has_only_segments
@@ -27,7 +32,8 @@ class SemanticEvaluator(SemSegEvaluator):
     """Scores ``sem_seg`` (K, H, W), K scores a pixel, against the label maps ``sem_seg_file_name``.
 
     The metadata must have stuff_classes, all K of them, and ignore_label. Results are Detectron2's: {"sem_seg": {mIoU,
-    fwIoU, mACC, pACC, IoU-<class>, ...}}, in percent; NaN for a class without ground truth, which no mean counts.
+    fwIoU, mACC, pACC, IoU-<class>, ...}}, and mBoundaryIoU, BoundaryIoU-<class>, in percent; NaN for a class without
+    ground truth, which no mean counts.
     """
 
     def __init__(self, dataset_name: str, *, output_dir: str | None = None, distributed: bool = True):
@@ -51,7 +57,7 @@ class SemanticEvaluator(SemSegEvaluator):
         self._logger, self._cpu_device = logging.getLogger(SemSegEvaluator.__module__), torch.device("cpu")
         self._dataset_name, self._distributed, self._output_dir = dataset_name, distributed, output_dir
         self._num_classes = len(self._class_names)
-        self._compute_boundary_iou = self._num_classes < np.iinfo(np.uint8).max
+        self._compute_boundary_iou = False      # Detectron2's
         self.sem_seg_loading_fn = self._read_labels
         self.input_file_to_gt_file = {image["file_name"]: image[key] for image in records}
         self._segments = {image[key]: image["segments_info"] for image in records} if key.startswith("pan") else {}
@@ -60,6 +66,10 @@ class SemanticEvaluator(SemSegEvaluator):
         things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         self._contiguous_id_to_dataset_id = None if stuff is None else {
             contiguous: category for category, contiguous in (*things.items(), *stuff.items())}
+
+    def reset(self) -> None:
+        super().reset()
+        self._boundary_counts = np.zeros((2, self._num_classes), dtype=np.int64)
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Count the pixels of one batch.
@@ -83,19 +93,39 @@ class SemanticEvaluator(SemSegEvaluator):
                 if labels.size != (width, height):
                     raise ValueError(f"{label_file} has {labels.width}x{labels.height} pixels, the prediction "
                                      f"{width}x{height}")
-        super().process(inputs, outputs)
+            self._count(output["sem_seg"].argmax(dim=0).cpu().numpy(), label_file, image["file_name"])
+
+    def _count(self, predicted, label_file, file_name):
+        """As Detectron2's confusion matrix has it: by predicted class and true class, the last of which is none."""
+        classes, truth = self._num_classes, self.sem_seg_loading_fn(label_file, dtype=int)
+        truth[truth == self._ignore_label] = classes
+        self._conf_matrix += np.bincount((classes + 1) * predicted.reshape(-1) + truth.reshape(-1),
+                                         minlength=self._conf_matrix.size).reshape(self._conf_matrix.shape)
+        self._boundary_counts += boundary_counts(predicted, truth, classes)
+        self._predictions.extend(self.encode_json_sem_seg(predicted, file_name))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """See the class; None on ranks other than the first."""
+        if self._distributed:
+            self._boundary_counts = np.sum(all_gather(self._boundary_counts), axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):        # of no labelled pixel: said below
             results = super().evaluate()
         if results:
             metrics = results["sem_seg"]
-            names = ("mIoU", "fwIoU", "mACC", "pACC")
+            metrics.update(self._boundary_metrics())
+            names = ("mIoU", "mBoundaryIoU", "fwIoU", "mACC", "pACC")
             logger.info("Semantic segmentation on %s:\n%s", self._dataset_name,
                         markdown_table(names, [[metrics[name] for name in names]], text=()))
             self._say_absent(metrics)
         return results
+
+    def _boundary_metrics(self):
+        (both, either), true = self._boundary_counts, self._conf_matrix[:-1, :-1].sum(axis=0)
+        shares = np.full(self._num_classes, np.nan)
+        np.divide(100 * both, either, out=shares, where=(true > 0) & (either > 0))
+        defined = shares[~np.isnan(shares)]
+        return {"mBoundaryIoU": defined.mean() if defined.size else math.nan,
+                **{f"BoundaryIoU-{name}": share for name, share in zip(self._class_names, shares)}}
 
     def _say_absent(self, metrics):
         """Detectron2's matrix counts pixels by predicted class, then by true class; the last of either is no class."""

@@ -46,6 +46,7 @@ def test_options_after_the_files(tmp_path, monkeypatch):
 WRONG = """
     ablation --jobs 0: --jobs must be at least 1, got 0
     ablation --sedes 1: unrecognized arguments: --sedes
+    ablation --group rivals: invalid choice: 'rivals'
     ablation SOLVER.MAX_ITER: expected KEY VALUE pairs
     analyze_frequency: the following arguments are required: SUBJECT
     analyze_frequency spectra: invalid choice: 'spectra'

@@ -51,6 +51,16 @@ def test_results_that_cannot_be_expected(squares, task, sets, message):
         check_evaluation(cfg, predictions_of(cfg))
 
 
+def test_boundary_ap_is_a_result_where_it_is_asked_for(squares):
+    register_custom_datasets([squares])
+    cfg = small_config({"DATASETS.TEST": [squares], "MODEL.MASK_FORMER.TEST.INSTANCE_ON": True,
+                        "TEST.KEEP_BEST": "boundary/AP"})
+    with pytest.raises(ConfigError, match="TEST.KEEP_BEST is 'boundary/AP'; expected a metric of what is evaluated"):
+        check_evaluation(cfg, predictions_of(cfg))
+    cfg.TEST.BOUNDARY_AP = True
+    check_evaluation(cfg, predictions_of(cfg))
+
+
 def test_files_that_are_not_there(tmp_path):
     cfg = small_config({"DATASETS.TEST": ["ade20k_panoptic_val"], "OUTPUT_DIR": str(tmp_path)})
     with pytest.raises(FileNotFoundError, match="DETECTRON2_DATASETS"):
@@ -75,10 +85,12 @@ def test_own_panoptic_data_are_evaluated_by_every_task(tmp_path, loggers_as_befo
         "categories": [{"id": 1, "name": "floor", "isthing": 0}, {"id": 2, "name": "box", "isthing": 1}]}))
     name = f"{tmp_path}/panoptic.json@{tmp_path}/images@{tmp_path}/segments"
     every = {"MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True, "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": True,
-             "INPUT.DATASET_MAPPER_NAME": "coco_panoptic_lsj", "SOLVER.MAX_ITER": 1}
+             "INPUT.DATASET_MAPPER_NAME": "coco_panoptic_lsj", "SOLVER.MAX_ITER": 1, "TEST.BOUNDARY_AP": True,
+             "TEST.KEEP_BEST": "boundary/AP-box"}
     run(options(name, tmp_path / "out", *words(every)))
     found = results(tmp_path / "out")[name]
-    assert set(found) == {"bbox", "segm", "sem_seg", "panoptic_seg"}
+    assert set(found) == {"bbox", "segm", "boundary", "sem_seg", "panoptic_seg"}
+    assert found["boundary"]["AP-box"] <= found["segm"]["AP-box"] and found["sem_seg"]["mBoundaryIoU"] is not None
     assert found["sem_seg"]["IoU-floor"] is not None and found["segm"]["AP-box"] is not None
     (tmp_path / "segments" / "2.png").write_bytes(b"broken")
     run(options(name, tmp_path / "one", *words({**every, "DATALOADER.SKIP_UNREADABLE": True})))

@@ -114,6 +114,30 @@ class DynamicWeight(DerivedBuffers):
         matrix = spectrum_to_matrix(self.coefficients().sum(0, keepdim=True) * self.scale, self.matrix_columns)
         return matrix_to_weight(matrix, self.conv_shape).reshape(self.plain_shape).to(self.dft_weight.dtype)
 
+    def has_coefficients(self) -> bool:
+        """Whether ``dft_weight`` is the parameter: not where the layer is inactive or keeps its plain weight."""
+        return hasattr(self, "dft_weight")
+
+    def relative_step(self, *, by_sign: bool) -> float:
+        """How far a step on ``dft_weight`` moves `static_weight`, over a plain weight's step of the same rate.
+
+        ``by_sign``: AdamW's, which moves every number by about the rate r; else SGD's, by r times the gradient.
+
+        With s the divisor of the coefficients and M the R × K matrix, M̂ = s·Σ_p c_p, and of the coefficients c one half
+        is stored: a number of it stands for itself and its mirror image. Changes Δ of the stored real and imaginary
+        parts change M by (2ps/RK) Σ_half (Δ_re cos θ − Δ_im sin θ), and RK/2 coefficients of the half spectrum with
+        Δ_re, Δ_im = ±r give an element p·s·√2/√(RK)·r as its root mean square (p: all sets have the same gradient).
+        A gradient G of M is (2s/RK)·Ĝ of each set's coefficients: a step of −r times that changes M̂ by −(2ps²/RK)·r·Ĝ,
+        all of M by the same share. So s·√2/√(RK), 0.236 for 3 × 3 at any equal width and 0.354 for 1 × 1 at 64 to 256
+        channels, or its square, 0.056 for 3 × 3, times p. Few coefficients are no mirrored pairs: the columns 0 and K/2
+        hold both of a pair, and a step by the gradient moves them half as far; at most four are real.
+        FDLinear's weight is the case kh = kw = 1. A depthwise convolution, whose s is half of all channels where K is
+        kw alone, moves farther than a plain one from 32 channels on (3 × 3: √(2C)/6).
+        """
+        rows, columns = self.dft_weight.shape[1], self.matrix_columns
+        step = self.scale * math.sqrt(2 / (rows * columns))
+        return self.param_ratio * (step if by_sign else step ** 2)
+
     def image_matrices(self, logits: Tensor) -> Tensor:
         """The weight matrices of the images under the factors on groups of coefficients: (B·G, R/G, K).
 
