@@ -87,6 +87,15 @@ GROUPS: dict[str, Callable[[str], dict[str, list[str]]]] = {
     "modules": module_variants, "upsamplers": upsampler_variants, "dynamic-convs": dynamic_conv_variants}
 
 
+def chosen_variants(group: str, model: str, names: Sequence[str] | None) -> dict[str, list[str]]:
+    """The variants of ``names``, None for all of the group. Raises ConfigError for one that the group does not have."""
+    variants = GROUPS[group](model)
+    for name in names or ():
+        if name not in variants:
+            raise ConfigError(f"--variants: {name} is none of the group {group}; known are {', '.join(variants)}")
+    return {name: words for name, words in variants.items() if names is None or name in names}
+
+
 class Run:
     """One training with its evaluation, in a folder of its own below the working directory.
 

@@ -4,6 +4,7 @@
     bash tools/ablation.sh maskdino --seeds 1 2 SOLVER.MAX_ITER 300
     bash tools/ablation.sh maskrcnn --group upsamplers --seeds 1 SOLVER.MAX_ITER 100
     bash tools/ablation.sh --group dynamic-convs --seeds 1 SOLVER.MAX_ITER 100
+    bash tools/ablation.sh --variants plain fdconv fdconv_equal             # of the group, these alone
 
     modules         plain, with each frequency module (FDConv also with SOLVER.FDCONV_RATE equal), with all of them
     upsamplers      every value of MODEL.FPN.UPSAMPLER, of models with a feature pyramid: maskrcnn
@@ -29,10 +30,11 @@ GROUPS = ("modules", "upsamplers", "dynamic-convs")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = make_parser(__doc__, usage="%(prog)s [MODEL] [--group GROUP] [--seeds N ...] [--jobs N] "
-                                        "[KEY VALUE ...]")
+    parser = make_parser(__doc__, usage="%(prog)s [MODEL] [--group GROUP] [--variants NAME ...] [--seeds N ...] "
+                                        "[--jobs N] [KEY VALUE ...]")
     parser.add_argument("model", nargs="?", default="mask2former", help="a file of configs/quickstart, without .yaml")
     parser.add_argument("--group", choices=GROUPS, default=GROUPS[0], help="which variants (default %(default)s)")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="these of the group alone (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: one for each core)")
     words = sys.argv[1:] if arguments is None else arguments
@@ -49,7 +51,8 @@ def work(args: argparse.Namespace) -> int:
     from freqdino.analysis import ablation
 
     ablation.quickstart_file(args.model)
-    variants = {name: [*words, *args.options] for name, words in ablation.GROUPS[args.group](args.model).items()}
+    variants = {name: [*words, *args.options]
+                for name, words in ablation.chosen_variants(args.group, args.model, args.variants).items()}
     runs = {(variant, seed): ablation.Run(args.model, variant, seed, words) for seed in args.seeds
             for variant, words in variants.items()}
     failed = set()

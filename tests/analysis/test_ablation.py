@@ -57,6 +57,15 @@ def test_table_over_the_seeds(root, capsys):
     assert err.count(" s\n") == 12
 
 
+def test_variants_that_are_named(root, capsys):
+    main(["--seeds", "1", "--variants", "fdconv_equal", "plain"])
+    out, err = capsys.readouterr()
+    assert [row[0] for row in cells(out)] == ["variant", "plain", "fdconv_equal"] and err.count(" s\n") == 2
+    assert main(["--variants", "plain", "carafe"]) == 1
+    assert ("error: --variants: carafe is none of the group modules; known are plain, freqfusion, fdconv, fdam, "
+            "fdconv_equal, all") in capsys.readouterr().err
+
+
 def test_upsamplers_are_those_of_the_registry(root, capsys, monkeypatch):
     monkeypatch.setitem(backbones.UPSAMPLERS, "another", None)
     main(["maskrcnn", "--group", "upsamplers", "--seeds", "1", "SOLVER.MAX_ITER", "9"])
