@@ -136,11 +136,12 @@ class KernelAttention(nn.Module):
         return F.conv2d(hidden, weight, bias).flatten(1)
 
     def heads(self) -> list[nn.Module]:
-        return [head for name in self.HEADS if (head := getattr(self, name)) is not None]
+        heads = [getattr(self, name) for name in self.HEADS]
+        return [head for head in heads if head is not None]
 
     def counts(self) -> tuple[int, int, int, int]:
         """How many factors of channels, filters, positions and kernels there are."""
-        heads = (getattr(self, name) for name in self.HEADS)
+        heads = [getattr(self, name) for name in self.HEADS]
         return tuple(0 if head is None else head.out_channels for head in heads)
 
 

@@ -61,7 +61,7 @@ def convert_to_kernel_warehouse(module: nn.Module, banks: Mapping[str, Sequence[
     >>> convert_to_kernel_warehouse(model, {"all": ["one", "two"]})
     ['one', 'two']
     >>> model.warehouses["all"].cells.shape
-    torch.Size([27, 8, 4, 1, 1])
+    torch.Size([27, 8, 4])
     """
     convolutions = convolutions_in(module)
     if hasattr(module, BANKS):

@@ -25,7 +25,7 @@ SMALLEST_SUM = 1e-3
 
 
 class Warehouse(nn.Module):
-    """The bank ``cells`` (n, o, i, 1, 1) of the convolutions whose plain weights have ``shapes`` (Co, Ci/G, kh, kw).
+    """The bank ``cells`` (n, o, i) of the convolutions whose plain weights have ``shapes`` (Co, Ci/G, kh, kw).
 
     (o, i) are the greatest common divisors of the channels; n is ``num`` times the number of all pieces. The pieces of
     all convolutions are in one order; each piece owns ``num`` cells, and starts as the first of them.
@@ -42,7 +42,7 @@ class Warehouse(nn.Module):
         self.names = tuple(names) or ("",) * len(self.shapes)
         self.cell = math.gcd(*(shape[0] for shape in shapes)), math.gcd(*(shape[1] for shape in shapes))
         self.counts = [math.prod(shape) // math.prod(self.cell) for shape in self.shapes]
-        self.cells = nn.Parameter(torch.empty(num * sum(self.counts), *self.cell, 1, 1, device=device, dtype=dtype))
+        self.cells = nn.Parameter(torch.empty(num * sum(self.counts), *self.cell, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -59,10 +59,10 @@ class Warehouse(nn.Module):
         return slice(start, start + self.num * self.counts[place], self.num)
 
     def to_pieces(self, weight: Tensor) -> Tensor:
-        """A weight (Co, Ci/G, kh, kw) -> (m, o, i, 1, 1), ordered by position, block of outputs, block of inputs."""
+        """A weight (Co, Ci/G, kh, kw) -> (m, o, i), ordered by position, block of outputs, block of inputs."""
         out_size, in_size = self.cell
         blocks = weight.unflatten(1, (-1, in_size)).unflatten(0, (-1, out_size))    # (Co/o, o, Ci/i, i, kh, kw)
-        return blocks.permute(4, 5, 0, 2, 1, 3).reshape(-1, out_size, in_size, 1, 1)
+        return blocks.permute(4, 5, 0, 2, 1, 3).reshape(-1, out_size, in_size)
 
     def to_weight(self, pieces: Tensor, place: int) -> Tensor:
         """`to_pieces` back, of images: (B, m, o·i) -> (B, Co, Ci/G, kh, kw)."""

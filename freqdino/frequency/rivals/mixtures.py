@@ -27,7 +27,7 @@ GOLDEN_RATIO = (5 ** 0.5 - 1) / 2
 
 
 class KernelMixture(FromPlainState, ImageConv2d):
-    """Base of a drop-in for nn.Conv2d whose parameter is ``kernels`` (K, Co, Ci/G, kh, kw) in the place of ``weight``.
+    """Base of a drop-in for nn.Conv2d whose parameter is ``kernels`` (K·Co, Ci/G, kh, kw) in the place of ``weight``.
 
     ``attention`` maps the mean of x (B, Ci) to one factor a kernel (B, K); the weight of an image is the sum of the
     kernels, each times its factor. It is computed in float32 at least. A plain convolution's state dict loads: its
@@ -48,7 +48,8 @@ class KernelMixture(FromPlainState, ImageConv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
                          device, dtype, norm=norm, activation=activation)
         self.plain_shape = self.weight.shape
-        self.kernels = nn.Parameter(self.weight.new_empty(num, *self.plain_shape))
+        self.num = num
+        self.kernels = nn.Parameter(self.weight.new_empty(num * out_channels, *self.plain_shape[1:]))
         self.weight = None
         self.attention = self.make_attention(num).to(self.kernels)
         self.reset_parameters()
@@ -59,14 +60,14 @@ class KernelMixture(FromPlainState, ImageConv2d):
     def reset_parameters(self):
         """Each kernel for itself; nn.Conv2d's constructor calls this before there are any."""
         if "kernels" in self._parameters:
-            for kernel in self.kernels.detach():
+            for kernel in self.kernels.detach().unflatten(0, (self.num, -1)):
                 nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
             if self.bias is not None:
                 nn.init.zeros_(self.bias)
 
     def static_weight(self) -> Tensor:
         """The mean of the kernels (Co, Ci/G, kh, kw): the plain weight that they were made from."""
-        return self.kernels.mean(0)
+        return self.kernels.unflatten(0, (self.num, -1)).mean(0)
 
     def respond_to(self, x: Tensor, pooled: Tensor) -> Tensor:
         with without_autocast(x):
@@ -81,11 +82,11 @@ class KernelMixture(FromPlainState, ImageConv2d):
     def mixture(self, factors: Tensor) -> Tensor:
         """(B, K) -> (B, Co, Ci/G, kh, kw), in float32 at least."""
         kernels = self.kernels.to(at_least_float32(self.kernels))
-        return (factors.to(kernels.dtype) @ kernels.flatten(1)).unflatten(1, self.plain_shape)
+        return (factors.to(kernels.dtype) @ kernels.reshape(self.num, -1)).unflatten(1, self.plain_shape)
 
     def from_plain(self, weight: Tensor) -> Tensor:
         """A plain weight -> as many copies of it: the weight again under any factors that sum to one."""
-        return weight.expand(len(self.kernels), *weight.shape).clone()
+        return weight.repeat(self.num, 1, 1, 1)
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`. ValueError, and nothing changed, for a weight of another shape."""
@@ -123,11 +124,10 @@ class CondConv(KernelMixture):
         one. Element i of kernel e is multiplied with 1 + 0.01·cos(2π(e/K + φi)), φ the golden ratio: no draw, so that
         all processes of a training have the same.
         """
-        count = len(self.kernels)
         phases = torch.arange(weight.numel(), device=weight.device, dtype=torch.float64) * GOLDEN_RATIO
         weight, phases = weight.to(torch.float64), phases.view(weight.shape)
-        kernels = [weight * (1 + APART * torch.cos(2 * math.pi * (phases + kernel / count))) for kernel in range(count)]
-        return torch.stack([kernel.to(self.kernels.dtype) for kernel in kernels])
+        return torch.cat([weight * (1 + APART * torch.cos(2 * math.pi * (phases + kernel / self.num)))
+                          for kernel in range(self.num)]).to(self.kernels.dtype)
 
 
 class Router(nn.Module):

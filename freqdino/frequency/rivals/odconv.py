@@ -50,7 +50,7 @@ class ODConv(KernelMixture):
             x = x.to(dtype) * factors.channel[..., None, None].to(dtype)
             weight = self.image_weight(factors)
         if weight is None:
-            y = self._conv_forward(x, self.kernels[0], None)
+            y = self._conv_forward(x, self.kernels.to(dtype), None)
         else:
             y = self.convolve(x, weight.to(dtype), biased=False)
         if factors.filter is not None:

@@ -26,7 +26,3 @@ def anneal(module: nn.Module, progress: float) -> None:
     for part in module.modules():
         if isinstance(part, Annealed):
             part.anneal(progress)
-
-
-def has_temperatures(module: nn.Module) -> bool:
-    return any(isinstance(part, Annealed) for part in module.modules())
