@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from freqdino.errors import ArgumentError
+from freqdino.errors import ArgumentError, errors_in
 from freqdino.frequency.conversion import (
     Predicate,
+    check_convertible,
     check_options,
     chosen,
     convolutions_in,
@@ -76,6 +77,9 @@ def convert_to_kernel_warehouse(module: nn.Module, banks: Mapping[str, Sequence[
             members.setdefault(conv, name)
         if twice := [name for conv, name in members.items() if conv in places]:
             raise ArgumentError("banks", f"has {twice[0]} in {bank} and in another one")
+        for conv, name in members.items():
+            with errors_in(name):
+                check_convertible(conv, nn.Conv2d, alike=True)
         weights = [conv.weight for conv in members]
         warehouses[bank] = Warehouse([weight.shape for weight in weights], num=num, path=f"{BANKS}.{bank}",
                                      names=list(members.values()), device=weights[0].device, dtype=weights[0].dtype)
@@ -87,7 +91,7 @@ def convert_to_kernel_warehouse(module: nn.Module, banks: Mapping[str, Sequence[
         dynamic = shaped_like(KernelWarehouse, conv, warehouse=warehouse, place=place)
         warehouse.fill(place, conv.weight)
         if conv.bias is not None:
-            dynamic.load_state_dict({"bias": conv.bias}, strict=False)
+            dynamic.bias.data.copy_(conv.bias)
         take_settings(dynamic, conv)
         take_norm(dynamic, conv)
         return dynamic

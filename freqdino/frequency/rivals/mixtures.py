@@ -125,9 +125,11 @@ class CondConv(KernelMixture):
         all processes of a training have the same.
         """
         phases = torch.arange(weight.numel(), device=weight.device, dtype=torch.float64) * GOLDEN_RATIO
-        weight, phases = weight.to(torch.float64), phases.view(weight.shape)
-        return torch.cat([weight * (1 + APART * torch.cos(2 * math.pi * (phases + kernel / self.num)))
-                          for kernel in range(self.num)]).to(self.kernels.dtype)
+        phases = (2 * math.pi * (phases % 1)).view(weight.shape)
+        even, odd = (APART * weight * wave.to(at_least_float32(weight)) for wave in (phases.cos(), phases.sin()))
+        angles = [2 * math.pi * kernel / self.num for kernel in range(self.num)]
+        return torch.cat([weight + math.cos(angle) * even - math.sin(angle) * odd for angle in angles]
+                         ).to(self.kernels.dtype)
 
 
 class Router(nn.Module):
