@@ -92,3 +92,12 @@ def test_a_resumed_run_has_the_temperatures_of_a_straight_one(squares, tmp_path)
     run(options(squares, tmp_path / "parts", *RUN, "SOLVER.MAX_ITER", "1", "SOLVER.ACCUMULATE", "2", ANNEAL, "0.0",
                 "MODEL_EMA.ENABLED", "False"))
     assert temperatures(tmp_path / "parts" / "model_final.pth") == {0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["condconv", "odconv", "kernel_warehouse"])
+def test_two_processes_train_the_same_model(squares, tmp_path, name):
+    """Of one image each; every parameter has its part in each step, or the processes would wait for it."""
+    run(["--num-gpus", "2", "--dist-url", "auto", *options(squares, tmp_path, *RUN, NAME, name)])
+    final = tensors(tmp_path / "model_0000005.pth")
+    assert all(value.isfinite().all() for value in final.values() if value.is_floating_point())

@@ -4,6 +4,7 @@ Sources: CondConv (NeurIPS 2019, arXiv 1904.04971), DY-Conv (CVPR 2020, arXiv 19
 arXiv 2209.07947), KernelWarehouse (ICML 2024, arXiv 2406.07879).
 """
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -107,4 +108,5 @@ def adapt_banks(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *
     with torch.no_grad():
         for place, part in modules_with_prefixes(module, prefix):
             if isinstance(part, (KernelWarehouse, Warehouse)):
-                part.adapt_plain_state(state_dict, place)
+                with suppress(ValueError):      # which the convolution raises again when it is loaded itself
+                    part.adapt_plain_state(state_dict, place)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from freqdino.errors import ArgumentError
 from freqdino.frequency import FDConv, convert_to_fdconv
@@ -96,6 +97,8 @@ def test_plain_weights_load_into_a_part(kind, num):
     state = {key: value for key, value in plain.state_dict().items() if "two.weight" not in key}
     with pytest.raises(RuntimeError, match="Missing key|Unexpected key"):
         whole.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="size mismatch for backbone.two.weight"):
+        whole.load_state_dict({**state, "backbone.two.weight": torch.zeros(12, 8, 1, 1)})
 
 
 @every_kind
@@ -181,6 +184,23 @@ def test_on_the_meta_device(kind, num):
     convert(source, kind, num)
     net.load_state_dict(source.state_dict(), assign=True)
     assert torch.equal(net.eval()(X), source(X))
+
+
+@every_kind
+@pytest.mark.filterwarnings("ignore")
+def test_export_and_recomputation(kind, num):
+    """Of any number of images; with activations that are computed again in the backward pass."""
+    net = network()
+    convert(net, kind, num)
+    anneal(net, 0.5)
+    program = torch.export.export(net, (X,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=8)},))
+    torch.testing.assert_close(program.module()(torch.cat([X, X[:1]])), net(torch.cat([X, X[:1]])))
+    net(X).square().sum().backward()
+    expected = {name: parameter.grad for name, parameter in net.named_parameters()}
+    net.zero_grad(set_to_none=True)
+    checkpoint(net, X, use_reentrant=False).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
 
 
 def test_one_dynamic_convolution_is_no_other():
