@@ -59,7 +59,7 @@ def check_dynamic_conv(cfg: CfgNode) -> None:
     if cfg.MODEL.BACKBONE.FDCONV.ENABLED and options.NAME not in ("", FDCONV):
         raise ConfigError(f"MODEL.BACKBONE.DYNAMIC_CONV.NAME is {options.NAME}, but MODEL.BACKBONE.FDCONV.ENABLED, or "
                           "the name of the backbone, means fdconv; set one of the two")
-    if options.NUM and dynamic_conv(cfg) == FDCONV:
+    if dynamic_conv(cfg) == FDCONV and options.NUM:
         raise ConfigError(f"MODEL.BACKBONE.DYNAMIC_CONV.NUM is {options.NUM}; fdconv does not take it, its number of "
                           "groups is MODEL.BACKBONE.FDCONV.KERNEL_NUM: set NUM to 0")
     if dynamic_conv(cfg) and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) and "resnet" in cfg.MODEL.BACKBONE.NAME:

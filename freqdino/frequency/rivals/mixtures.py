@@ -31,8 +31,8 @@ class KernelMixture(FromPlainState, ImageConv2d):
 
     ``attention`` maps the mean of x (B, Ci) to one factor a kernel (B, K); the weight of an image is the sum of the
     kernels, each times its factor. It is computed in float32 at least. A plain convolution's state dict loads: its
-    weight becomes ``kernels`` (`from_plain`), the attention starts as in a new layer. ``num``: K, of `NUM` unless it
-    is given, at least `LEAST`.
+    weight becomes ``kernels`` (`from_plain`); the attention stays what it is, but CondConv's, which is set to its
+    start. ``num``: K, `NUM` unless it is given, at least `LEAST`.
     """
 
     NUM, LEAST = 4, 2
