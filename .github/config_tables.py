@@ -23,7 +23,8 @@ BACKBONES = {"r50": "R50", "r101": "R101", "swin_t": "Swin-T", "swin_s": "Swin-S
              "dinov2_s": "DINOv2-S", "dinov3_s": "DINOv3-S", "convnext_t": "ConvNeXt-T", "mit_b0": "MiT-B0"}
 ADDITIONS = {"freqfusion": "FreqFusion", "fdconv": "FDConv", "fdam": "FDAM", "encfdam": "FDAM in the encoder",
              "deconv": "deconvolution", "pixelshuffle": "pixel shuffle", "carafe": "CARAFE",
-             "dysample": "DySample+", "dysample_s": "DySample-S+"}
+             "dysample": "DySample+", "dysample_s": "DySample-S+",
+             "condconv": "CondConv", "dyconv": "DY-Conv", "odconv": "ODConv", "kernelwarehouse": "KernelWarehouse"}
 NAME = re.compile(f"({'|'.join(MODELS)})_({'|'.join(BACKBONES)})(_.*)?")
 ADDITION = re.compile("_(dysample_s|[a-z0-9]+)")
 # Task -> the data in the command of a leaf for own data.

@@ -9,7 +9,7 @@ from detectron2.layers import get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from freqdino.config.bounds import check_bounds
-from freqdino.config.effects import keys_without_effect
+from freqdino.config.effects import FDCONV, dynamic_conv, keys_without_effect
 from freqdino.config.keys import lookup
 from freqdino.errors import ConfigError
 
@@ -21,6 +21,9 @@ FREQUENCY_BACKBONES = (
 )
 # Of these Detectron2's own: it reads them where our models build it; Detectron2's models call Detectron2's function.
 FREQUENCY_IN_OUR_MODELS = ("build_resnet_backbone",)
+RIVAL_BACKBONES = ("build_resnet_backbone", "build_fdam_resnet_backbone", "build_resnet_freqfusion_fpn_backbone")
+# Values of MODEL.BACKBONE.DYNAMIC_CONV.NAME; all but the first have a place in ResNets alone.
+DYNAMIC_CONVOLUTIONS = (FDCONV, "condconv", "dyconv", "odconv", "kernel_warehouse")
 # Switch of our models' pixel decoder -> what Detectron2's models have in its place.
 HEAD_SWITCHES = {
     "FREQFUSION": "MODEL.BACKBONE.NAME build_resnet_freqfusion_fpn_backbone has FreqFusion in a feature pyramid",
@@ -33,13 +36,36 @@ TRIAL_CHANNELS = 32                         # group normalisation has 32 groups
 
 def check_switches(cfg: CfgNode, *, in_our_models: bool = True) -> None:
     """Raise ConfigError for a switch that is on and that the backbone does not read."""
-    name = cfg.MODEL.BACKBONE.NAME
+    name, dynamic = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DYNAMIC_CONV.NAME
     readers = [builder for builder in FREQUENCY_BACKBONES if in_our_models or builder not in FREQUENCY_IN_OUR_MODELS]
+    where = "" if in_our_models else f" in the meta-architecture {cfg.MODEL.META_ARCHITECTURE}"
     for switch in ("FDCONV", "FDAM"):
         if cfg.MODEL.BACKBONE[switch].ENABLED and name not in readers:
-            where = "" if in_our_models else f" in the meta-architecture {cfg.MODEL.META_ARCHITECTURE}"
             raise ConfigError(f"MODEL.BACKBONE.{switch}.ENABLED is True, but the backbone {name} does not read it"
                               f"{where}; set it to False, or MODEL.BACKBONE.NAME to one of {', '.join(readers)}")
+    if dynamic not in ("", FDCONV):
+        readers = [builder for builder in readers if builder in RIVAL_BACKBONES]
+    if dynamic and name not in readers:
+        raise ConfigError(f"MODEL.BACKBONE.DYNAMIC_CONV.NAME is {dynamic}, but the backbone {name} has no place for it"
+                          f"{where}; set it to \"\", or MODEL.BACKBONE.NAME to one of {', '.join(readers)}")
+
+
+def check_dynamic_conv(cfg: CfgNode) -> None:
+    """Raise ConfigError for an unknown dynamic convolution, for two of them, and for a number that is another key's."""
+    options = cfg.MODEL.BACKBONE.DYNAMIC_CONV
+    if options.NAME not in ("", *DYNAMIC_CONVOLUTIONS):
+        raise ConfigError(f"MODEL.BACKBONE.DYNAMIC_CONV.NAME is {options.NAME!r}; known are "
+                          f"{', '.join(DYNAMIC_CONVOLUTIONS)} and \"\", none")
+    if cfg.MODEL.BACKBONE.FDCONV.ENABLED and options.NAME not in ("", FDCONV):
+        raise ConfigError(f"MODEL.BACKBONE.DYNAMIC_CONV.NAME is {options.NAME}, but MODEL.BACKBONE.FDCONV.ENABLED, or "
+                          "the name of the backbone, means fdconv; set one of the two")
+    if dynamic_conv(cfg) == FDCONV and options.NUM:
+        raise ConfigError(f"MODEL.BACKBONE.DYNAMIC_CONV.NUM is {options.NUM}; fdconv does not take it, its number of "
+                          "groups is MODEL.BACKBONE.FDCONV.KERNEL_NUM: set NUM to 0")
+    if dynamic_conv(cfg) and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) and "resnet" in cfg.MODEL.BACKBONE.NAME:
+        key = "FDCONV.ENABLED" if cfg.MODEL.BACKBONE.FDCONV.ENABLED else "DYNAMIC_CONV.NAME"
+        raise ConfigError(f"{dynamic_conv(cfg)} (MODEL.BACKBONE.{key}) cannot replace deformable convolutions; set "
+                          "MODEL.RESNETS.DEFORM_ON_PER_STAGE to [False, False, False, False]")
 
 
 def check_detectron2_model(cfg: CfgNode) -> None:
@@ -103,4 +129,4 @@ def check_names(cfg: CfgNode) -> None:
 
 
 # What `load_config` asks, in this order.
-CHECKS = (check_bounds, check_upsampler, check_detectron2_model, check_normalisations)
+CHECKS = (check_bounds, check_upsampler, check_dynamic_conv, check_detectron2_model, check_normalisations)

@@ -16,6 +16,7 @@ MASK_FORMERS = ("MaskFormer", "MaskFormerFreqAware")
 FAMILIES = (*MASK_FORMERS, "MaskDINO")
 RCNN = ("GeneralizedRCNN", "PanopticFPN")
 PROPOSING = (*RCNN, "ProposalNetwork")
+FDCONV = "fdconv"
 # Heads of SemanticSegmentor that are not DeepLab's.
 OTHER_HEADS = ("SemSegFPNHead", "UPerNetHead", "SegFormerHead")
 # Backbones that read no key of a ResNet -> the section of their own.
@@ -144,8 +145,15 @@ RULES = (
     # Backbones
     Rule(("MODEL.BACKBONE.FDCONV.ENABLED", "MODEL.BACKBONE.FDAM.ENABLED", "MODEL.FPN.UPSAMPLER"), "read",
          "by this project's backbones; refused beside another"),
+    Rule(("MODEL.BACKBONE.DYNAMIC_CONV.NAME",), "read", "by this project's backbones, all but fdconv by its ResNets; "
+         "refused beside another"),
     Rule(("MODEL.BACKBONE.FDCONV.KERNEL_NUM",), "read", "with MODEL.BACKBONE.FDCONV.ENABLED",
-         lambda cfg: cfg.MODEL.BACKBONE.FDCONV.ENABLED or "fdconv" in cfg.MODEL.BACKBONE.NAME),
+         lambda cfg: "fdconv" in cfg.MODEL.BACKBONE.NAME or dynamic_conv(cfg) == FDCONV),
+    Rule(("MODEL.BACKBONE.DYNAMIC_CONV.NUM",), "read", "with another MODEL.BACKBONE.DYNAMIC_CONV.NAME than fdconv, "
+         "which refuses it", lambda cfg: bool(cfg.MODEL.BACKBONE.DYNAMIC_CONV.NAME)),
+    Rule(("MODEL.BACKBONE.DYNAMIC_CONV.ANNEAL",), "read", "in training, with MODEL.BACKBONE.DYNAMIC_CONV.NAME dyconv, "
+         "odconv and kernel_warehouse",
+         lambda cfg: cfg.MODEL.BACKBONE.DYNAMIC_CONV.NAME in ("dyconv", "odconv", "kernel_warehouse")),
     Rule(("MODEL.RESNETS.STEM_TYPE",), "read", "by DeepLab's ResNet; basic is what the others have",
          _deeplab_layout("STEM_TYPE", "basic")),
     Rule(("MODEL.RESNETS.RES5_MULTI_GRID",), "read", "by DeepLab's ResNet; [1, 1, 1] is what the others have",
@@ -203,6 +211,11 @@ RULES = (
     Rule(("MODEL.KEYPOINT_ON",), "refused", "True: the mappers read no keypoints"),
     Rule(("MODEL.LOAD_PROPOSALS",), "refused", "True: the mappers read no proposals from files"),
 )
+
+
+def dynamic_conv(cfg: CfgNode) -> str:
+    """The dynamic convolution of the backbone, "" for none; MODEL.BACKBONE.FDCONV.ENABLED is another name of one."""
+    return FDCONV if cfg.MODEL.BACKBONE.FDCONV.ENABLED else cfg.MODEL.BACKBONE.DYNAMIC_CONV.NAME
 
 
 def _known_backbone(cfg: CfgNode) -> bool:

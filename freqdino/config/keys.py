@@ -127,6 +127,11 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     # The number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783).
     "MODEL.BACKBONE": {"FDCONV": {"ENABLED": False, "KERNEL_NUM": 64}, "FDAM": {"ENABLED": False}},
+    "MODEL.BACKBONE.DYNAMIC_CONV": {
+        "NAME": "",                         # condconv | dyconv | odconv | kernel_warehouse | fdconv, as FDCONV.ENABLED
+        "NUM": 0,                           # experts, kernels, kernels, ratio of the bank; 0: 8, 4, 1, 1
+        "ANNEAL": 0.1,                      # share of SOLVER.MAX_ITER after which temperatures are at their end
+    },
     # What build_resnet_freqfusion_fpn_backbone reads (arXiv 2408.12879): freqfusion | nearest |
     # bilinear | deconv | pixelshuffle | carafe | dysample | dysample_s.
     "MODEL.FPN": {"UPSAMPLER": "freqfusion"},

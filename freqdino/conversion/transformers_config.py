@@ -31,6 +31,7 @@ _MODEL: dict[str, tuple[tuple, str]] = {
                                                    "no other transformer decoder"),
     "MODEL.BACKBONE.NAME": ((RESNET, SWIN), "no names here for another backbone"),
     "MODEL.BACKBONE.FDCONV.ENABLED": ((False,), "no FDConv"),
+    "MODEL.BACKBONE.DYNAMIC_CONV.NAME": (("",), "no dynamic convolutions"),
     "MODEL.BACKBONE.FDAM.ENABLED": ((False,), "no FDAM in its backbones"),
     "TEST.SLIDING_WINDOW.ENABLED": ((False,), "no sliding window"),
     "TEST.AUG.ENABLED": ((False,), "no augmentation in evaluation"),

@@ -25,6 +25,7 @@ from freqdino.data import build_test_loader, build_train_loader
 from freqdino.data.random_state import random_state, random_state_kept, set_random_state
 from freqdino.data.train_loader import FromStart, TrainLoader
 from freqdino.engine.accumulation import AccumulatingAMPTrainer, AccumulatingTrainer
+from freqdino.engine.annealing import TemperatureAnnealing
 from freqdino.engine.best_weights import BestWeights, EarlyStop, EnoughTrained
 from freqdino.engine.evaluating import augmented_model, evaluators_of
 from freqdino.engine.joining import share_buffers
@@ -118,6 +119,7 @@ class Trainer(DefaultTrainer):
             averaging = WeightAveraging(self.model, decay=cfg.MODEL_EMA.DECAY)
             self.evaluated = averaging.model
             built.insert(0, averaging)      # before the checkpoints and the evaluation
+        built.append(TemperatureAnnealing([self.model, self.evaluated], cfg.MODEL.BACKBONE.DYNAMIC_CONV.ANNEAL))
         if cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(self.model):
             logger.warning("TEST.PRECISE_BN.ENABLED has no effect: the model has no batch normalisation that learns")
         elif cfg.TEST.PRECISE_BN.ENABLED:

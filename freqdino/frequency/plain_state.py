@@ -11,6 +11,7 @@ own already stay as they are. Raises ValueError, with the name, for an entry tha
 """
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 
@@ -32,6 +33,33 @@ def keep_additions(module: nn.Module, state_dict: dict[str, Tensor], prefix: str
     additions = {prefix + key: value for key, value in module.state_dict().items() if key.startswith(names)}
     state_dict.update(additions)
     return list(additions)
+
+
+def plain_entry(state_dict: dict[str, Tensor], prefix: str, shape: torch.Size) -> Tensor | None:
+    """The plain layer's ``weight`` under ``prefix``, where there is one; ValueError if it is of another shape."""
+    plain = state_dict.get(f"{prefix}weight")
+    if plain is not None and plain.shape != shape:
+        raise ValueError(f"size mismatch for {prefix}weight: copying a param with shape {tuple(plain.shape)} "
+                         f"from checkpoint, the plain weight has shape {tuple(shape)}.")
+    return plain
+
+
+class FromPlainState(nn.Module):
+    """Base of a module whose ``load_state_dict`` takes a plain one's state dict, by its ``adapt_plain_state``."""
+
+    def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
+        """See above; nothing is changed where it raises."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                              error_msgs):
+        try:
+            self.adapt_plain_state(state_dict, prefix)
+        except ValueError as error:
+            error_msgs.append(str(error))
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                      error_msgs)
 
 
 def modules_with_prefixes(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

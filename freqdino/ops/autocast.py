@@ -13,6 +13,11 @@ def autocast_type(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
+def product_type(x: Tensor) -> torch.dtype:
+    """The type in which matrix products with x are computed: autocast's where that is on."""
+    return autocast_type(x) or x.dtype
+
+
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
     """A context in which what is computed on the tensor's device keeps the types it is given."""
     return nullcontext() if autocast_type(tensor) is None else torch.autocast(tensor.device.type, enabled=False)

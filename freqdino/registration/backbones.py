@@ -1,4 +1,5 @@
-"""Backbones by their registry names, with FDConv and FDAM where MODEL.BACKBONE.{FDCONV,FDAM}.ENABLED switch them on.
+"""Backbones by their registry names, with FDConv and FDAM where MODEL.BACKBONE.{FDCONV,FDAM}.ENABLED switch them on,
+and in ResNets the dynamic convolution of MODEL.BACKBONE.DYNAMIC_CONV.NAME; its fdconv is another name of the switch.
 
 ResNets have no attention: their FDAM is frequency scaling alone. Sources of the feature pyramids: FreqFusion's Faster
 R-CNN, Mask R-CNN and Panoptic FPN (arXiv 2408.12879) and FDConv's Faster and Mask R-CNN (arXiv 2503.18783).
@@ -14,7 +15,8 @@ from detectron2.modeling import build_backbone as build_registered_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
-from freqdino.config.checks import check_switches
+from freqdino.config.checks import check_dynamic_conv, check_switches
+from freqdino.config.effects import FDCONV, dynamic_conv
 from freqdino.errors import ConfigError
 from freqdino.frequency import FDAMBlock
 from freqdino.frequency.fdam.transformer_block import TransformerBlock
@@ -42,6 +44,7 @@ def build_backbone(cfg: CfgNode) -> Backbone:
 
     Raises ConfigError for a frequency module that the backbone has no place for.
     """
+    check_dynamic_conv(cfg)
     check_switches(cfg)
     if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
         return resnet_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
@@ -67,17 +70,18 @@ def say_frozen(cfg: CfgNode, network: nn.Module) -> None:
 
 
 def resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Detectron2's ResNet with what MODEL.BACKBONE.FDCONV.ENABLED and MODEL.BACKBONE.FDAM.ENABLED switch on."""
-    options = cfg.MODEL.BACKBONE.FDCONV
-    if options.ENABLED and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
-        raise ConfigError("FDConv (MODEL.BACKBONE.FDCONV.ENABLED) cannot replace deformable convolutions; set "
-                          "MODEL.RESNETS.DEFORM_ON_PER_STAGE to [False, False, False, False]")
+    """Detectron2's ResNet with what MODEL.BACKBONE.{FDCONV.ENABLED,DYNAMIC_CONV.NAME,FDAM.ENABLED} switch on."""
+    check_dynamic_conv(cfg)
     network = build_resnet_backbone(cfg, input_shape)
     say_frozen(cfg, network)
     # After the first stages were frozen: the frequency modules stay trainable there.
-    if options.ENABLED:
+    name, options = dynamic_conv(cfg), cfg.MODEL.BACKBONE.DYNAMIC_CONV
+    if name == FDCONV:
         with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
-            resnet.add_fdconv(network, kernel_num=options.KERNEL_NUM)
+            resnet.add_fdconv(network, kernel_num=cfg.MODEL.BACKBONE.FDCONV.KERNEL_NUM)
+    elif name:
+        with errors_about(f"MODEL.BACKBONE.DYNAMIC_CONV.NAME {name}", num="MODEL.BACKBONE.DYNAMIC_CONV.NUM"):
+            resnet.add_rival(network, name, num=options.NUM or None, annealed=options.ANNEAL > 0)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
         resnet.add_frequency_scale(network)
     return network
@@ -142,7 +146,7 @@ def add_frequency_modules(cfg: CfgNode, network: nn.Module, section: str) -> Non
     Raises ConfigError for a number of groups that does not fit, and for channels that do not, which ``section`` sets.
     """
     fdconv = cfg.MODEL.BACKBONE.FDCONV
-    if fdconv.ENABLED:
+    if dynamic_conv(cfg) == FDCONV:
         with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
             token_block.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
@@ -161,7 +165,7 @@ def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
                  "mlp_ratio", "qkv_bias", "qk_scale", "drop_rate", "attn_drop_rate", "drop_path_rate", "ape",
                  "patch_norm", "use_checkpoint")
     network = build(D2SwinTransformer, cfg, "MODEL.SWIN", keys, in_chans=input_shape.channels)
-    if cfg.MODEL.BACKBONE.FDCONV.ENABLED or cfg.MODEL.BACKBONE.FDAM.ENABLED:
+    if dynamic_conv(cfg) or cfg.MODEL.BACKBONE.FDAM.ENABLED:
         use_frequency_blocks(network)       # copies parameters, so before some of them are frozen
     freeze(cfg, network)
     add_frequency_modules(cfg, network, "MODEL.SWIN")
@@ -197,7 +201,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     keys = {**upper("name", "drop_path_rate"), "activation_checkpointing": "USE_CHECKPOINT"}
     network = build(timm_backbone.timm_backbone, cfg, "MODEL.TIMM", keys, in_chans=input_shape.channels)
     freeze(cfg, network)
-    if fdconv.ENABLED:
+    if dynamic_conv(cfg) == FDCONV:
         with errors_about(f"MODEL.BACKBONE.FDCONV with timm's {options.NAME}",
                           kernel_num="MODEL.BACKBONE.FDCONV.KERNEL_NUM"):
             timm_backbone.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
@@ -220,7 +224,7 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
                         in_chans=input_shape.channels,
                         block=FDAMBlock if cfg.MODEL.BACKBONE.FDAM.ENABLED else TransformerBlock)
     freeze(cfg, transformer)
-    if fdconv.ENABLED:
+    if dynamic_conv(cfg) == FDCONV:
         with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
             add_fdlinear(transformer, kernel_num=fdconv.KERNEL_NUM)
     return transformer

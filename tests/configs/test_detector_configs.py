@@ -26,6 +26,9 @@ OURS = {"SOLVER.OPTIMIZER": "SGD", "SOLVER.BACKBONE_MULTIPLIER": 1.0, "MODEL.RES
         "MODEL.RESNETS.RES5_MULTI_GRID": [1, 1, 1], "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 6}
 UNREAD = {"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"], "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256}
 UNREAD = {"faster_rcnn": {**UNREAD, "MODEL.ROI_MASK_HEAD.NUM_CONV": 0}, "mask_rcnn": UNREAD, "panoptic_fpn": {}}
+# The rows of FDConv's table with the option lines of their parameters.
+DYNAMIC = {"condconv": {"NAME": "condconv", "NUM": 8}, "dyconv": {"NAME": "dyconv", "NUM": 4},
+           "odconv": {"NAME": "odconv", "NUM": 4}, "kernelwarehouse": {"NAME": "kernel_warehouse", "NUM": 1}}
 
 
 @pytest.mark.parametrize("leaf", DETECTORS)
@@ -36,8 +39,9 @@ def test_a_leaf_is_the_model_zoos_but_for_what_is_listed(leaf):
     expected = {
         **flatten(default_config()), **flatten(model_zoo.get_config(MODEL_ZOO[kind])), **RESNET, **OURS, **UNREAD[kind],
         "MODEL.BACKBONE.NAME": "build_resnet_freqfusion_fpn_backbone",
-        "MODEL.FPN.UPSAMPLER": {"": "nearest", "fdconv": "nearest"}.get(addition, addition),
+        "MODEL.FPN.UPSAMPLER": "nearest" if addition in ("", "fdconv", *DYNAMIC) else addition,
         "MODEL.BACKBONE.FDCONV.ENABLED": addition == "fdconv",
+        **{f"MODEL.BACKBONE.DYNAMIC_CONV.{key}": value for key, value in DYNAMIC.get(addition, {}).items()},
         "MODEL.RESNETS.DEPTH": int(depth.removeprefix("r")),
         "MODEL.WEIGHTS": {"r50": "detectron2://ImageNetPretrained/torchvision/R-50.pkl", "r101": "R-101.pkl"}[depth],
         "INPUT.DATASET_MAPPER_NAME": MAPPERS[kind],

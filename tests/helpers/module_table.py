@@ -19,6 +19,7 @@ from freqdino.frequency import (
 from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
+from freqdino.frequency.rivals import CondConv, DYConv, KernelWarehouse, ODConv
 from freqdino.frequency.rivals.upsamplers import (
     CarafeSum,
     DeconvolutionSum,
@@ -83,6 +84,10 @@ def fdconv(inputs=IMAGE, *, channels=24, kernel_size=3, **options):
     return Case(lambda: FDConv(20, channels, kernel_size, **options), inputs, typed=("FDConv's x",), autocast=(HALF,))
 
 
+def dynamic(kind, *, kernel_size=3, **options):
+    return Case(lambda: kind(20, 24, kernel_size, **options), IMAGE, typed=(f"{kind.__name__}'s x",), autocast=(HALF,))
+
+
 def fusion(kind, **options):
     """Where filters decide what is read where, half precision shows."""
     return Case(lambda: kind(32, 32, compressed_channels=16, **options), TWO_MAPS, typed=("hr_feat", "lr_feat"),
@@ -104,6 +109,11 @@ MODULES = {
     "FDConv, plain weight": fdconv(convert_param=False),
     "FDConv, no KSM_Local": fdconv(use_ksm_local=False),
     "FDConv, plain": fdconv(channels=16),
+    "CondConv": dynamic(CondConv, stride=2, padding=1, num=3),
+    "DYConv": dynamic(DYConv, padding=1, bias=False),
+    "ODConv": dynamic(ODConv, padding=1, num=2),
+    "ODConv 1 × 1": dynamic(ODConv, kernel_size=1),
+    "KernelWarehouse": dynamic(KernelWarehouse, padding=1, num=2, groups=4),
     "FDLinear": Case(lambda: FDLinear(20, 24, kernel_num=4), maps((11, 20)), typed=("FDLinear's x",),
                      autocast=(HALF,)),
     "InversionGates": Case(lambda: InversionGates(32, 4), maps(*[(11, 32)] * 3), typed=GATES),

@@ -5,6 +5,8 @@ from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
 
 from freqdino.engine.solver import build_optimizer
+from freqdino.frequency.rivals.mixtures import KernelMixture
+from freqdino.frequency.rivals.temperature import anneal
 from helpers.small_models import example
 
 # What may have a gradient of zeros in a model this small, by a part of the parameter's name, and why.
@@ -32,10 +34,21 @@ def without_zeros(model):
                 parameter.normal_(std=0.01)
 
 
+def under_way(model):
+    """Dynamic convolutions after some steps: KernelWarehouse's attention has no part at the start, and a softmax over
+    copies of one kernel has no gradient."""
+    anneal(model, 0.5)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, KernelMixture):
+                module.kernels.mul_(1 + 0.1 * torch.randn_like(module.kernels))
+
+
 def assert_a_step_reaches_every_parameter(cfg):
     """Finite losses, gradients that are there, finite and, but for `ZERO_IF_SMALL`, not all zero. Returns the model."""
     model = build_model(cfg).train()
     without_zeros(model)
+    under_way(model)
     optimizer = build_optimizer(cfg, model)
     with EventStorage():                    # Detectron2's heads want one
         losses = model([scene(64, 64, [0, 2]), scene(48, 64, [1])])

@@ -14,6 +14,8 @@ from torch import nn
 from freqdino.frequency import FDLinear, FreqFusion, FrequencyScale, InversionGates
 from freqdino.frequency.fdam.attention_inversion import GATE_NAMES
 from freqdino.frequency.fdconv.dynamic_weight import MODULATION, DynamicWeight
+from freqdino.frequency.rivals.kernel_warehouse import KernelWarehouse, Warehouse
+from freqdino.frequency.rivals.mixtures import KernelMixture
 
 ENCODER_FDAM, PYRAMID_FREQFUSION = "FDAM in the encoder", "FreqFusion in the pyramid"
 DEIT_S_WIDTH = 384
@@ -34,6 +36,11 @@ def frequency_parameters(model: nn.Module) -> dict[str, int]:
         elif isinstance(module, DynamicWeight) and hasattr(module, "plain_shape"):
             dynamic = parameters_of(module, (*MODULATION, "dft_weight", "weight"))
             added["FDLinear" if isinstance(module, FDLinear) else "FDConv"] += dynamic - module.plain_shape.numel()
+        elif isinstance(module, (KernelMixture, KernelWarehouse)):
+            dynamic = parameters_of(module, ("kernels", "attention", "bank"))
+            added[type(module).__name__] += dynamic - module.plain_shape.numel()
+        elif isinstance(module, Warehouse) and not name.endswith(".bank"):
+            added[KernelWarehouse.__name__] += parameters_of(module)
     return {kind: count for kind, count in added.items() if count}
 
 

@@ -7,19 +7,18 @@ H', W': output size, kh, kw: kernel size.
 """
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
-from freqdino.frequency.argument_checks import check_choice, check_counts, check_type
+from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.frequency.fdconv.band_modulation import FrequencyBandModulation
-from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
-from freqdino.frequency.fdconv.fourier_weight import at_least_float32
-from freqdino.ops.autocast import without_autocast
-from freqdino.ops.modules import is_exported, kept_whole, ready_to_flatten, with_zero_gradients
+from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight
+from freqdino.frequency.image_conv import ImageConv2d
+from freqdino.ops.autocast import product_type, without_autocast
+from freqdino.ops.modules import is_exported
 
 BAND_OPTIONS = ("k_list", "lowfreq_att", "act", "spatial_group", "spatial_kernel")
 # Keys of the published fbm_cfg that have one value in every published configuration, the only one served.
@@ -31,7 +30,7 @@ FIXED_OPTIONS = {"param_reduction": 1.0, "ksm_only_kernel_att": False, "att_grid
 SMALL_MAP = 4
 
 
-class FDConv(DynamicWeight, nn.Conv2d):
+class FDConv(DynamicWeight, ImageConv2d):
     """Drop-in for nn.Conv2d: (B, Ci, H, W) -> (B, Co, H', W'), with a weight of its own for each image.
 
     Active where min(Ci, Co) > ``use_fdconv_if_c_gt`` and kh and kw are in ``use_fdconv_if_k_in``; elsewhere it is the
@@ -85,22 +84,15 @@ class FDConv(DynamicWeight, nn.Conv2d):
                  param_reduction: float = 1.0, ksm_only_kernel_att: bool = False, att_grid: int = 1,
                  spatial_freq_decompose: bool = False, linear_mode: bool = False,
                  norm: nn.Module | None = None, activation: Callable[[Tensor], Tensor] | None = None):
-        check_counts(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride,
-                     dilation=dilation, kernel_num=kernel_num, param_ratio=param_ratio)
+        check_counts(kernel_num=kernel_num, param_ratio=param_ratio)
         for name, sizes in (("use_fdconv_if_k_in", use_fdconv_if_k_in), ("use_fbm_if_k_in", use_fbm_if_k_in)):
             if not isinstance(sizes, (Sequence, Set)) or isinstance(sizes, str):
                 raise ArgumentError(name, f"must hold kernel sizes, as [1, 3] does, got {sizes!r}")
         check_choice((True, False), use_ksm_local=use_ksm_local, convert_param=convert_param)
         check_fixed("FDConv's", FIXED_OPTIONS, param_reduction=param_reduction, ksm_only_kernel_att=ksm_only_kernel_att,
                     att_grid=att_grid, spatial_freq_decompose=spatial_freq_decompose, linear_mode=linear_mode)
-        if not isinstance(padding, str):
-            check_counts(least=0, padding=padding)
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if not isinstance(groups, int) or groups < 1 or channels % groups:
-                raise ArgumentError("groups", f"must divide {name}, got {groups} groups and {channels} channels")
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
-                         device, dtype)
-        self.norm, self.activation = norm, activation
+                         device, dtype, norm=norm, activation=activation)
         self.active = (min(in_channels, out_channels) > use_fdconv_if_c_gt
                        and all(size in use_fdconv_if_k_in for size in self.kernel_size))
         if not self.active:
@@ -113,25 +105,8 @@ class FDConv(DynamicWeight, nn.Conv2d):
                           ksm_global_act=ksm_global_act, ksm_kernel_act=ksm_kernel_act, use_ksm_local=use_ksm_local,
                           ksm_local_act=ksm_local_act, convert_param=convert_param)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if (node := kept_whole(self, x)) is not None:
-            return node
-        if x.dim() != 4:
-            raise ValueError(f"FDConv's x must have 4 dimensions (B, C, H, W), got {x.dim()}: {tuple(x.shape)}")
-        if x.shape[1] != self.in_channels:
-            raise ValueError(f"FDConv's x must have in_channels = {self.in_channels} channels, got {x.shape[1]}")
-        check_type("FDConv's x", x, self)
-        if not self.active:
-            y = self._conv_forward(x, self.weight, self.bias)
-        elif 0 in x.shape[2:]:
-            raise ValueError(f"FDConv's x must have at least one row and one column, got {tuple(x.shape)}")
-        elif x.shape[0] == 0:
-            y = with_zero_gradients(self._conv_forward(x, self.static_weight(), self.bias), self)
-        else:
-            y = self.forward_images(x, x.mean((2, 3), dtype=at_least_float32(x)), self.respond)
-        if self.norm is not None:
-            y = self.norm(y)
-        return y if self.activation is None else self.activation(y)
+    def respond_to(self, x: Tensor, pooled: Tensor) -> Tensor:
+        return self.forward_images(x, pooled, self.respond)
 
     def respond(self, x: Tensor, pooled: Tensor, logits: Tensor) -> Tensor:
         """x: (B, Ci, H, W), pooled: (B, Ci) -> (B, Co, H', W'), before norm and activation."""
@@ -142,7 +117,7 @@ class FDConv(DynamicWeight, nn.Conv2d):
         dtype = product_type(x)
         with without_autocast(x):
             weight = self.image_weights(pooled, logits, dtype)
-        return self.convolve_by_rows(x, weight) if is_exported() else self.convolve(x, weight)
+        return self.convolve(x, weight)
 
     def multiply(self, x: Tensor, pooled: Tensor, logits: Tensor) -> Tensor:
         """The convolutions as matrix products, for maps so small that the weights are what costs time and memory."""
@@ -158,37 +133,6 @@ class FDConv(DynamicWeight, nn.Conv2d):
         with without_autocast(x):
             y = self.product(columns.flatten(2, 4), pooled, logits)
         y = y.unflatten(2, size)
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
-
-    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Each image of x (B, Ci, H, W) with its weight (B, Co, Ci/G, kh, kw): one convolution of B·G groups."""
-        # A channels-last weight would make the output channels-last, whatever x is.
-        weight = weight.contiguous()
-        if x.shape[0] == 1:
-            return self._conv_forward(x, weight[0], self.bias)
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        batch = x.shape[0]
-        bias = None if self.bias is None else self.bias.repeat(batch)
-        y = F.conv2d(x.flatten(0, 1)[None], weight.flatten(0, 1), bias, self.stride, padding, self.dilation,
-                     batch * self.groups)
-        return y[0].unflatten(0, (batch, -1))
-
-
-    def convolve_by_rows(self, x: Tensor, weight: Tensor) -> Tensor:
-        """`convolve` of any number of images, where a grouped convolution's number of groups is part of the graph: for
-        each row of the kernel the product of all images' weights there with what it reads of the map."""
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode).unflatten(1, (self.groups, -1))
-        weight = weight.unflatten(1, (self.groups, -1))     # (B, G, Co/G, Ci/G, kh, kw)
-        tops, lefts = ([slice(place * dilation, full - (size - 1 - place) * dilation) for place in range(size)]
-                       for full, size, dilation in zip(x.shape[3:], self.kernel_size, self.dilation))
-        x = torch.stack([x[..., left][..., ::self.stride[1]] for left in lefts], 3)     # (B, G, Ci/G, kw, H + …, W')
-        read = [ready_to_flatten(x[..., top, :][..., ::self.stride[0], :]) for top in tops]
-        y = reduce(torch.add, (weight[..., row, :].flatten(3) @ part.flatten(4).flatten(2, 3)
-                               for row, part in enumerate(read)))
-        y = y.flatten(1, 2).unflatten(2, read[0].shape[4:])
         return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
 
 

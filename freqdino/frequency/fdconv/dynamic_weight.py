@@ -5,8 +5,6 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 Shape key: B: batch, Co, Ci: output and input channels, G: groups of the convolution, kh, kw: kernel size,
 R = Co·kh, K = (Ci/G)·kw: the weight matrix, p: param_ratio.
 """
-import copy
-import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -21,17 +19,18 @@ from freqdino.frequency.fdconv.fourier_weight import (
     weight_to_spectrum,
 )
 from freqdino.frequency.fdconv.gated_product import gated, gated_product
-from freqdino.frequency.fdconv.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal, make_neutral
+from freqdino.frequency.fdconv.kernel_modulation import KernelFactors, KSMGlobal, KSMLocal, add_neutral
 from freqdino.frequency.fdconv.modulated_weight import Modulation, modulated_weight
 from freqdino.frequency.fdconv.plain_weight import PlainWeight, cannot_be_computed_with
-from freqdino.ops.autocast import autocast_type, without_autocast
-from freqdino.ops.blocking import by_pieces, place_bytes
+from freqdino.frequency.image_conv import by_images
+from freqdino.frequency.plain_state import FromPlainState, plain_entry
+from freqdino.ops.autocast import without_autocast
 from freqdino.ops.modules import DerivedBuffers, is_recorded, overwrites, ready_to_flatten
 
 MODULATION = ("KSM_Global", "KSM_Local", "FBM")
 
 
-class DynamicWeight(DerivedBuffers):
+class DynamicWeight(FromPlainState, DerivedBuffers):
     """Base of a layer whose ``weight`` (Co, Ci/G[, kh, kw]) becomes ``dft_weight`` (p, R, K//2 + 1, 2), modulated.
 
     ``weight`` can still be initialised, see `PlainWeight`. The layer calls ``make_dynamic`` once its plain weight
@@ -212,47 +211,21 @@ class DynamicWeight(DerivedBuffers):
         with without_autocast(x):
             pooled = pooled.to((self.dft_weight if self.convert_param else self.weight).dtype)
             logits = self.KSM_Global(pooled[..., None, None])
-        if not overwrites():
-            return respond(x, pooled, logits)
-        return by_pieces(respond, (x, pooled, logits), 0,
-                         math.prod(self.conv_shape) * x.element_size() + place_bytes(x, 0))
+        return by_images(respond, (x, pooled, logits), self.conv_shape)
 
     def adapt_plain_state(self, state_dict: dict[str, Tensor], prefix: str) -> list[str]:
         """See `freqdino.frequency.plain_state`. ValueError, and nothing changed, for a weight of another shape."""
-        plain = state_dict.get(f"{prefix}weight")
-        if not hasattr(self, "group_map") or plain is None:
+        if not hasattr(self, "group_map") or (plain := plain_entry(state_dict, prefix, self.plain_shape)) is None:
             return []
-        if plain.shape != self.plain_shape:
-            raise ValueError(f"size mismatch for {prefix}weight: copying a param with shape {tuple(plain.shape)} "
-                             f"from checkpoint, the plain weight has shape {tuple(self.plain_shape)}.")
         if self.convert_param and f"{prefix}dft_weight" not in state_dict:
-            state_dict[f"{prefix}dft_weight"] = self.to_coefficients(state_dict.pop(f"{prefix}weight"))
-        modulation = {name: module for name, module in self.named_children() if name in MODULATION}
-        if any(key.startswith(tuple(f"{prefix}{name}." for name in modulation)) for key in state_dict):
-            return []
-        neutral = {}
-        for name, module in modulation.items():
-            module = copy.deepcopy(module)  # the layer itself changes only when the entries are loaded
-            make_neutral(module)
-            neutral.update(module.state_dict(prefix=f"{prefix}{name}."))
-        state_dict.update(neutral)
-        return list(neutral)
+            state_dict[f"{prefix}dft_weight"] = self.to_coefficients(plain)
+            del state_dict[f"{prefix}weight"]
+        return add_neutral({name: module for name, module in self.named_children() if name in MODULATION}, state_dict,
+                           prefix)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
-                              error_msgs):
-        try:
-            self.adapt_plain_state(state_dict, prefix)
-        except ValueError as error:
-            error_msgs.append(str(error))
-            return
+    def _load_from_state_dict(self, *args):
         self.is_loading = True
         try:
-            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
-                                          error_msgs)
+            super()._load_from_state_dict(*args)
         finally:
             self.is_loading = False
-
-
-def product_type(x: Tensor) -> torch.dtype:
-    """The type in which matrix products with x are computed: autocast's where that is on."""
-    return autocast_type(x) or x.dtype

@@ -7,7 +7,9 @@ coefficients) and a local branch (one factor an element of the weight).
 Shape key: B: batch, Ci, Co: input and output channels, k² = kh·kw: kernel positions, n: groups of coefficients,
 G: groups of the convolution.
 """
+import copy
 import math
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import NamedTuple
 
@@ -72,6 +74,22 @@ def make_neutral(module: nn.Module):
             head.reset_parameters()
 
 
+def add_neutral(parts: Mapping[str, nn.Module], state_dict: dict[str, Tensor], prefix: str) -> list[str]:
+    """Add the entries of ``parts``, by their names, with all heads reset, unless some are there: their names.
+
+    The parts themselves stay as they are: they change only when the entries are loaded.
+    """
+    if any(key.startswith(tuple(f"{prefix}{name}." for name in parts)) for key in state_dict):
+        return []
+    neutral = {}
+    for name, part in parts.items():
+        part = copy.deepcopy(part)
+        make_neutral(part)
+        neutral.update(part.state_dict(prefix=f"{prefix}{name}."))
+    state_dict.update(neutral)
+    return list(neutral)
+
+
 def normalised(x: Tensor, norm: nn.Module) -> Tensor:
     """Batch normalisation of (B, C, 1, 1). One image has no statistics over the batch, so the running ones serve it.
 
@@ -86,7 +104,48 @@ def normalised(x: Tensor, norm: nn.Module) -> Tensor:
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
-class KSMGlobal(nn.Module):
+class KernelAttention(nn.Module):
+    """Pooled features (B, Ci, 1, 1) -> logits (B, sum of counts) of up to four heads at once, one count a head.
+
+    The heads are those of channels, filters, positions and kernels (ODConv, arXiv 2209.07947; FDConv's global branch
+    has groups of coefficients in place of kernels); a count of 0 leaves one out. ``relu`` and ``head(width, count,
+    name)``, which makes a head of weight (count, width, 1, 1) and bias, are the caller's. ``reduction``: hidden width
+    over Ci, at least 16. A single image in training uses the running statistics of the BatchNorm.
+    """
+
+    HEADS = "channel_fc", "filter_fc", "spatial_fc", "kernel_fc"
+
+    def __init__(self, in_channels: int, counts: tuple[int, int, int, int], *, reduction: float, relu: nn.Module,
+                 head: Callable[[int, int, str], nn.Module]):
+        super().__init__()
+        hidden = max(int(in_channels * reduction), SMALLEST_HIDDEN_WIDTH)
+        self.fc = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.bn = nn.BatchNorm2d(hidden)
+        self.relu = relu
+        for name, count in zip(self.HEADS, counts):
+            setattr(self, name, head(hidden, count, name) if count else None)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.kaiming_normal_(self.fc.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        hidden = self.relu(normalised(self.fc(pooled), self.bn))
+        heads = self.heads()
+        weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+        return F.conv2d(hidden, weight, bias).flatten(1)
+
+    def heads(self) -> list[nn.Module]:
+        heads = [getattr(self, name) for name in self.HEADS]
+        return [head for head in heads if head is not None]
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """How many factors of channels, filters, positions and kernels there are."""
+        heads = [getattr(self, name) for name in self.HEADS]
+        return tuple(0 if head is None else head.out_channels for head in heads)
+
+
+class KSMGlobal(KernelAttention):
     """Pooled features (B, Ci, 1, 1) -> logits (B, Ci [+ Co] [+ k²] + n), for all four heads at once.
 
     ``act`` makes factors of channels, filters and positions of a head's z: sigmoid: att_multi·σ(z/temp); tanh:
@@ -99,46 +158,27 @@ class KSMGlobal(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, positions: int, kernel_num: int, depthwise: bool,
                  reduction: float, temp: float, kernel_temp: float, att_multi: float, act: str, kernel_act: str):
-        super().__init__()
         check_choice(("sigmoid", "tanh"), ksm_global_act=act)
         check_choice(("sigmoid", "tanh", "softmax"), ksm_kernel_act=kernel_act)
         for name, value, least in (("reduction", reduction, 0), ("kernel_temp", kernel_temp, 0), ("temp", temp, 0),
                                    ("att_multi", att_multi, 1)):
             if not isinstance(value, Real) or not value > least:
                 raise ArgumentError(name, f"must be greater than {least}, got {value!r}")
+        # The logit at which att_multi·σ is 1: zero for the default of 2.
+        neutral = temp * math.log(1 / (att_multi - 1)) if act == "sigmoid" else 0.0
+        super().__init__(
+            in_channels, (in_channels, 0 if depthwise else out_channels, positions if positions > 1 else 0, kernel_num),
+            reduction=reduction, relu=StarReLU(), head=lambda width, count, name: NeutralHead(
+                width, count, 1, 1, bias=0.0 if name == "kernel_fc" else neutral))
         self.slopes = slope(act, temp), slope(kernel_act, kernel_temp)
         self.softmax, self.multiple = kernel_act == "softmax", att_multi if act == "sigmoid" else 2.0
 
-        hidden = max(int(in_channels * reduction), SMALLEST_HIDDEN_WIDTH)
-        # The logit at which att_multi·σ is 1: zero for the default of 2.
-        neutral = temp * math.log(1 / (att_multi - 1)) if act == "sigmoid" else 0.0
-        self.fc = nn.Conv2d(in_channels, hidden, 1, bias=False)
-        self.bn = nn.BatchNorm2d(hidden)
-        self.relu = StarReLU()
-        self.channel_fc = NeutralHead(hidden, in_channels, 1, 1, bias=neutral)
-        self.filter_fc = None if depthwise else NeutralHead(hidden, out_channels, 1, 1, bias=neutral)
-        self.spatial_fc = NeutralHead(hidden, positions, 1, 1, bias=neutral) if positions > 1 else None
-        self.kernel_fc = NeutralHead(hidden, kernel_num, 1, 1)
-        self.reset_parameters()
-
-    def reset_parameters(self):
-        nn.init.kaiming_normal_(self.fc.weight, mode="fan_out", nonlinearity="relu")
-
     def forward(self, pooled: Tensor) -> Tensor:
-        hidden = self.relu(normalised(self.fc(pooled), self.bn))
-        heads = [self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc]
-        heads = [head for head in heads if head is not None]
-        weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-        logits = F.conv2d(hidden, weight, bias).flatten(1)
+        logits = super().forward(pooled)
         if self.slopes == (1, 1):
             return logits
         groups = self.kernel_fc.out_channels
         return torch.cat((self.slopes[0] * logits[:, :-groups], self.slopes[1] * logits[:, -groups:]), 1)
-
-    def counts(self) -> tuple[int, int, int, int]:
-        """How many factors of channels, filters, positions and groups there are."""
-        heads = self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc
-        return tuple(0 if head is None else head.out_channels for head in heads)
 
     def factors(self, logits: Tensor) -> KernelFactors:
         parts = (self.multiple * logits[:, :-self.kernel_fc.out_channels].sigmoid()).split(self.counts()[:3], 1)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqdino.frequency.argument_checks import check_choice, check_counts, check_type
-from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight, product_type
+from freqdino.frequency.fdconv.dynamic_weight import DynamicWeight
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
-from freqdino.ops.autocast import without_autocast
+from freqdino.ops.autocast import product_type, without_autocast
 from freqdino.ops.modules import kept_whole, with_zero_gradients
 
 
