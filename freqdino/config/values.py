@@ -14,6 +14,9 @@ OPTIONAL = {
     "SOLVER.WEIGHT_DECAY_BIAS": 0.0001,
     "MODEL.SWIN.QK_SCALE": 0.25,
     "MODEL.SEM_SEG_HEAD.FREQFUSION.COMPRESSED_CHANNELS": 64,
+    "MODEL.MSCAN.EMBED_DIMS": [32, 64, 160, 256],
+    "MODEL.MSCAN.DEPTHS": [3, 3, 5, 2],
+    "MODEL.MSCAN.DROP_PATH_RATE": 0.1,
 }
 # What shows the kind of the elements where the default is empty, or narrower than what the key takes.
 ELEMENTS = {
