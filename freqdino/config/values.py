@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # What shows the kind of a key whose default is None, which stays possible.
-OPTIONAL = {
+OPTIONAL: dict[str, Any] = {
     "SOLVER.WEIGHT_DECAY_BIAS": 0.0001,
     "MODEL.SWIN.QK_SCALE": 0.25,
     "MODEL.SEM_SEG_HEAD.FREQFUSION.COMPRESSED_CHANNELS": 64,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from torch import Tensor, nn
+from torch import Tensor, bmm, nn
 
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts
@@ -63,7 +63,7 @@ class NMF(DerivedBuffers):
     def _start(self, matrix: Tensor) -> Tensor:
         """Bases (B, D, R) for a matrix (B, D, N)."""
         if self.fixed_bases and not self.training:
-            self.materialise()
+            self.materialise(matrix.device)
             return self.bases.to(matrix.dtype).expand(matrix.shape[0], -1, -1)
         draw = torch.rand(matrix.shape[0], self.dim, self.num_bases, dtype=matrix.dtype, device=matrix.device)
         return F.normalize(draw, dim=1)
@@ -73,17 +73,24 @@ class NMF(DerivedBuffers):
 
 
 def factorised(x: Tensor, bases: Tensor, steps: int) -> Tensor:
-    """x (B, D, N) as bases · coefficientsᵀ (B, D, N) after ``steps`` multiplicative updates of both from bases (B, D, R).
+    """x (B, D, N) as bases · coefficientsᵀ (B, D, N) after ``steps`` multiplicative updates of both.
 
-    The coefficients (B, N, R) start as the softmax over the bases of their products with x, and are updated once more
-    after the last step.
+    The bases start as given, (B, D, R), the coefficients (B, N, R) as the softmax over the bases of their products with
+    x; they are updated once more after the last step.
     """
-    coefficients = (x.mT @ bases).softmax(dim=-1)
+    coefficients = bmm(x.mT, bases).softmax(dim=-1)
     for _ in range(steps):
-        coefficients = coefficients * (x.mT @ bases) / (coefficients @ (bases.mT @ bases) + EPSILON)
-        bases = bases * (x @ coefficients) / (bases @ (coefficients.mT @ coefficients) + EPSILON)
-    coefficients = coefficients * (x.mT @ bases) / (coefficients @ (bases.mT @ bases) + EPSILON)
-    return bases @ coefficients.mT
+        coefficients = updated(coefficients, bases, x.mT)
+        bases = updated(bases, coefficients, x)
+    return bmm(bases, updated(coefficients, bases, x.mT).mT)
+
+
+def updated(factor: Tensor, other: Tensor, x: Tensor) -> Tensor:
+    """The factor (B, M, R) of x (B, M, K) ≈ factor · otherᵀ that is nearer to it for the other factor (B, K, R).
+
+    ``bmm`` rather than ``@``, which would tie an exported graph to more images than one.
+    """
+    return factor * bmm(x, other) / (bmm(factor, bmm(other.mT, other)) + EPSILON)
 
 
 class Hamburger(nn.Module):
@@ -129,8 +136,8 @@ class LightHamHead(SemanticHead):
         if make_fusion is not None:
             strides = [shape.stride for shape in input_shape.values()]
             if len(strides) < 2 or any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:])):
-                raise ArgumentError("input_shape", "must name two maps or more for FreqFusion, each of twice the stride "
-                                    f"of the one before it, got {list(input_shape)} of strides {strides}")
+                raise ArgumentError("input_shape", "must name two maps or more for FreqFusion, each of twice the "
+                                    f"stride of the one before it, got {list(input_shape)} of strides {strides}")
             self.freqfusions = nn.ModuleList(make_fusion(widths[level], sum(widths[level + 1:]))
                                              for level in reversed(range(len(widths) - 1)))
         self.squeeze = conv_norm_relu(sum(widths), channels, kernel_size=1, norm=norm)

@@ -33,4 +33,5 @@ class SegFormerHead(SemanticHead):
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, C_l, H_l, W_l), fine to coarse -> (B, channels, H_0, W_0)."""
-        return project_concatenated(self.fusion_conv, [conv(feature_map) for conv, feature_map in zip(self.convs, maps)])
+        levels = [conv(feature_map) for conv, feature_map in zip(self.convs, maps)]
+        return project_concatenated(self.fusion_conv, levels)

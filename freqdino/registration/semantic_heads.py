@@ -47,11 +47,12 @@ def concatenation_maker(cfg: CfgNode) -> Callable[[int, int], FreqFusionConcat]:
     options = cfg.MODEL.SEM_SEG_HEAD.FREQFUSION
 
     def make(hr_channels: int, lr_channels: int) -> FreqFusionConcat:
-        variant = {"direction_feat": "sim"} if options.FEATURE_RESAMPLE else {}
-        if options.COMPRESSED_CHANNELS is None:
-            variant["compressed_channels"] = (hr_channels + lr_channels) // 4
-        return build(FreqFusionConcat, cfg, FREQFUSION, FREQFUSION_KEYS, {"feature_resample_group": "FEATURE_RESAMPLE", "norm": "COMPRESSED_CHANNELS"},
-                     hr_channels=hr_channels, lr_channels=lr_channels, hamming_window=False, **variant)
+        seen = {"direction_feat": "sim"} if options.FEATURE_RESAMPLE else {}
+        width = (hr_channels + lr_channels) // 4
+        narrow = {"compressed_channels": width} if options.COMPRESSED_CHANNELS is None else {}
+        names = {"feature_resample_group": "FEATURE_RESAMPLE", "norm": "COMPRESSED_CHANNELS"}
+        return build(FreqFusionConcat, cfg, FREQFUSION, FREQFUSION_KEYS, names, hr_channels=hr_channels,
+                     lr_channels=lr_channels, hamming_window=False, **seen, **narrow)
 
     return make
 

@@ -5,7 +5,6 @@ arXiv 2503.18783) and FDAM (ICCV 2025, arXiv 2507.12006) in it are our reading, 
 
 B: batch, C: channels, H × W: map.
 """
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
