@@ -17,10 +17,12 @@ from pathlib import Path
 from freqdino.commands.command_line import exit_status, make_parser
 
 MODELS = {"mask2former": "Mask2Former", "maskdino": "Mask DINO", "faster_rcnn": "Faster R-CNN",
-          "mask_rcnn": "Mask R-CNN", "panoptic_fpn": "Panoptic FPN", "upernet": "UPerNet", "segformer": "SegFormer"}
+          "mask_rcnn": "Mask R-CNN", "panoptic_fpn": "Panoptic FPN", "upernet": "UPerNet", "segformer": "SegFormer",
+          "segnext": "SegNeXt"}
 BACKBONES = {"r50": "R50", "r101": "R101", "swin_t": "Swin-T", "swin_s": "Swin-S", "swin_b": "Swin-B",
              "swin_l": "Swin-L", "deit_t": "DeiT-T", "deit_s": "DeiT-S", "deit3_b": "DeiT-III-B",
-             "dinov2_s": "DINOv2-S", "dinov3_s": "DINOv3-S", "convnext_t": "ConvNeXt-T", "mit_b0": "MiT-B0"}
+             "dinov2_s": "DINOv2-S", "dinov3_s": "DINOv3-S", "convnext_t": "ConvNeXt-T", "mit_b0": "MiT-B0",
+             **{f"mscan_{size}": f"MSCAN-{size.upper()}" for size in "tsbl"}}
 ADDITIONS = {"freqfusion": "FreqFusion", "fdconv": "FDConv", "fdam": "FDAM", "encfdam": "FDAM in the encoder",
              "deconv": "deconvolution", "pixelshuffle": "pixel shuffle", "carafe": "CARAFE",
              "dysample": "DySample+", "dysample_s": "DySample-S+",

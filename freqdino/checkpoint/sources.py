@@ -35,6 +35,9 @@ SOURCES = {
         ".state_dict(), \"{1}.pth\"); MODEL.WEIGHTS timm://{1} fetches it"),
     r"(mit_b\d)\.pth": (
         "It is SegFormer's backbone trained on ImageNet-1k, {1}.pth of the authors' https://github.com/NVlabs/SegFormer"),
+    r"(mscan_[tsbl])\.pth": (
+        "It is SegNeXt's backbone trained on ImageNet-1k, {1}.pth of the authors' "
+        "https://github.com/Visual-Attention-Network/SegNeXt"),
     r"(\w+\.\w+)\.safetensors": (
         "It is model.safetensors of https://huggingface.co/timm/{1}, under this name; MODEL.WEIGHTS timm://{1} "
         "fetches it"),

@@ -9,14 +9,15 @@ other way, with --to huggingface: writes a model from here as a folder for trans
 Formats, recognised by the names in the file unless --format says which:
 
     native                  names that the model loads as they are: Mask2Former, Mask DINO and FreqFusion's Mask2Former,
-                            Detectron2's; for such backbones Microsoft's Swin, SegFormer's MiT, timm's. Nothing needs
-                            converting: the file is checked and written anew
+                            Detectron2's; for such backbones Microsoft's Swin, SegFormer's MiT, SegNeXt's MSCAN,
+                            timm's. Nothing needs converting: the file is checked and written anew
     resnet                  ResNet of torchvision or timm, a backbone (training reads it unconverted, too)
     timm-swin, torchvision-swin: Swin, a backbone
     mmdetection             Faster R-CNN, Mask R-CNN, Panoptic FPN, plain or with FDConv
     mmdetection-freqfusion  the same with FreqFusion in the feature pyramid, as neck.freqfusions.<i>. What its published
                             files call it is not known here; --rename 'neck\\.other\\.' neck.freqfusions. helps
-    mmsegmentation          FDAM's DeiT-III-B with UPerNet; UPerNet and SegFormer heads in general
+    mmsegmentation          FDAM's DeiT-III-B with UPerNet; UPerNet and SegFormer heads in general; SegNeXt, with
+                            FreqFusion as decode_head.freqfusions.<i>, which is a guess like the one above
 
 A file is written only if every entry has a place (but for those named as left), every name of the model (for a
 backbone's weights, of its backbone) is filled, and the configuration agrees with how the weights were trained. If not,

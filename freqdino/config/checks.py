@@ -9,7 +9,7 @@ from detectron2.layers import get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from freqdino.config.bounds import check_bounds
-from freqdino.config.effects import FDCONV, dynamic_conv, keys_without_effect
+from freqdino.config.effects import FDCONV, HEADS_WITH_FREQFUSION, dynamic_conv, keys_without_effect
 from freqdino.config.keys import lookup
 from freqdino.errors import ConfigError
 
@@ -17,7 +17,7 @@ from freqdino.errors import ConfigError
 FREQUENCY_BACKBONES = (
     "build_resnet_backbone", "build_fdconv_resnet_backbone", "build_fdam_resnet_backbone",
     "build_resnet_freqfusion_fpn_backbone", "D2SwinTransformer", "build_vit_backbone", "build_fdam_vit_backbone",
-    "build_mit_backbone", "build_timm_backbone",
+    "build_mit_backbone", "build_mscan_backbone", "build_timm_backbone",
 )
 # Of these Detectron2's own: it reads them where our models build it; Detectron2's models call Detectron2's function.
 FREQUENCY_IN_OUR_MODELS = ("build_resnet_backbone",)
@@ -26,11 +26,12 @@ RIVAL_BACKBONES = ("build_resnet_backbone", "build_fdam_resnet_backbone", "build
 DYNAMIC_CONVOLUTIONS = (FDCONV, "condconv", "dyconv", "odconv", "kernel_warehouse")
 # Switch of our models' pixel decoder -> what Detectron2's models have in its place.
 HEAD_SWITCHES = {
-    "FREQFUSION": "MODEL.BACKBONE.NAME build_resnet_freqfusion_fpn_backbone has FreqFusion in a feature pyramid",
+    "FREQFUSION": "MODEL.BACKBONE.NAME build_resnet_freqfusion_fpn_backbone has FreqFusion in a feature pyramid, "
+                  f"MODEL.SEM_SEG_HEAD.NAME {', '.join(HEADS_WITH_FREQFUSION)} in a head",
     "FDAM": "MODEL.BACKBONE.NAME build_fdam_resnet_backbone has FDAM in the backbone",
 }
-NORMALISATIONS = ("MODEL.SEM_SEG_HEAD.NORM", "MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM",
-                  "MODEL.ROI_MASK_HEAD.NORM")
+NORMALISATIONS = ("MODEL.SEM_SEG_HEAD.NORM", "MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.MSCAN.NORM",
+                  "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 TRIAL_CHANNELS = 32                         # group normalisation has 32 groups
 
 
@@ -77,7 +78,8 @@ def check_detectron2_model(cfg: CfgNode) -> None:
     if name not in META_ARCH_REGISTRY or not META_ARCH_REGISTRY.get(name).__module__.startswith("detectron2."):
         return
     for switch, instead in HEAD_SWITCHES.items():
-        if cfg.MODEL.SEM_SEG_HEAD[switch].ENABLED:
+        read = switch == "FREQFUSION" and cfg.MODEL.SEM_SEG_HEAD.NAME in HEADS_WITH_FREQFUSION
+        if cfg.MODEL.SEM_SEG_HEAD[switch].ENABLED and not read:
             raise ConfigError(f"MODEL.SEM_SEG_HEAD.{switch}.ENABLED is True, but the meta-architecture {name} does not "
                               "read it; set it to False, or MODEL.META_ARCHITECTURE to MaskFormer or MaskDINO; "
                               f"{instead}")

@@ -18,10 +18,13 @@ RCNN = ("GeneralizedRCNN", "PanopticFPN")
 PROPOSING = (*RCNN, "ProposalNetwork")
 FDCONV = "fdconv"
 # Heads of SemanticSegmentor that are not DeepLab's.
-OTHER_HEADS = ("SemSegFPNHead", "UPerNetHead", "SegFormerHead")
+OTHER_HEADS = ("SemSegFPNHead", "UPerNetHead", "SegFormerHead", "LightHamHead")
+# Those of them that read MODEL.SEM_SEG_HEAD.FREQFUSION.
+HEADS_WITH_FREQFUSION = ("LightHamHead",)
 # Backbones that read no key of a ResNet -> the section of their own.
 OTHER_BACKBONES = {"D2SwinTransformer": "SWIN", "build_vit_backbone": "VIT", "build_fdam_vit_backbone": "VIT",
-                   "build_mit_backbone": "MIT", "build_timm_backbone": "TIMM"}
+                   "build_mit_backbone": "MIT", "build_mscan_backbone": "MSCAN",
+                   "build_timm_backbone": "TIMM"}
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,13 @@ RULES = (
          lambda cfg: _model("SemanticSegmentor")(cfg) and cfg.MODEL.SEM_SEG_HEAD.NAME not in OTHER_HEADS),
     Rule(tuple(f"MODEL.SEM_SEG_HEAD.{name}" for name in (
         "MASK_DIM", "FULL_PRECISION", "PIXEL_DECODER_NAME", "TRANSFORMER_ENC_LAYERS", "FDAM.ENABLED",
-        "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", "FREQFUSION.ENABLED")),
+        "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES")),
          "read", "by MODEL.META_ARCHITECTURE MaskFormer and MaskDINO", _model(*FAMILIES)),
+    Rule(("MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED",), "read", "by MODEL.META_ARCHITECTURE MaskFormer and MaskDINO, and "
+         f"by MODEL.SEM_SEG_HEAD.NAME {', '.join(HEADS_WITH_FREQFUSION)}",
+         lambda cfg: cfg.MODEL.SEM_SEG_HEAD.NAME in HEADS_WITH_FREQFUSION or _model(*FAMILIES)(cfg)),
+    Rule(("MODEL.SEM_SEG_HEAD.HAM.*",), "read", "by MODEL.SEM_SEG_HEAD.NAME LightHamHead",
+         lambda cfg: cfg.MODEL.SEM_SEG_HEAD.NAME == "LightHamHead"),
     Rule(tuple(f"MODEL.SEM_SEG_HEAD.{name}" for name in ("DIM_FEEDFORWARD", "FEATURE_ORDER",
                                                          "TOTAL_NUM_FEATURE_LEVELS")),
          "read", "by MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME MaskDINOEncoder",
@@ -166,6 +174,7 @@ RULES = (
     Rule(("MODEL.SWIN.*",), "read", "by MODEL.BACKBONE.NAME D2SwinTransformer", _backbone("SWIN")),
     Rule(("MODEL.VIT.*",), "read", "by MODEL.BACKBONE.NAME build_vit_backbone", _backbone("VIT")),
     Rule(("MODEL.MIT.*",), "read", "by MODEL.BACKBONE.NAME build_mit_backbone", _backbone("MIT")),
+    Rule(("MODEL.MSCAN.*",), "read", "by MODEL.BACKBONE.NAME build_mscan_backbone", _backbone("MSCAN")),
     Rule(("MODEL.TIMM.PRETRAINED",), "read", "in training, by MODEL.BACKBONE.NAME build_timm_backbone, where "
          "MODEL.WEIGHTS is empty", _backbone("TIMM")),
     Rule(("MODEL.TIMM.*",), "read", "by MODEL.BACKBONE.NAME build_timm_backbone", _backbone("TIMM")),

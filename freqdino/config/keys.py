@@ -119,11 +119,16 @@ SECTIONS: dict[str, dict[str, Any]] = {
             "ENABLED": False,
             "LOWPASS_KERNEL": 5,
             "HIGHPASS_KERNEL": 3,
-            "COMPRESSED_CHANNELS": None,    # None: a quarter of CONVS_DIM
+            "COMPRESSED_CHANNELS": None,    # None: a quarter of CONVS_DIM; of the channels fused in LightHamHead
             "FEATURE_RESAMPLE": True,       # the offset generator
             "CHECKPOINT": False,            # compute activations again in the backward pass instead of keeping them
         },
         "FDAM": {"ENABLED": False},
+        # SegNeXt's factorisation (arXiv 2209.08575); as wide as the head.
+        "HAM": {
+            "BASES": 16,
+            "FIXED_BASES": True,            # False: evaluation draws its bases anew in every call, as published
+        },
     },
     # The number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783).
     "MODEL.BACKBONE": {"FDCONV": {"ENABLED": False, "KERNEL_NUM": 64}, "FDAM": {"ENABLED": False}},
@@ -212,6 +217,15 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "EMBED_DIMS": [32, 64, 160, 256],
         "DEPTHS": [2, 2, 2, 2],
         "DROP_PATH_RATE": 0.1,
+        "USE_CHECKPOINT": False,
+    },
+    # SegNeXt's encoder (arXiv 2209.08575).
+    "MODEL.MSCAN": {
+        "SIZE": "T",                        # T | S | B | L
+        "EMBED_DIMS": None,                 # these three are SIZE's where they are None
+        "DEPTHS": None,
+        "DROP_PATH_RATE": None,
+        "NORM": "BN",
         "USE_CHECKPOINT": False,
     },
     # Any network of timm that has maps of strides 4, 8, 16 and 32, and its plain vision transformers; weights come from

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 # What shows the kind of a key whose default is None, which stays possible.
-OPTIONAL = {
+OPTIONAL: dict[str, Any] = {
     "SOLVER.WEIGHT_DECAY_BIAS": 0.0001,
     "MODEL.SWIN.QK_SCALE": 0.25,
     "MODEL.SEM_SEG_HEAD.FREQFUSION.COMPRESSED_CHANNELS": 64,
+    "MODEL.MSCAN.EMBED_DIMS": [32, 64, 160, 256],
+    "MODEL.MSCAN.DEPTHS": [3, 3, 5, 2],
+    "MODEL.MSCAN.DROP_PATH_RATE": 0.1,
 }
 # What shows the kind of the elements where the default is empty, or narrower than what the key takes.
 ELEMENTS = {

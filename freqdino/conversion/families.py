@@ -6,7 +6,8 @@ from freqdino.conversion import mmdetection, mmsegmentation, resnet, swin
 from freqdino.conversion.rules import Family, Rule
 
 # Published Mask2Former, Mask DINO and FreqFusion's Mask2Former in both key styles, Detectron2's own models, Microsoft's
-# Swin, SegFormer's MiT, and where the backbone is one of timm's or a plain transformer, timm's checkpoints.
+# Swin, SegFormer's MiT, SegNeXt's MSCAN, and where the backbone is one of timm's or a plain transformer, timm's
+# checkpoints.
 NATIVE = Family(
     title="names that the model loads as they are",
     markers=(r"(?!)",),                     # recognised by loading, not by names

@@ -65,6 +65,9 @@ def export_model(model: nn.Module, cfg: CfgNode, metadata: Metadata, path: str |
     if cfg.TEST.SLIDING_WINDOW.ENABLED:
         raise ExportError("TEST.SLIDING_WINDOW.ENABLED is True: windows are not part of a graph; set it to False to "
                           "export the model of one window")
+    if cfg.MODEL.SEM_SEG_HEAD.NAME == "LightHamHead" and not cfg.MODEL.SEM_SEG_HEAD.HAM.FIXED_BASES:
+        raise ExportError("MODEL.SEM_SEG_HEAD.HAM.FIXED_BASES is False: no file can be held against a model that draws "
+                          "random numbers; set it to True")
     if file_format == "onnx":
         need_onnx()
     whole = WholeModel(copy.deepcopy(model).float().cpu().eval(), reverse_channels=cfg.INPUT.FORMAT == "BGR").eval()

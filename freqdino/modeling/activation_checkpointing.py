@@ -16,13 +16,14 @@ from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.frequency.freqfusion.fusion import FreqFusion
 from freqdino.layers.deformable_attention import DeformableEncoderLayer
 from freqdino.layers.transformer import CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
+from freqdino.modeling.backbones.mscan import MSCABlock
 from freqdino.modeling.backbones.token_block import TokenBlock
 from freqdino.modeling.mask_dino_decoder import MaskDINODecoderLayer
 from freqdino.ops.modules import PutBefore, put_before
 
 # What is computed again as a whole: the blocks of backbones, the layers of encoder and decoders, the fusions.
-BLOCKS = (CNNBlockBase, SwinTransformerBlock, TokenBlock, TransformerBlock, DeformableEncoderLayer, SelfAttentionLayer,
-          CrossAttentionLayer, FeedForwardLayer, MaskDINODecoderLayer, FreqFusion)
+BLOCKS = (CNNBlockBase, SwinTransformerBlock, TokenBlock, TransformerBlock, MSCABlock, DeformableEncoderLayer,
+          SelfAttentionLayer, CrossAttentionLayer, FeedForwardLayer, MaskDINODecoderLayer, FreqFusion)
 ROWS = (nn.Sequential, nn.ModuleList)
 # Attributes by which Detectron2's, timm's and our modules say that they do so by themselves.
 OWN_SWITCHES = ("use_checkpoint", "grad_checkpointing", "activation_checkpointing", "checkpoint")

@@ -5,19 +5,16 @@ B: batch, C_l, H_l, W_l: width and size of level l.
 """
 from collections.abc import Mapping, Sequence
 
-import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from freqdino.modeling.semantic_head import SemanticHead, conv_norm_relu, resize
+from freqdino.modeling.semantic_head import SemanticHead, conv_norm_relu, project_concatenated
 
 
 class SegFormerHead(SemanticHead):
     """Maps fine to coarse -> class scores at the finest one's stride.
 
-    Keys: ``convs.<i>.{conv,bn}``, ``fusion_conv.{conv,bn}``, ``conv_seg``. The fusing convolution is linear, as is the
-    resizing: each level goes through its part of the weight at its own size, and the sum of the resized results is what
-    the convolution makes of the concatenated levels, with a third of the products and no map of all their channels.
+    Keys: ``convs.<i>.{conv,bn}``, ``fusion_conv.{conv,bn}``, ``conv_seg``.
     """
 
     def __init__(self, *, input_shape: Mapping[str, ShapeSpec], num_classes: int, channels: int, common_stride: int,
@@ -36,12 +33,5 @@ class SegFormerHead(SemanticHead):
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, C_l, H_l, W_l), fine to coarse -> (B, channels, H_0, W_0)."""
-        fusion, *norm_and_relu = self.fusion_conv
-        weights = fusion.weight.chunk(len(maps), dim=1)
-        levels = [F.conv2d(conv(feature_map), weight) for feature_map, conv, weight in zip(maps, self.convs, weights)]
-        fused = levels[0] if fusion.bias is None else levels[0] + fusion.bias[:, None, None]
-        for level in levels[1:]:
-            fused = fused + resize(level, like=fused)
-        for layer in norm_and_relu:
-            fused = layer(fused)
-        return fused
+        levels = [conv(feature_map) for conv, feature_map in zip(self.convs, maps)]
+        return project_concatenated(self.fusion_conv, levels)

@@ -133,6 +133,23 @@ def conv_norm_relu(in_channels: int, out_channels: int, *, kernel_size: int, nor
     return nn.Sequential(layers)
 
 
+def project_concatenated(projection: nn.Sequential, maps: Sequence[Tensor]) -> Tensor:
+    """What a 1 × 1 `conv_norm_relu` makes of the maps, resized to the first one's size and concatenated.
+
+    The convolution is linear, as is the resizing: each map (B, C_l, H_l, W_l) goes through its part of the weight at
+    its own size, and the resized results are summed. So there are fewer products, and there is no map of all channels.
+    """
+    conv, *norm_and_relu = projection
+    weights = conv.weight.split([feature_map.shape[1] for feature_map in maps], dim=1)
+    levels = [F.conv2d(feature_map, weight) for feature_map, weight in zip(maps, weights)]
+    projected = levels[0] if conv.bias is None else levels[0] + conv.bias[:, None, None]
+    for level in levels[1:]:
+        projected = projected + resize(level, like=projected)
+    for layer in norm_and_relu:
+        projected = layer(projected)
+    return projected
+
+
 def classifier(channels: int, num_classes: int) -> nn.Conv2d:
     """1 × 1 convolution to class scores that starts near zero."""
     conv = nn.Conv2d(channels, num_classes, kernel_size=1)

@@ -32,10 +32,12 @@ class DerivedBuffers(nn.Module):
             self.register_buffer(name, value.to(device), persistent=False)
         self.derived_names = tuple(buffers)
 
-    def materialise(self) -> None:
-        """Make the buffers where they are still on the meta device and the parameters no longer are."""
+    def materialise(self, device: torch.device | None = None) -> None:
+        """Make the buffers where they are still on the meta device and ``device`` is not: the parameters', or what a
+        module without parameters is given."""
         if any(self._buffers[name].is_meta for name in self.derived_names):
-            device = next((parameter.device for parameter in self.parameters()), None)
+            if device is None:
+                device = next((parameter.device for parameter in self.parameters()), None)
             if device is not None and device.type != "meta":
                 self.make_buffers(device)
 

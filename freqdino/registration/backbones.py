@@ -28,7 +28,8 @@ from freqdino.frequency.rivals.upsamplers import (
     InterpolationSum,
     PixelShuffleSum,
 )
-from freqdino.modeling.backbones import resnet, token_block
+from freqdino.modeling.activation_checkpointing import checkpoint_blocks
+from freqdino.modeling.backbones import mscan, resnet, token_block
 from freqdino.modeling.backbones.fpn import FusionFPN
 from freqdino.modeling.backbones.freezing import STAGE_NAMES, FreezableBackbone
 from freqdino.modeling.backbones.mit import MixTransformer
@@ -184,6 +185,29 @@ def build_mit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
                     in_chans=input_shape.channels)
     freeze(cfg, network)
     add_frequency_modules(cfg, network, "MODEL.MIT")
+    return network
+
+
+@BACKBONE_REGISTRY.register()
+def build_mscan_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """MODEL.MSCAN.* -> `freqdino.modeling.backbones.mscan.MSCAN`.
+
+    MODEL.BACKBONE.FDCONV.ENABLED: FDConv for the convolutions that it serves; MODEL.BACKBONE.FDAM.ENABLED: frequency
+    scaling of both branches.
+    """
+    keys = upper("size", "embed_dims", "depths", "drop_path_rate", "norm")
+    network = build(mscan.MSCAN, cfg, "MODEL.MSCAN", keys, {"drop_path": "DROP_PATH_RATE"},
+                    in_chans=input_shape.channels)
+    freeze(cfg, network)
+    fdconv = cfg.MODEL.BACKBONE.FDCONV
+    if fdconv.ENABLED:
+        with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
+            mscan.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
+    if cfg.MODEL.BACKBONE.FDAM.ENABLED:
+        with errors_about("MODEL.MSCAN, with MODEL.BACKBONE.FDAM.ENABLED"):
+            mscan.add_frequency_scale(network)
+    if cfg.MODEL.MSCAN.USE_CHECKPOINT:
+        checkpoint_blocks(network)
     return network
 
 

@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from freqdino.commands import analyze_frequency
+from helpers.small_conversions import SEGNEXT_FREQFUSION
 from helpers.small_models import RESNET18, small_config
 
 DATASET = "analyze_frequency_test"
@@ -22,7 +23,8 @@ MODULES = {**FDCONV, "MODEL.BACKBONE.FDAM.ENABLED": True, "MODEL.SEM_SEG_HEAD.FR
            "MODEL.SEM_SEG_HEAD.FDAM.ENABLED": True}
 CONFIGS = {"plain": VIT, "modulated": {**VIT, **MODULES},
            "resnet": {**RESNET18, **FDCONV, "INPUT.MIN_SIZE_TEST": 64, "INPUT.MAX_SIZE_TEST": 64},
-           "no_attention": {"MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0}}
+           "segnext": {**SEGNEXT_FREQFUSION, "INPUT.MIN_SIZE_TEST": 64, "INPUT.MAX_SIZE_TEST": 64},
+          "no_attention": {"MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +148,13 @@ def test_fdlinear_has_no_bands(run, project):
     assert pictures(folder) == ["fdconv_profiles", "fdconv_similarity", "fdconv_spectra"]
 
 
-def test_freqfusion(run, project):
-    status, folder = run("freqfusion", "--dataset", DATASET, "--token", 0, 3, "--layer", 0)
+@pytest.mark.parametrize(("config", "plain"), [("modulated", "plain sum"), ("segnext", "plain concatenation")])
+def test_freqfusion(run, project, config, plain):
+    status, folder = run("freqfusion", "--dataset", DATASET, "--token", 0, 3, "--layer", 0, config=config)
     assert status == 0 and pictures(folder) == ["freqfusion_kernels", "freqfusion_similarity"]
     numbers = read(folder, "freqfusion")
     for unit in numbers["units"]:
-        assert list(unit["stages"]) == ["high resolution", "low resolution, upsampled", "plain sum", "fused"]
+        assert list(unit["stages"]) == ["high resolution", "low resolution, upsampled", plain, "fused"]
         for stage in unit["stages"].values():
             assert -1 <= stage["intra_category_similarity"] <= 1 and -2 <= stage["similarity_margin"] <= 2
     kernels = numbers["kernels"]

@@ -16,13 +16,15 @@ from torchvision.models import resnet18
 from torchvision.models.swin_transformer import SwinTransformer
 
 from freqdino.config import load_config
-from helpers.openmmlab_models import Detector, MapLayerNorm, Segmentor, randomised
+from helpers.openmmlab_models import Detector, MapLayerNorm, Segmentor, SegNeXt, randomised
 from helpers.small_conversions import (
     FASTER,
     FDCONV,
     MASK,
     MASK2FORMER,
     RGB,
+    SEGNEXT,
+    SEGNEXT_FREQFUSION,
     SWIN,
     UPERNET_RESNET,
     UPERNET_TRANSFORMER,
@@ -201,6 +203,30 @@ def test_fdams_transformer_with_upernet(conversion, place, neck_norm, pyramid_no
                  for name, tensor in state.items()}
     model, _ = conversion.load({"state_dict": state}, {**UPERNET_TRANSFORMER, "MODEL.VIT.NECK_NORM": neck_norm})
     assert_segmentor_computes(model, source, image)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [SEGNEXT, SEGNEXT_FREQFUSION], ids=["plain", "FreqFusion"])
+def test_segnext(conversion, options, image):
+    source = randomised(SegNeXt(freqfusion=options is SEGNEXT_FREQFUSION))
+    state = {**source.state_dict(), "backbone.head.weight": torch.zeros(10, 32)}
+    model, report = conversion.load({"state_dict": state}, options)
+    assert "format: mmsegmentation" in report and "left: 1, the classifier: backbone.head.weight" in report
+    maps, head = model.backbone(image), model.sem_seg_head
+    for ours, theirs in zip(maps.values(), source.maps(image), strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+    scores = head.logits([maps[name] for name in head.in_features])
+    torch.testing.assert_close(scores, source(image, head.hamburger.ham.bases, steps=7), **CLOSE)
+
+
+@torch.no_grad()
+def test_segnexts_backbone_of_imagenet_passes_through(conversion, image):
+    source = randomised(SegNeXt()).backbone
+    state = {**source.state_dict(), "head.weight": torch.zeros(10, 32), "head.bias": torch.zeros(10)}
+    model, report = conversion.load({"state_dict": state}, SEGNEXT, whole_model=False)
+    assert "format: native" in report and "head.weight, head.bias" in report
+    for ours, theirs in zip(model.backbone(image).values(), source(image).values(), strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
 # Names that are ours already

@@ -5,12 +5,14 @@ from detectron2.modeling import build_model
 from torchvision.models import resnet18
 
 from freqdino.config import load_config
-from helpers.openmmlab_models import Detector, MapLayerNorm, Segmentor, randomised
+from helpers.openmmlab_models import Detector, MapLayerNorm, Segmentor, SegNeXt, randomised
 from helpers.small_conversions import (
     FASTER,
     FDCONV,
     MASK,
     MASK2FORMER,
+    SEGNEXT,
+    SEGNEXT_FREQFUSION,
     UPERNET_RESNET,
     UPERNET_TRANSFORMER,
     Converter,
@@ -70,6 +72,22 @@ def test_position_embedding_of_another_size_names_the_option(conversion):
     message = conversion.refuse({"state_dict": state}, {**UPERNET_TRANSFORMER, "MODEL.VIT.IMG_SIZE": 96})
     assert "backbone.pos_embed (1, 16, 32): backbone.pos_embed has shape (1, 36, 32)" in message
     assert "hint: MODEL.VIT.IMG_SIZE" in message
+
+
+def test_segnext_of_another_kind(conversion):
+    state = {"state_dict": randomised(SegNeXt()).state_dict()}
+    message = conversion.refuse(state, {**SEGNEXT, "MODEL.SEM_SEG_HEAD.NORM": "LN"}, "--partial")
+    assert "the weights need MODEL.SEM_SEG_HEAD.NORM GN, the configuration has LN" in message
+    message = conversion.refuse(state, {**SEGNEXT, "MODEL.MSCAN.DEPTHS": [1, 1, 3, 1]})
+    assert "hint: MODEL.MSCAN.SIZE" in message
+    message = conversion.refuse(state, {**SEGNEXT, "MODEL.SEM_SEG_HEAD.CONVS_DIM": 64})
+    assert "hint: MODEL.SEM_SEG_HEAD.CONVS_DIM: 256 in SegNeXt-T" in message
+    renamed = {name.replace("freqfusions", "fusion_modules"): tensor for name, tensor in
+               randomised(SegNeXt(freqfusion=True)).state_dict().items()}
+    message = conversion.refuse({"state_dict": renamed}, SEGNEXT_FREQFUSION)
+    assert "its units are read as decode_head.freqfusions.<i>, --rename helps" in message
+    assert conversion.run({"state_dict": renamed}, SEGNEXT_FREQFUSION, "--rename", "fusion_modules", "freqfusions",
+                          "--dry-run")[0] == 0
 
 
 def test_another_family(conversion):

@@ -1,6 +1,7 @@
 """configs/: the heads of Detectron2's SemanticSegmentor: settings.
 
-The settings are OpenMMLab's of UPerNet (arXiv 1807.10221) and SegFormer (arXiv 2105.15203), and FDAM's of its DeiT III.
+The settings are OpenMMLab's of UPerNet (arXiv 1807.10221), SegFormer (arXiv 2105.15203) and SegNeXt (arXiv 2209.08575),
+and FDAM's of its DeiT III.
 `test_configs.py` has what holds for every leaf, `test_config_models.py` builds each and counts its parameters.
 """
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 from freqdino.config import default_config
 from helpers.config_leaves import SEMANTIC_SEGMENTORS, changes, flatten, resolved
 
-CITYSCAPES = "cityscapes/semantic/segformer_mit_b0.yaml"
+CITYSCAPES = [leaf for leaf in SEMANTIC_SEGMENTORS if leaf.startswith("cityscapes/")]
 
 SHORT_EDGES = [int(scale / 10 * 512) for scale in range(5, 21)]
 # What the parts of a leaf's name do not say as elsewhere: FDConv by the name of a builder that Detectron2 knows.
 R50 = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/torchvision/R-50.pkl", "MODEL.RESNETS.NORM": "SyncBN"}
 OWN = {"upernet_r50": R50, "upernet_deit3_b_fdam": {"MODEL.VIT.NECK_NORM": "SyncBN"},
+       "segnext_mscan_b": {"MODEL.SEM_SEG_HEAD.CONVS_DIM": 512, "MODEL.SEM_SEG_HEAD.HAM.BASES": 64},
+       "segnext_mscan_l": {"MODEL.SEM_SEG_HEAD.CONVS_DIM": 1024, "MODEL.SEM_SEG_HEAD.HAM.BASES": 64},
        "upernet_r50_fdconv": {**R50, "MODEL.BACKBONE.FDCONV.ENABLED": False,
                               "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"}}
 EVERY_LEAF = {
@@ -35,7 +38,10 @@ EVERY_LEAF = {
     "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
 }
 HEADS = {"upernet": {"MODEL.SEM_SEG_HEAD.NAME": "UPerNetHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 512},
-         "segformer": {"MODEL.SEM_SEG_HEAD.NAME": "SegFormerHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256}}
+         "segformer": {"MODEL.SEM_SEG_HEAD.NAME": "SegFormerHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256},
+         "segnext": {"MODEL.SEM_SEG_HEAD.NAME": "LightHamHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256,
+                     "MODEL.SEM_SEG_HEAD.NORM": "GN", "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 8,
+                     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res3", "res4", "res5"]}}
 ADAMW = {"SOLVER.WEIGHT_DECAY": 0.01, "SOLVER.POLY_LR_POWER": 1.0, "SOLVER.WARMUP_ITERS": 1500,
          "SOLVER.WARMUP_FACTOR": 1e-6}
 SCHEDULES = {
@@ -44,9 +50,10 @@ SCHEDULES = {
     "deit": {**ADAMW, "SOLVER.BASE_LR": 6e-5, "SOLVER.BACKBONE_MULTIPLIER": 1.0},
     "mit": {**ADAMW, "SOLVER.BASE_LR": 6e-4, "SOLVER.BACKBONE_MULTIPLIER": 0.1},     # 6e-5 of the backbone
 }
+SCHEDULES["mscan"] = SCHEDULES["mit"]
 
 
-@pytest.mark.parametrize("leaf", [leaf for leaf in SEMANTIC_SEGMENTORS if leaf != CITYSCAPES])
+@pytest.mark.parametrize("leaf", [leaf for leaf in SEMANTIC_SEGMENTORS if leaf not in CITYSCAPES])
 def test_a_leaf_is_its_recipe_and_nothing_else(leaf):
     head, _, backbone = Path(leaf).stem.partition("_")
     schedule = next(settings for kind, settings in SCHEDULES.items() if backbone.startswith(kind))
@@ -55,8 +62,11 @@ def test_a_leaf_is_its_recipe_and_nothing_else(leaf):
     assert {key: value for key, value in resolved(leaf).items() if value != expected[key]} == {}
 
 
-def test_cityscapes_is_evaluated_in_windows():
-    """SegFormer's recipe: crops of 1024 x 1024, windows of that size in evaluation, 768 apart; 8 images a step."""
+@pytest.mark.parametrize("leaf", CITYSCAPES)
+def test_cityscapes_is_evaluated_in_windows(leaf):
+    """SegFormer's and SegNeXt's recipe: crops of 1024 x 1024, windows of that size in evaluation, 768 apart; 8 images a
+    step."""
+    head = HEADS[Path(leaf).stem.partition("_")[0]]
     edges = [int(scale / 10 * 1024) for scale in range(5, 21)]
     windows = {
         "DATASETS.TRAIN": ["cityscapes_fine_sem_seg_train"], "DATASETS.TEST": ["cityscapes_fine_sem_seg_val"],
@@ -66,6 +76,5 @@ def test_cityscapes_is_evaluated_in_windows():
         "TEST.SLIDING_WINDOW.ENABLED": True, "TEST.SLIDING_WINDOW.SIZE": [1024, 1024],
         "TEST.SLIDING_WINDOW.STRIDE": [768, 768], "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 19,
         "MODEL.RESNETS.NORM": "SyncBN", "SOLVER.IMS_PER_BATCH": 8}
-    expected = {**flatten(default_config()), **EVERY_LEAF, **HEADS["segformer"], **SCHEDULES["mit"],
-                **changes(CITYSCAPES), **windows}
-    assert {key: value for key, value in resolved(CITYSCAPES).items() if value != expected[key]} == {}
+    expected = {**flatten(default_config()), **EVERY_LEAF, **head, **SCHEDULES["mit"], **changes(leaf), **windows}
+    assert {key: value for key, value in resolved(leaf).items() if value != expected[key]} == {}

@@ -33,6 +33,7 @@ LEAVES = {
     "coco/instance/maskdino_dinov3_s_fdam.yaml": {**MASKS, "modeling/backbones/timm_vit.py:pyramid": 1},
     "ade20k/semantic/mask2former_convnext_t_fdconv.yaml": MASKS,
     "ade20k/semantic/segformer_mit_b0_fdam.yaml": LABELS,
+    "ade20k/semantic/segnext_mscan_t_freqfusion.yaml": LABELS,
     "ade20k/semantic/upernet_r50_fdconv.yaml": LABELS,
     "coco/instance/mask_rcnn_r50_freqfusion.yaml": None,    # Detectron2's own
 }

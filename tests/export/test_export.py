@@ -176,6 +176,10 @@ def test_models_that_cannot_be_exported(semantic_model, metadata, tmp_path):
     windows.TEST.SLIDING_WINDOW.ENABLED = True
     with pytest.raises(ExportError, match="TEST.SLIDING_WINDOW.ENABLED is True: windows are not part of a graph"):
         export_model(model, windows, metadata, tmp_path / "m.onnx")
+    drawn = cfg.clone()
+    drawn.MODEL.SEM_SEG_HEAD.NAME, drawn.MODEL.SEM_SEG_HEAD.HAM.FIXED_BASES = "LightHamHead", False
+    with pytest.raises(ExportError, match="MODEL.SEM_SEG_HEAD.HAM.FIXED_BASES is False: .* draws random numbers; set"):
+        export_model(model, drawn, metadata, tmp_path / "m.onnx")
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         export_model(model, cfg, metadata, tmp_path / "none" / "m.onnx")
 

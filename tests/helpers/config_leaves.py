@@ -19,7 +19,8 @@ RECIPES = {leaf: facts["recipe"].split("/", 1) for leaf, facts in FACTS_OF_LEAVE
 # Detectron2's own; `test_detector_configs.py` holds them against its model zoo and the published tables.
 DETECTORS = [leaf for leaf in LEAVES if Path(leaf).name.startswith(("faster_rcnn", "mask_rcnn", "panoptic_fpn"))]
 # Heads of Detectron2's SemanticSegmentor; `test_semantic_configs.py` holds them against their recipes.
-SEMANTIC_SEGMENTORS = [leaf for leaf in LEAVES if Path(leaf).name.startswith(("upernet", "segformer"))]
+SEMANTIC_SEGMENTORS = [leaf for leaf in LEAVES if Path(leaf).name.startswith(
+    ("upernet", "segformer", "segnext"))]
 # For own data; `test_own_configs.py` holds them against the leaves of the published recipes. Their classes are counted.
 OWN = [leaf for leaf in LEAVES if leaf.startswith("own/")]
 OWN_CLASSES = 80                            # with which configs/leaves.json counts their parameters
@@ -46,6 +47,8 @@ CHANGES = {
     "convnext_t": {"MODEL.WEIGHTS": "convnext_tiny.fb_in1k.safetensors", "MODEL.BACKBONE.NAME": "build_timm_backbone",
                    "MODEL.TIMM.DROP_PATH_RATE": 0.4},
     "mit_b0": {"MODEL.WEIGHTS": "mit_b0.pth", "MODEL.BACKBONE.NAME": "build_mit_backbone"},
+    **{f"mscan_{size}": {"MODEL.WEIGHTS": f"mscan_{size}.pth", "MODEL.BACKBONE.NAME": "build_mscan_backbone",
+                         "MODEL.MSCAN.NORM": "SyncBN", "MODEL.MSCAN.SIZE": size.upper()} for size in "tsbl"},
 }
 
 

@@ -18,6 +18,7 @@ from freqdino.frequency import (
 )
 from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
+from freqdino.frequency.freqfusion.concatenation import FreqFusionConcat
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.frequency.rivals import CondConv, DYConv, KernelWarehouse, ODConv
 from freqdino.frequency.rivals.upsamplers import (
@@ -32,6 +33,8 @@ from freqdino.layers.linear import Linear
 from freqdino.layers.mlp import MLP
 from freqdino.layers.transformer import CrossAttentionLayer, FeedForwardLayer, SelfAttentionLayer
 from freqdino.modeling.backbones.mit import ReducedAttention
+from freqdino.modeling.backbones.mscan import ConvolutionalAttention
+from freqdino.modeling.light_ham_head import NMF
 
 SIZES = [(5, 6), (3, 3)]
 BLOCKED = torch.ones(11, 11, dtype=torch.bool).triu(1)      # whom a query may not see
@@ -77,6 +80,7 @@ def of_levels(batch):
 
 TWO_MAPS = maps((32, 9, 10), (32, 5, 5))
 IMAGE = maps((20, 9, 10))
+IMAGE32 = maps((32, 9, 10))
 GATES = ("value", "attended", "query")
 
 
@@ -128,6 +132,7 @@ MODULES = {
     "FreqFusion": fusion(FreqFusion, feature_resample=True),
     "FreqFusion, no semi_conv": fusion(FreqFusion, semi_conv=False),
     "FreqFusionSum": fusion(FreqFusionSum, comp_feat_upsample=False),
+    "FreqFusionConcat": fusion(FreqFusionConcat, feature_resample=True, direction_feat="sim"),
     **{name: Case(make, TWO_MAPS) for name, make in {
         "nearest": lambda: InterpolationSum("nearest"),
         "bilinear": lambda: InterpolationSum("bilinear"),
@@ -136,6 +141,9 @@ MODULES = {
         "CARAFE": lambda: CarafeSum(32),
         "DySample+": lambda: DySampleSum(32, groups=4, shuffle_first=False),
         "DySample-S+": lambda: DySampleSum(32, groups=8, shuffle_first=True)}.items()},
+    "ConvolutionalAttention": Case(lambda: ConvolutionalAttention(32), IMAGE32),
+    "NMF": Case(lambda: NMF(32, bases=4, train_steps=2, eval_steps=3, fixed_bases=True),
+                lambda batch: tuple(x.relu() for x in IMAGE32(batch))),
     "ReducedAttention": Case(lambda: ReducedAttention(32, 2, reduction=2), maps((30, 32)), ((5, 6),), autocast=(HALF,)),
     "MSDeformAttn": Case(lambda: MSDeformAttn(dim=32, num_heads=4, num_levels=2), lambda batch: (
         *maps((7, 32), (7, 2))(batch), *maps((TOKENS, 32))(batch)), (SIZES,), autocast=(HALF,), places=True),

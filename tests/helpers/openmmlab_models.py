@@ -9,6 +9,7 @@ from torchvision.models import resnet18
 
 from freqdino.frequency import FDAMVisionTransformer, convert_to_fdconv
 from freqdino.frequency.freqfusion.fusion import FreqFusion
+from freqdino.modeling.backbones import MSCAN
 
 WIDTHS = (64, 128, 256, 512)
 POOLED = 7
@@ -212,6 +213,54 @@ class Segmentor(nn.Module):
         fused = head.fpn_bottleneck(torch.cat([resize(output, outputs[0]) for output in outputs], dim=1))
         auxiliary = self.auxiliary_head
         return head.conv_seg(fused), auxiliary.conv_seg(auxiliary.convs[0](maps[2]))
+
+
+class SegNeXt(nn.Module):
+    """mmsegmentation's, on a small MSCAN; with FreqFusion in its head."""
+
+    def __init__(self, *, freqfusion=False, classes=3, channels=32, bases=3):
+        super().__init__()
+        widths = (16, 32, 32)
+        self.backbone = MSCAN(embed_dims=(16, *widths), depths=(1, 1, 2, 1))
+        head = self.decode_head = nn.Module()
+        head.conv_seg = nn.Conv2d(channels, classes, 1)
+        head.squeeze = ConvModule(sum(widths), channels, 1, norm="gn", relu=True)
+        head.align = ConvModule(channels, channels, 1, norm="gn", relu=True)
+        ham = head.hamburger = nn.Module()
+        ham.ham_in = ConvModule(channels, channels, 1)
+        ham.ham_out = ConvModule(channels, channels, 1, norm="gn")
+        if freqfusion:
+            head.freqfusions = nn.ModuleList(
+                FreqFusion(hr, lr, compressed_channels=(hr + lr) // 4, feature_resample=True, hamming_window=False,
+                           direction_feat="sim") for hr, lr in ((widths[1], widths[2]), (widths[0], sum(widths[1:]))))
+
+    def maps(self, image):
+        return list(self.backbone(image).values())
+
+    def forward(self, image, bases, steps):
+        """Class scores, with the bases (D, R) that the factorisation starts from."""
+        head = self.decode_head
+        _, fine, middle, coarse = self.maps(image)
+        if hasattr(head, "freqfusions"):
+            fused = coarse
+            for unit, finer in zip(head.freqfusions, (middle, fine)):
+                _, hr, lr = unit(finer, fused)
+                hr, lr = hr.chunk(4, dim=1), lr.chunk(4, dim=1)
+                fused = torch.cat([part for pair in zip(hr, lr) for part in pair], dim=1)
+        else:
+            fused = torch.cat([fine, *(F.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False)
+                                       for x in (middle, coarse))], dim=1)
+        x = head.squeeze(fused)
+        inner = head.hamburger.ham_in(x).relu().flatten(2)
+        bases = bases.expand(len(inner), -1, -1)
+        coefficients = torch.softmax(inner.transpose(1, 2) @ bases, dim=-1)
+        for step in range(steps + 1):
+            coefficients = coefficients * (inner.transpose(1, 2) @ bases) / (
+                coefficients @ bases.transpose(1, 2) @ bases + 1e-6)
+            if step < steps:
+                bases = bases * (inner @ coefficients) / (bases @ coefficients.transpose(1, 2) @ coefficients + 1e-6)
+        x = (x + head.hamburger.ham_out((bases @ coefficients.transpose(1, 2)).view_as(x))).relu()
+        return head.conv_seg(head.align(x))
 
 
 @torch.no_grad()

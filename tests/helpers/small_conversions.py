@@ -24,6 +24,13 @@ UPERNET_TRANSFORMER = {**UPERNET, "MODEL.BACKBONE.NAME": "build_fdam_vit_backbon
                        "MODEL.VIT.EMBED_DIM": 32, "MODEL.VIT.DEPTH": 4, "MODEL.VIT.NUM_HEADS": 2,
                        "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3]}
 
+SEGNEXT = {**SMALL_MODEL, **RGB, "MODEL.BACKBONE.NAME": "build_mscan_backbone",
+           "MODEL.MSCAN.EMBED_DIMS": [16, 16, 32, 32], "MODEL.MSCAN.DEPTHS": [1, 1, 2, 1],
+           "MODEL.SEM_SEG_HEAD.NAME": "LightHamHead", "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res3", "res4", "res5"],
+           "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 8, "MODEL.SEM_SEG_HEAD.NORM": "GN",
+           "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32, "MODEL.SEM_SEG_HEAD.HAM.BASES": 3}
+SEGNEXT_FREQFUSION = {**SEGNEXT, "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED": True}
+
 
 def words(options):
     return [str(word) for item in options.items() for word in item]

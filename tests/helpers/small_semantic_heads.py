@@ -6,11 +6,16 @@ from detectron2.modeling import build_model
 
 import freqdino.registration  # noqa: F401  fills the registries
 from freqdino.config import load_config
+from freqdino.modeling.light_ham_head import LightHamHead
 from freqdino.modeling.upernet_head import UPerNetHead
 from helpers import golden_models  # noqa: F401  registers PatchBackbone
 
 SHAPES = {"res2": ShapeSpec(channels=8, stride=4), "res3": ShapeSpec(channels=12, stride=8),
           "res4": ShapeSpec(channels=16, stride=16), "res5": ShapeSpec(channels=20, stride=32)}
+
+# What a kind of head is made with beside the others' arguments.
+SIZES = {UPerNetHead: {"pool_scales": (1, 2, 3), "auxiliary_channels": 10, "auxiliary_weight": 0.4},
+         LightHamHead: {"bases": 5, "train_steps": 2, "eval_steps": 3, "fixed_bases": True}}
 
 SMALL_MODEL = {
     "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
@@ -35,12 +40,17 @@ BACKBONES = {
     "ViT with FDAM": {**TRANSFORMER, "MODEL.BACKBONE.NAME": "build_fdam_vit_backbone"},
     "MiT with FDAM": {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.BACKBONE.FDAM.ENABLED": True,
                       "MODEL.MIT.DEPTHS": [1, 1, 1, 1], "MODEL.MIT.DROP_PATH_RATE": 0.0},
+    "MSCAN with FDConv and FDAM": {
+        "MODEL.BACKBONE.NAME": "build_mscan_backbone", "MODEL.BACKBONE.FDCONV.ENABLED": True,
+        "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4, "MODEL.BACKBONE.FDAM.ENABLED": True,
+        "MODEL.MSCAN.EMBED_DIMS": [32, 32, 48, 64], "MODEL.MSCAN.DEPTHS": [1, 1, 1, 1],
+        "MODEL.MSCAN.DROP_PATH_RATE": 0.0},
 }
 
 
 def small_head(kind, **options):
     """A head of 16 channels for 3 classes on SHAPES."""
-    sizes = {"pool_scales": (1, 2, 3), "auxiliary_channels": 10, "auxiliary_weight": 0.4} if kind is UPerNetHead else {}
+    sizes = SIZES.get(kind, {})
     settings = {"input_shape": SHAPES, "num_classes": 3, "channels": 16, "common_stride": 4, "norm": "BN",
                 "dropout": 0.1, "ignore_value": 255, "loss_weight": 1.0, **sizes, **options}
     return kind(**settings)

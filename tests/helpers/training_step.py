@@ -14,6 +14,7 @@ ZERO_IF_SMALL = {
     ".FBM.": "a map of a few pixels has no such frequencies",
     ".reweight.": "all of the few hidden units of the routing may be off",
     ".complex_weights": "the same: the routing is zero then",
+    "freqfusions.0.dysampler.offset.weight": "no two pixels of a map of 2 × 2 are 2 apart, as similar ones have to be",
 }
 
 

@@ -21,6 +21,8 @@ VIT = {"MODEL.BACKBONE.NAME": "build_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "M
        "MODEL.VIT.DROP_PATH_RATE": 0.2}
 MIT = {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [8, 8, 10, 16],
        "MODEL.MIT.DEPTHS": [1, 1, 1, 1]}
+MSCAN = {"MODEL.BACKBONE.NAME": "build_mscan_backbone", "MODEL.MSCAN.EMBED_DIMS": [8, 8, 10, 16],
+         "MODEL.MSCAN.DEPTHS": [1, 1, 1, 1], "MODEL.MSCAN.DROP_PATH_RATE": 0.2}
 TIMM = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "convnext_atto"}
 FREQUENCY = {"MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED": True, "MODEL.SEM_SEG_HEAD.FDAM.ENABLED": True}
 TIMM_BN = {**TIMM, "MODEL.TIMM.NAME": "resnet10t", "MODEL.BACKBONE.FREEZE_AT": 2}
@@ -35,6 +37,7 @@ DROPOUT = {"MODEL.MASK_FORMER.DROPOUT": 0.2}
     ({**SWIN, "MODEL.SWIN.EMBED_DIM": 16, "MODEL.BACKBONE.FDAM.ENABLED": True}, {"FrequencySwinBlock"}),
     (VIT, {"TransformerBlock"}),
     (MIT, {"MiTBlock"}),
+    (MSCAN, {"MSCABlock"}),
     (TIMM, {"ConvNeXtBlock"}),
     (TIMM_BN, {"BasicBlock"}),
     (MASK_DINO, {"MaskDINODecoderLayer"}),

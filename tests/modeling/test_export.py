@@ -8,10 +8,15 @@ from helpers.small_semantic_heads import semantic_segmentor
 
 SHORT = {"MODEL.MASK_FORMER.DEC_LAYERS": 2}
 TIMM = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "convnext_atto"}
+SEGNEXT = {
+    "MODEL.BACKBONE.NAME": "build_mscan_backbone", "MODEL.MSCAN.EMBED_DIMS": [8, 8, 16, 16],
+    "MODEL.MSCAN.DEPTHS": [1, 1, 1, 1], "MODEL.SEM_SEG_HEAD.NAME": "LightHamHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res3", "res4", "res5"], "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 8}
 NETWORKS = {
     "Mask2Former": lambda: Predictions(small_model(SHORT)),
     "UPerNet": lambda: Predictions(semantic_segmentor({"MODEL.SEM_SEG_HEAD.NAME": "UPerNetHead"})),
     "SegFormer": lambda: Predictions(semantic_segmentor({"MODEL.SEM_SEG_HEAD.NAME": "SegFormerHead"})),
+    "SegNeXt": lambda: Predictions(semantic_segmentor(SEGNEXT)),
     "ConvNeXt": lambda: Maps(BackboneModel(TIMM).backbone),
 }
 # Odd multiples of 32, the smallest side among them.

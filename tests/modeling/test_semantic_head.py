@@ -1,4 +1,4 @@
-"""What both heads of SemanticSegmentor share: the call, the loss, labels that do not count, sizes, bad input."""
+"""What the heads of SemanticSegmentor share: the call, the loss, labels that do not count, sizes, bad input."""
 import math
 
 import pytest
@@ -6,12 +6,15 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 
+from freqdino.modeling.light_ham_head import LightHamHead
 from freqdino.modeling.segformer_head import SegFormerHead
 from freqdino.modeling.semantic_head import conv_norm_relu, pixel_cross_entropy, upsample
 from freqdino.modeling.upernet_head import UPerNetHead
 from helpers.small_semantic_heads import SHAPES, bilinear, features, randomised, small_head
 
-BOTH = pytest.mark.parametrize("kind", [UPerNetHead, SegFormerHead])
+EACH = pytest.mark.parametrize("kind", [UPerNetHead, SegFormerHead, LightHamHead])
+# Without those that start from other random numbers in training than in evaluation.
+NOT_DRAWN = pytest.mark.parametrize("kind", [UPerNetHead, SegFormerHead])
 
 
 def test_cross_entropy_by_hand():
@@ -52,7 +55,7 @@ def test_half_precision_scores_are_upsampled_in_single():
     torch.testing.assert_close(scores, bilinear(logits.float(), 8, 8))
 
 
-@BOTH
+@EACH
 def test_training_gives_losses_and_evaluation_scores(kind):
     head = randomised(small_head(kind))
     maps, targets = features(2, 64, 96), torch.randint(0, 3, (2, 64, 96))
@@ -63,7 +66,7 @@ def test_training_gives_losses_and_evaluation_scores(kind):
     assert torch.equal(logits, head(maps)[0])
 
 
-@BOTH
+@NOT_DRAWN
 def test_loss_is_that_of_the_scores_that_evaluation_gives(kind):
     """Without dropout, and with statistics that stand still, the two agree; on sizes that no stride divides too."""
     head = randomised(small_head(kind, norm="FrozenBN", dropout=0.0, loss_weight=3.0))
@@ -76,7 +79,7 @@ def test_loss_is_that_of_the_scores_that_evaluation_gives(kind):
     torch.testing.assert_close(losses["loss_sem_seg"], expected)
 
 
-@BOTH
+@NOT_DRAWN
 @pytest.mark.parametrize("ignored", [255, -1, 0])
 def test_labels_that_do_not_count(kind, ignored):
     """Neither their pixels' number nor what is predicted there changes loss or gradient."""
@@ -94,7 +97,7 @@ def test_labels_that_do_not_count(kind, ignored):
     assert all(loss.item() == 0 for loss in nothing.values())
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("norm", ["BN", "GN", "SyncBN", ""])
 def test_gradient_reaches_everything(kind, norm):
     options = {"channels": 32, **({"auxiliary_channels": 32} if kind is UPerNetHead else {})}
@@ -105,14 +108,14 @@ def test_gradient_reaches_everything(kind, norm):
     assert [name for name, tensor in tensors.items() if tensor.grad is None or not tensor.grad.any()] == []
 
 
-@BOTH
+@EACH
 def test_gradcheck(kind):
     head = randomised(small_head(kind)).double().eval()
     maps = [value.double().requires_grad_() for value in features(1, 20, 36).values()]
     assert torch.autograd.gradcheck(lambda *maps: head.logits(maps), maps, fast_mode=True)
 
 
-@BOTH
+@EACH
 def test_bfloat16_autocast(kind):
     head = randomised(small_head(kind, dropout=0.0)).eval()
     maps = features(1, 64, 64)
@@ -125,7 +128,7 @@ def test_bfloat16_autocast(kind):
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
 
 
-@BOTH
+@EACH
 def test_no_images(kind):
     head = small_head(kind)
     assert head.eval()(features(0, 64, 64))[0].shape == (0, 3, 64, 64)
@@ -133,7 +136,7 @@ def test_no_images(kind):
     assert all(loss.item() == 0 for loss in losses.values())
 
 
-@BOTH
+@EACH
 def test_dropout_is_of_whole_channels_and_of_training(kind):
     head = randomised(small_head(kind, norm="FrozenBN", dropout=0.5))
     maps = list(features(1, 64, 64).values())
@@ -152,13 +155,13 @@ def test_convolution_has_a_bias_where_no_normalisation_follows(norm, keys):
     assert layer(torch.randn(1, 8, 5, 7)).shape == (1, 32, 5, 7)
 
 
-@BOTH
+@EACH
 def test_training_without_labels(kind):
     with pytest.raises(ValueError, match="training needs 'sem_seg'.*mask_former_semantic"):
         small_head(kind).train()(features(2, 64, 64))
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("label", [3, -1, 254])
 def test_labels_that_are_no_class(kind, label):
     targets = torch.zeros(2, 64, 64, dtype=torch.int64)
@@ -168,13 +171,13 @@ def test_labels_that_are_no_class(kind, label):
         small_head(kind).train()(features(2, 64, 64), targets)
 
 
-@BOTH
+@EACH
 def test_labels_beyond_the_maps(kind):
     with pytest.raises(ValueError, match="labels of 96x64 pixels, but maps of stride .* that cover 64x64"):
         small_head(kind).train()(features(2, 64, 64), torch.zeros(2, 96, 64, dtype=torch.int64))
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(("options", "message"), [
     ({"input_shape": {}}, r"input_shape must name maps from fine to coarse, got \[\] of strides \[\]"),
     ({"input_shape": dict(reversed(SHAPES.items()))}, r"fine to coarse, got \['res5', .*\] of strides \[32, .*\]"),
@@ -187,7 +190,7 @@ def test_what_cannot_be_built(kind, options, message):
         small_head(kind, **options)
 
 
-@BOTH
+@EACH
 def test_maps_of_one_size(kind):
     """A transformer without a neck gives four maps of one stride."""
     shapes = {f"block{i}": ShapeSpec(channels=8, stride=16) for i in range(4)}

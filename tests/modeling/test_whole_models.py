@@ -21,6 +21,9 @@ BACKBONES = {
              "MODEL.SWIN.NUM_HEADS": [1, 1, 2, 2], "MODEL.SWIN.WINDOW_SIZE": 4},
     "MiT": {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [32, 32, 80, 64],
             "MODEL.MIT.DEPTHS": [1, 1, 1, 1]},
+    # The same holds for the gate's products behind a batch normalisation of no statistics.
+    "MSCAN": {"MODEL.BACKBONE.NAME": "build_mscan_backbone", "MODEL.MSCAN.EMBED_DIMS": [32, 32, 48, 64],
+              "MODEL.MSCAN.DEPTHS": [1, 1, 1, 1], "MODEL.MSCAN.NORM": "LN"},
     "ViT": {"MODEL.BACKBONE.NAME": "build_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "MODEL.VIT.EMBED_DIM": 32,
             "MODEL.VIT.DEPTH": 4, "MODEL.VIT.NUM_HEADS": 2, "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3]},
 }

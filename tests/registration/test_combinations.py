@@ -28,6 +28,8 @@ BACKBONES = {
              "MODEL.VIT.DEPTH": 4, "MODEL.VIT.NUM_HEADS": 2, "MODEL.VIT.OUT_INDICES": [0, 1, 2, 3]},
     "MiT": {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [32, 32, 80, 128],
             "MODEL.MIT.DEPTHS": [1, 1, 1, 1], "MODEL.MIT.DROP_PATH_RATE": 0.0},
+    "MSCAN": {"MODEL.BACKBONE.NAME": "build_mscan_backbone", "MODEL.MSCAN.EMBED_DIMS": [32, 32, 64, 64],
+              "MODEL.MSCAN.DEPTHS": [1, 1, 1, 1], "MODEL.MSCAN.DROP_PATH_RATE": 0.0},
     "ConvNeXt": {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_convnext2"},
 }
 IN_BACKBONE = {"plain": (), "FDConv": ("FDCONV",), "FDAM": ("FDAM",), "FDConv, FDAM": ("FDCONV", "FDAM")}

@@ -7,7 +7,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor
 from freqdino.errors import ConfigError
 from helpers.small_semantic_heads import BACKBONES, scene, semantic_segmentor
 
-HEADS = pytest.mark.parametrize("head", ["UPerNetHead", "SegFormerHead"])
+HEADS = pytest.mark.parametrize("head", ["UPerNetHead", "SegFormerHead", "LightHamHead"])
 NAME = "MODEL.SEM_SEG_HEAD.NAME"
 
 
@@ -20,7 +20,7 @@ def three_classes():
 
 
 def test_registry_names():
-    assert {"UPerNetHead", "SegFormerHead"} <= {name for name, _ in SEM_SEG_HEADS_REGISTRY}
+    assert {"UPerNetHead", "SegFormerHead", "LightHamHead"} <= {name for name, _ in SEM_SEG_HEADS_REGISTRY}
 
 
 def test_options_reach_upernet():

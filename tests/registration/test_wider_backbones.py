@@ -1,4 +1,4 @@
-"""Swin, MiT and timm's networks by configuration: switches, training, checkpoints, learning rates, errors."""
+"""Swin, MiT, MSCAN and timm's networks by configuration: switches, training, checkpoints, learning rates, errors."""
 import pytest
 import torch
 from detectron2.modeling import build_backbone as build_registered_backbone
@@ -8,6 +8,7 @@ from freqdino.checkpoint import StrictCheckpointer
 from freqdino.engine.solver import build_optimizer
 from freqdino.errors import CheckpointError, ConfigError
 from freqdino.frequency import FDConv, FDLinear, FrequencyScale, InversionGates
+from freqdino.modeling.activation_checkpointing import Checkpointed
 from freqdino.registration.backbones import build_backbone
 from helpers import small_timm_vits  # noqa: F401  registers small_dino_two and small_dino_three
 from helpers.modules import randomised
@@ -21,14 +22,18 @@ SWIN = {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 32, 
         "MODEL.SWIN.NUM_HEADS": [1, 2, 4, 8], "MODEL.SWIN.WINDOW_SIZE": 4}
 MIT = {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [32, 32, 80, 64],
        "MODEL.MIT.DEPTHS": [1, 1, 1, 1]}
+MSCAN = {"MODEL.BACKBONE.NAME": "build_mscan_backbone", "MODEL.MSCAN.EMBED_DIMS": [32, 32, 48, 64],
+         "MODEL.MSCAN.DEPTHS": [1, 1, 1, 1]}
 CONVNEXT = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_convnext2"}
 RESNET = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "test_resnet"}
 DINOV2 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dino_two"}
 DINOV3 = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "small_dino_three"}
-BACKBONES = {"Swin": SWIN, "MiT": MIT, "ConvNeXt": CONVNEXT, "ResNet": RESNET, "DINOv2": DINOV2, "DINOv3": DINOV3}
+BACKBONES = {"Swin": SWIN, "MiT": MIT, "MSCAN": MSCAN, "ConvNeXt": CONVNEXT, "ResNet": RESNET, "DINOv2": DINOV2,
+             "DINOv3": DINOV3}
 FAMILIES = {"Mask2Former": {}, "Mask DINO": MASK_DINO}
 NEW_PARTS = {"Swin": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}},
              "MiT": {"FDConv": {"FDConv", "FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}},
+             "MSCAN": {"FDConv": {"FDConv"}, "FDAM": {"FrequencyScale"}},
              "ConvNeXt": {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale"}},
              "ResNet": {"FDConv": {"FDConv"}, "FDAM": {"FrequencyScale"}},
              **{name: {"FDConv": {"FDLinear"}, "FDAM": {"FrequencyScale", "InversionGates"}}
@@ -70,7 +75,7 @@ def test_images_of_any_size(name):
     assert result["sem_seg"].shape == (3, 90, 122)
 
 
-@pytest.mark.parametrize("options", [SWIN, MIT, RESNET], ids=["Swin", "MiT", "timm"])
+@pytest.mark.parametrize("options", [SWIN, MIT, MSCAN, RESNET], ids=["Swin", "MiT", "MSCAN", "timm"])
 @torch.no_grad()
 def test_as_many_input_channels_as_means(options):
     cfg = small_config({**options, "MODEL.PIXEL_MEAN": [0.0] * 4, "MODEL.PIXEL_STD": [1.0] * 4})
@@ -81,6 +86,13 @@ def test_settings():
     mit = build_backbone(small_config({**MIT, "MODEL.MIT.DROP_PATH_RATE": 0.2, "MODEL.MIT.USE_CHECKPOINT": True}))
     assert mit.block4[0].drop_path.probability == pytest.approx(0.2) and mit.embed_dims == (32, 32, 80, 64)
     assert mit.activation_checkpointing
+    mscan = build_backbone(small_config({**MSCAN, "MODEL.MSCAN.DROP_PATH_RATE": 0.2, "MODEL.MSCAN.NORM": "SyncBN",
+                                         "MODEL.MSCAN.USE_CHECKPOINT": True}))
+    assert mscan.block4[0].drop_path.probability == pytest.approx(0.2) and mscan.embed_dims == (32, 32, 48, 64)
+    assert isinstance(mscan.block4[0].norm1, nn.SyncBatchNorm) and isinstance(mscan.block4[0], Checkpointed)
+    large = {"MODEL.BACKBONE.NAME": "build_mscan_backbone", "MODEL.MSCAN.SIZE": "L", "MODEL.MSCAN.DEPTHS": [1, 1, 1, 1]}
+    mscan = build_backbone(small_config(large))
+    assert mscan.block4[0].drop_path.probability == pytest.approx(0.3) and mscan.embed_dims == (64, 128, 320, 512)
     convnext = build_backbone(small_config({**CONVNEXT, "MODEL.TIMM.DROP_PATH_RATE": 0.2,
                                             "MODEL.TIMM.USE_CHECKPOINT": True}))
     assert convnext.network.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
@@ -119,7 +131,7 @@ def test_timm_checkpoints(tmp_path, caplog, name, switch, suffix):
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-@pytest.mark.parametrize("name", ["Swin", "MiT"])
+@pytest.mark.parametrize("name", ["Swin", "MiT", "MSCAN"])
 @torch.no_grad()
 def test_plain_checkpoints_keep_their_function(tmp_path, name, switch):
     source = BackboneModel(BACKBONES[name]).backbone.eval()
@@ -145,7 +157,7 @@ def test_a_trained_backbone_comes_back_as_it_was(tmp_path, name):
 
 
 @pytest.mark.parametrize(("options", "other"), [
-    (MIT, SWIN), (SWIN, MIT), (CONVNEXT, RESNET), ({**CONVNEXT, **FDCONV}, MIT)])
+    (MIT, SWIN), (SWIN, MIT), (MIT, MSCAN), (MSCAN, MIT), (CONVNEXT, RESNET), ({**CONVNEXT, **FDCONV}, MIT)])
 def test_a_checkpoint_of_another_family(tmp_path, options, other):
     path = saved(BackboneModel(other).backbone.state_dict(), tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="missing from the checkpoint"):
@@ -172,7 +184,7 @@ def test_learning_rates_and_weight_decay(name):
     assert all(settings[key] == (0.25, 0.0) for key in norms)
 
 
-@pytest.mark.parametrize("options", [SWIN, MIT, CONVNEXT], ids=["Swin", "MiT", "timm"])
+@pytest.mark.parametrize("options", [SWIN, MIT, MSCAN, CONVNEXT], ids=["Swin", "MiT", "MSCAN", "timm"])
 def test_layer_decay_is_for_other_networks(options):
     cfg = small_config({**options, "SOLVER.LAYER_DECAY": 0.9})
     with pytest.raises(ConfigError, match=f"backbone {options['MODEL.BACKBONE.NAME']} has no layers that it is for"):
@@ -191,6 +203,15 @@ def test_layer_decay_is_for_other_networks(options):
     ({**MIT, "MODEL.MIT.DEPTHS": [1, 1]}, r"MODEL.MIT.DEPTHS must be four positive numbers.* got \(1, 1\)"),
     ({**MIT, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 10**6},
      "MODEL.BACKBONE.FDCONV.KERNEL_NUM must lie between 1 and .* got 1000000 .in block1.0.attn.q"),
+    ({**MSCAN, "MODEL.MSCAN.SIZE": "XL"}, "MODEL.MSCAN.SIZE must be one of T, S, B, L, got 'XL'"),
+    ({**MSCAN, "MODEL.MSCAN.DROP_PATH_RATE": 1.0}, "MODEL.MSCAN.DROP_PATH_RATE must be at least 0 and below 1"),
+    ({**MSCAN, "MODEL.MSCAN.DEPTHS": [1, 1]}, r"MODEL.MSCAN.DEPTHS must be four numbers from 1 on.* got \(1, 1\)"),
+    ({**MSCAN, "MODEL.MSCAN.EMBED_DIMS": [32, 32, 40, 64], **FDAM},
+     "MODEL.MSCAN, with MODEL.BACKBONE.FDAM.ENABLED: block3.0: dim must be a multiple of group, got group 16 and dim "
+     "40"),
+    ({**MSCAN, **FDCONV, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 10**6},
+     "MODEL.BACKBONE.FDCONV.KERNEL_NUM must lie between 1 and .* got 1000000 .in block1.0.attn.proj_1"),
+    ({**MSCAN, "MODEL.MSCAN.NORM": "BatchNorm"}, "MODEL.MSCAN.NORM is 'BatchNorm'; Detectron2 knows BN, SyncBN"),
     ({**CONVNEXT, "MODEL.TIMM.NAME": "convnext_tinny"},
      "MODEL.TIMM.NAME is unknown: timm .* has no network 'convnext_tinny'; the nearest are convnext_tiny"),
     ({**CONVNEXT, "MODEL.TIMM.NAME": "test_vit_relpos"},

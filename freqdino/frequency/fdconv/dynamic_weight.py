@@ -5,6 +5,7 @@ Source: Frequency Dynamic Convolution for Dense Image Prediction (FDConv, CVPR 2
 Shape key: B: batch, Co, Ci: output and input channels, G: groups of the convolution, kh, kw: kernel size,
 R = Co·kh, K = (Ci/G)·kw: the weight matrix, p: param_ratio.
 """
+import math
 from collections.abc import Callable, Iterator
 
 import torch

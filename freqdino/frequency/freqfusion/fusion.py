@@ -46,7 +46,7 @@ class FreqFusion(HasOperators, nn.Module):
                  feature_resample: bool = False, feature_resample_group: int = 4, comp_feat_upsample: bool = True,
                  use_high_pass: bool = True, use_low_pass: bool = True, hr_residual: bool = True,
                  semi_conv: bool = True, hamming_window: bool = True, feature_resample_norm: bool = True,
-                 checkpoint: bool = False):
+                 direction_feat: str = "sim_concat", checkpoint: bool = False):
         """
         Args:
             hr_channels: C_h.
@@ -72,6 +72,7 @@ class FreqFusion(HasOperators, nn.Module):
             semi_conv: encode h and l apart and add their logits; without it, encode their sum.
             hamming_window: whether a Hamming window dampens the outer taps of the filters.
             feature_resample_norm: whether the offset generator normalises its guides.
+            direction_feat: what its heads see, see `SimilarityGuidedSampler`; computes nothing without it.
             checkpoint: keep no activations for the backward pass, compute them again.
 
         Arguments set to another value than their default where they compute nothing give one warning.
@@ -106,6 +107,7 @@ class FreqFusion(HasOperators, nn.Module):
             "align_corners": align_corners and (semi_conv or upsample_mode == "nearest"),
             "hr_residual": not hr_residual and not use_high_pass,
             "feature_resample_group": feature_resample_group != 4 and not feature_resample,
+            "direction_feat": direction_feat != "sim_concat" and not feature_resample,
         }
         if any(without_effect.values()):
             names = ", ".join(name for name, idle in without_effect.items() if idle)
@@ -135,6 +137,7 @@ class FreqFusion(HasOperators, nn.Module):
         self.content_encoder2 = content_encoder(highpass_kernel) if use_high_pass else None
         self.dysampler = SimilarityGuidedSampler(
             compressed_channels, groups=feature_resample_group, norm=feature_resample_norm,
+            direction_feat=direction_feat,
         ) if feature_resample else None
         self.register_buffer("hamming_lowpass", tap_window(lowpass_kernel, hamming_window))
         self.register_buffer("hamming_highpass", tap_window(highpass_kernel, hamming_window))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from freqdino.errors import ArgumentError
-from freqdino.frequency.argument_checks import check_counts
+from freqdino.frequency.argument_checks import check_choice, check_counts
 from freqdino.ops.autocast import without_autocast
 from freqdino.ops.modules import is_exported, is_plain, is_recorded
 from freqdino.ops.weighted_gather import weighted_gather
@@ -20,14 +20,15 @@ from freqdino.ops.weighted_gather import weighted_gather
 NEIGHBOUR_DISTANCE = 2
 # The first half of the eight neighbours (row, column) in row-major order; neighbour 7 − i lies opposite neighbour i.
 HALF_NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
+DIRECTION_FEATS = ("sim_concat", "sim")
 
 
 class SimilarityGuidedSampler(nn.Module):
     """Reads a high-resolution map bilinearly at predicted positions, G channel groups each at positions of its own.
 
     Position (low-resolution pixels) = pixel centre + ``init_pos`` + offset · σ(scale), where offset and scale are each
-    the sum of a head on the low-resolution guide (pixel-shuffled) and one on the high-resolution guide; both heads see
-    the guide and its eight local similarities. Parameter names are the published ones.
+    the sum of a head on the low-resolution guide (pixel-shuffled) and one on the high-resolution guide. Parameter names
+    are the published ones.
 
     >>> sampler = SimilarityGuidedSampler(16, groups=4)
     >>> hr_guide, lr_guide, features = torch.rand(1, 16, 8, 12), torch.rand(1, 16, 4, 6), torch.rand(1, 32, 8, 12)
@@ -35,25 +36,32 @@ class SimilarityGuidedSampler(nn.Module):
     torch.Size([1, 32, 8, 12])
     """
 
-    def __init__(self, channels: int, *, groups: int = 4, norm: bool = True):
+    def __init__(self, channels: int, *, groups: int = 4, norm: bool = True, direction_feat: str = "sim_concat"):
         """
         Args:
             channels: D, of both guides.
             groups: G, must divide the channels of the map that is sampled.
             norm: whether the guides pass a GroupNorm of D // 8 groups first.
-        Raises ValueError: ``groups`` below 1, or ``norm`` where D // 8 groups do not divide D.
+            direction_feat: what the heads see: "sim_concat": all of them a guide and its eight local similarities;
+                "sim": those of the offsets the similarities, those of the scales the guide.
+        Raises ValueError: ``groups`` below 1, ``norm`` where D // 8 groups do not divide D, or another
+        ``direction_feat``.
         """
         super().__init__()
         check_counts(channels=channels, groups=groups)
+        check_choice(DIRECTION_FEATS, direction_feat=direction_feat)
         if norm and (channels < 8 or channels % (channels // 8)):
             raise ArgumentError("norm", f"needs channels that channels // 8 groups divide, got {channels} channels "
                                 f"and {channels // 8} groups")
         self.groups = groups
-        seen = channels + 2 * len(HALF_NEIGHBOURS)
-        self.offset = nn.Conv2d(seen, 2 * groups * 4, kernel_size=3, padding=1)
-        self.direct_scale = nn.Conv2d(seen, 2 * groups * 4, kernel_size=3, padding=1)
-        self.hr_offset = nn.Conv2d(seen, 2 * groups, kernel_size=3, padding=1)
-        self.hr_direct_scale = nn.Conv2d(seen, 2 * groups, kernel_size=3, padding=1)
+        self.direction_feat = direction_feat
+        similarities = 2 * len(HALF_NEIGHBOURS)
+        direction, strength = ((similarities, channels) if direction_feat == "sim" else
+                               (channels + similarities, channels + similarities))
+        self.offset = nn.Conv2d(direction, 2 * groups * 4, kernel_size=3, padding=1)
+        self.direct_scale = nn.Conv2d(strength, 2 * groups * 4, kernel_size=3, padding=1)
+        self.hr_offset = nn.Conv2d(direction, 2 * groups, kernel_size=3, padding=1)
+        self.hr_direct_scale = nn.Conv2d(strength, 2 * groups, kernel_size=3, padding=1)
         self.norm_hr = nn.GroupNorm(channels // 8, channels) if norm else nn.Identity()
         self.norm_lr = nn.GroupNorm(channels // 8, channels) if norm else nn.Identity()
         self.register_buffer("init_pos", subpixel_positions(groups))
@@ -76,9 +84,9 @@ class SimilarityGuidedSampler(nn.Module):
             raise ValueError(f"groups must divide the channels of features: groups {self.groups}, "
                              f"channels {features.shape[1]}")
         rows, columns = features.shape[-2:]
-        coarse = joint_conv(with_similarity(self.norm_lr(lr_guide)), self.offset, self.direct_scale)
+        coarse = self._respond(self.norm_lr(lr_guide), self.offset, self.direct_scale)
         coarse = F.pixel_shuffle(coarse, 2)[..., :rows, :columns]
-        fine = joint_conv(with_similarity(self.norm_hr(hr_guide)), self.hr_offset, self.hr_direct_scale)
+        fine = self._respond(self.norm_hr(hr_guide), self.hr_offset, self.hr_direct_scale)
         offset, scale = (coarse + fine).chunk(2, dim=1)
         # Half precision cannot tell neighbouring positions of a large map apart.
         precise = torch.promote_types(features.dtype, torch.float32)
@@ -87,6 +95,13 @@ class SimilarityGuidedSampler(nn.Module):
             position = torch.addcmul(start, offset.to(precise), scale.to(precise).sigmoid())
             x, y = (2 * position - 0.5).chunk(2, dim=1)
             return sample_bilinear(features.to(precise), x, y).to(features.dtype)
+
+    def _respond(self, guide: Tensor, offset: nn.Conv2d, scale: nn.Conv2d) -> Tensor:
+        """What the two heads of a guide (B, D, H, W) make of it, one after the other along the channels."""
+        similarity = local_similarity(guide).to(guide.dtype)
+        if self.direction_feat == "sim":
+            return torch.cat([offset(similarity), scale(guide)], dim=1)
+        return joint_conv(torch.cat([guide, similarity], dim=1), offset, scale)
 
     def _start_positions(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         """(1, 2·G, 2·H, 2·W): x of every group, then y, in low-resolution pixels."""
@@ -101,11 +116,6 @@ def subpixel_positions(groups: int) -> Tensor:
     """(1, 2·G·4, 1, 1): where the 2 × 2 sub-pixels of a pixel lie round its centre, x for every group, then y."""
     y, x = torch.meshgrid(torch.tensor([-0.25, 0.25]), torch.tensor([-0.25, 0.25]), indexing="ij")
     return torch.cat([x.flatten().repeat(groups), y.flatten().repeat(groups)]).view(1, -1, 1, 1)
-
-
-def with_similarity(x: Tensor) -> Tensor:
-    """(B, D, H, W) -> (B, D + 8, H, W): the map and :func:`local_similarity` of it."""
-    return torch.cat([x, local_similarity(x).to(x.dtype)], dim=1)
 
 
 def local_similarity(x: Tensor) -> Tensor:

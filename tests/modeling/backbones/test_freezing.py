@@ -14,6 +14,8 @@ SWIN = {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 16, 
         "MODEL.SWIN.PRETRAIN_IMG_SIZE": 32}
 MIT = {"MODEL.BACKBONE.NAME": "build_mit_backbone", "MODEL.MIT.EMBED_DIMS": [16, 32, 80, 128],
        "MODEL.MIT.DEPTHS": [1, 1, 1, 1]}
+MSCAN = {"MODEL.BACKBONE.NAME": "build_mscan_backbone", "MODEL.MSCAN.EMBED_DIMS": [16, 32, 48, 64],
+         "MODEL.MSCAN.DEPTHS": [1, 1, 1, 1]}
 VIT = {"MODEL.BACKBONE.NAME": "build_vit_backbone", "MODEL.VIT.IMG_SIZE": 64, "MODEL.VIT.EMBED_DIM": 32,
        "MODEL.VIT.NUM_HEADS": 2, "MODEL.VIT.DEPTH": 6, "MODEL.VIT.OUT_INDICES": [1, 2, 3, 5]}
 CONVNEXT = {"MODEL.BACKBONE.NAME": "build_timm_backbone", "MODEL.TIMM.NAME": "convnext_atto"}
@@ -26,6 +28,8 @@ FROZEN = [
     (SWIN, 3, ("patch_embed.", "absolute_pos_embed", "layers.0.", "layers.1.")),
     (MIT, 1, ("patch_embed1.",)),
     (MIT, 3, ("patch_embed1.", "block1.", "norm1.", "patch_embed2.", "block2.", "norm2.")),
+    (MSCAN, 1, ("patch_embed1.",)),
+    (MSCAN, 3, ("patch_embed1.", "block1.", "norm1.", "patch_embed2.", "block2.", "norm2.")),
     (VIT, 1, ("patch_embed.", "pos_embed")),
     (VIT, 2, ("patch_embed.", "pos_embed", "blocks.0.", "blocks.1.")),
     (VIT, 5, ("patch_embed.", "pos_embed", "blocks.")),

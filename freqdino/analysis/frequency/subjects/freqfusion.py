@@ -12,7 +12,7 @@ from freqdino.analysis.frequency.recording import recorded_calls
 from freqdino.analysis.frequency.sources import ConfiguredModel
 from freqdino.analysis.frequency.subjects.shared import chosen, mean_over_images, plain
 from freqdino.errors import NotThere
-from freqdino.frequency.freqfusion.fusion import FreqFusionSum
+from freqdino.frequency.freqfusion.fusion import FreqFusion
 from freqdino.modeling.pixel_decoder import upsample_and_add
 
 MEASURES = ("intra_category_similarity", "similarity_margin")
@@ -20,7 +20,7 @@ MEASURES = ("intra_category_similarity", "similarity_margin")
 
 def measure(source: ConfiguredModel, *, layer: int | None = None, token: tuple[int, int] | None = None) -> dict:
     """Similarity before and after every unit, means over the images, and the filters of one (default: the last)."""
-    units = [name for name, module in source.model.named_modules() if isinstance(module, FreqFusionSum)]
+    units = [name for name, module in source.model.named_modules() if isinstance(module, FreqFusion)]
     if not units:
         raise NotThere(f"{source.name} has no FreqFusion; its configuration switches it on by "
                        "MODEL.SEM_SEG_HEAD.FREQFUSION.ENABLED or MODEL.FPN.UPSAMPLER freqfusion")
@@ -50,11 +50,14 @@ def measure(source: ConfiguredModel, *, layer: int | None = None, token: tuple[i
 
 
 def stages(hr: Tensor, lr: Tensor, fused: Tensor) -> dict[str, Tensor]:
-    """The maps before fusion, what plain upsampling and adding makes of them, and what the unit does."""
-    return {"high resolution": hr, "low resolution, upsampled": upsample_and_add(torch.zeros_like(hr), lr),
-            "plain sum": upsample_and_add(hr, lr), "fused": fused}
+    """The maps before fusion, what plain upsampling and adding or concatenating makes of them, and what the unit does.
+    """
+    upsampled = upsample_and_add(lr.new_zeros(1, 1, *hr.shape[2:]), lr)
+    plain_fusion = ({"plain sum": hr + upsampled} if fused.shape == hr.shape else
+                    {"plain concatenation": torch.cat([hr, upsampled], dim=1)})
+    return {"high resolution": hr, "low resolution, upsampled": upsampled, **plain_fusion, "fused": fused}
 
 
-def filters(unit: FreqFusionSum, hr: Tensor, lr: Tensor, point: tuple[int, int]) -> dict:
+def filters(unit: FreqFusion, hr: Tensor, lr: Tensor, point: tuple[int, int]) -> dict:
     low, high = similarity_and_filters.fusion_kernels(unit, hr, lr, point)
     return {"point": list(point), "low_pass": plain(low), "high_pass": None if high is None else plain(high)}
