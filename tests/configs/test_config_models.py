@@ -72,6 +72,7 @@ def summary(leaf, options=()):
 
 @pytest.mark.parametrize(("plain", "addition", "published", "digits"), [
     ("ade20k/semantic/mask2former_r50", "freqfusion", 313_302, 0),      # of FreqFusion's authors' Mask2Former
+    ("ade20k/semantic/segnext_mscan_t", "freqfusion", 257_380, 0),      # of their SegNeXt
     ("ade20k/semantic/mask2former_r50", "fdconv", 3.6e6, -5),           # their papers' tables
     ("ade20k/semantic/mask2former_deit_s", "fdam", 0.6e6, -5),
     ("coco/panoptic/panoptic_fpn_r50", "deconv", 1.8e6, -5),
@@ -87,7 +88,7 @@ def test_an_addition_costs_what_is_published(plain, addition, published, digits)
 
 def test_published_sizes():
     """Of Panoptic FPN with the scales and shifts of the batch normalisations, which are frozen buffers here; FDAM's
-    table has a UPerNet on a DeiT-S without neck and LayerScale; OpenMMLab's and SegFormer's."""
+    table has a UPerNet on a DeiT-S without neck and LayerScale; OpenMMLab's, SegFormer's and SegNeXt's."""
     for depth, blocks, published in (("r50", (3, 4, 6, 3), 46.0), ("r101", (3, 4, 23, 3), 65.0)):
         channels = 64 + sum(count * 6 * width + 4 * width for count, width in zip(blocks, (64, 128, 256, 512)))
         count = PARAMETERS[f"coco/panoptic/panoptic_fpn_{depth}.yaml"] + 2 * channels
@@ -96,6 +97,8 @@ def test_published_sizes():
     for leaf, added, published in (("upernet_deit_s", neck, 52.1), ("upernet_r50", 0, 66.5),
                                    ("segformer_mit_b0", 0, 3.8)):
         assert round((PARAMETERS[f"ade20k/semantic/{leaf}.yaml"] - added) / 1e6, 1) == published
+    for size, published in (("t", 4.26), ("s", 13.93), ("b", 27.64), ("l", 48.93)):
+        assert round(PARAMETERS[f"ade20k/semantic/segnext_mscan_{size}.yaml"] / 1e6, 2) == published
 
 
 def test_tables_name_every_leaf():
