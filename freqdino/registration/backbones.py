@@ -200,7 +200,7 @@ def build_mscan_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
                     in_chans=input_shape.channels)
     freeze(cfg, network)
     fdconv = cfg.MODEL.BACKBONE.FDCONV
-    if fdconv.ENABLED:
+    if dynamic_conv(cfg) == FDCONV:
         with errors_about("MODEL.BACKBONE.FDCONV", kernel_num="KERNEL_NUM"):
             mscan.add_fdconv(network, kernel_num=fdconv.KERNEL_NUM)
     if cfg.MODEL.BACKBONE.FDAM.ENABLED:
