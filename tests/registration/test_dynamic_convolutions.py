@@ -84,10 +84,14 @@ def test_fdconv_is_another_name_of_its_switch(options):
     assert any("dft_weight" in key for key in keys)
 
 
-def test_fdconv_by_its_name_in_a_transformer():
-    swin = {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 24, "MODEL.SWIN.DEPTHS": [1, 1, 1, 1],
-            "MODEL.SWIN.NUM_HEADS": [1, 1, 2, 2], "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4}
-    by_name, by_switch = (build_backbone(small_config({**swin, **switch})) for switch in (
+@pytest.mark.parametrize("backbone", [
+    {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 24, "MODEL.SWIN.DEPTHS": [1, 1, 1, 1],
+     "MODEL.SWIN.NUM_HEADS": [1, 1, 2, 2]},
+    {"MODEL.BACKBONE.NAME": "build_mscan_backbone", "MODEL.MSCAN.EMBED_DIMS": [32, 32, 48, 64],
+     "MODEL.MSCAN.DEPTHS": [1, 1, 1, 1]}])
+def test_fdconv_by_its_name_in_other_backbones(backbone):
+    options = {**backbone, "MODEL.BACKBONE.FDCONV.KERNEL_NUM": 4}
+    by_name, by_switch = (build_backbone(small_config({**options, **switch})) for switch in (
         {NAME: "fdconv"}, {"MODEL.BACKBONE.FDCONV.ENABLED": True}))
     assert list(by_name.state_dict()) == list(by_switch.state_dict())
     assert any("dft_weight" in key for key in by_name.state_dict())
@@ -162,8 +166,8 @@ FPN = {"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.BACKBONE.NAME": "bui
     ({**RESNET18, NAME: "odconv", "MODEL.BACKBONE.NAME": "build_fdconv_resnet_backbone"}, f"{NAME} is odconv, but"),
     *(({**options, NAME: "condconv"}, f"{NAME} is condconv, but the backbone {options['MODEL.BACKBONE.NAME']} has no "
        "place for it; set it to \"\", or MODEL.BACKBONE.NAME to one of build_resnet_backbone, ")
-      for options in (VIT, {"MODEL.BACKBONE.NAME": "D2SwinTransformer"}, {"MODEL.BACKBONE.NAME": "build_mit_backbone"},
-                      {"MODEL.BACKBONE.NAME": "build_timm_backbone"}, {"MODEL.BACKBONE.NAME": "PatchBackbone"})),
+      for options in (VIT, *({"MODEL.BACKBONE.NAME": backbone} for backbone in (
+          "D2SwinTransformer", "build_mit_backbone", "build_mscan_backbone", "build_timm_backbone", "PatchBackbone")))),
     ({"MODEL.BACKBONE.NAME": "PatchBackbone", NAME: "fdconv"}, f"{NAME} is fdconv, but the backbone PatchBackbone has"),
     ({**FPN, NAME: "dyconv"}, f"{NAME} is dyconv, but the backbone build_resnet_fpn_backbone has no place for it in "
      "the meta-architecture GeneralizedRCNN; set .*build_resnet_freqfusion_fpn_backbone$"),
