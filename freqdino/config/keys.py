@@ -121,11 +121,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
             "CHECKPOINT": False,            # compute activations again in the backward pass instead of keeping them
         },
         "FDAM": {"ENABLED": False},
+        "UPSAMPLER": "bilinear",            # of SegFormerHead: bilinear (published), or a rival as for MODEL.FPN
     },
     # The number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783).
     "MODEL.BACKBONE": {"FDCONV": {"ENABLED": False, "KERNEL_NUM": 64}, "FDAM": {"ENABLED": False}},
-    # What build_resnet_freqfusion_fpn_backbone reads (arXiv 2408.12879): freqfusion | nearest |
-    # bilinear | deconv | pixelshuffle | carafe | dysample | dysample_s.
+    # What build_resnet_freqfusion_fpn_backbone reads (arXiv 2408.12879): freqfusion | nearest | bilinear | deconv |
+    # pixelshuffle | carafe | indexnet | a2u | fade | fade_lite | sapa_b | sapa_d | dysample_static | dysample |
+    # dysample_s.
     "MODEL.FPN": {"UPSAMPLER": "freqfusion"},
     "MODEL.MASK_FORMER": {
         **FAMILY,

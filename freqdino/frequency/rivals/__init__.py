@@ -1,1 +1,8 @@
 """The other rows of the papers' tables."""
+from freqdino.frequency.rivals.a2u import A2U
+from freqdino.frequency.rivals.fade import FADE, FADELite
+from freqdino.frequency.rivals.indexnet import IndexNet
+from freqdino.frequency.rivals.sapa import SAPAB, SAPAD
+from freqdino.frequency.rivals.upsamplers import CARAFE, DySample
+
+__all__ = ["A2U", "CARAFE", "FADE", "SAPAB", "SAPAD", "DySample", "FADELite", "IndexNet"]
