@@ -6,7 +6,8 @@ from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
-from freqdino.frequency.rivals.upsamplers import InterpolationSum
+from freqdino.frequency.rivals.upsampler import as_fusion
+from freqdino.frequency.rivals.upsamplers import Interpolation
 from freqdino.modeling.backbones.fpn import FusionFPN
 from helpers.refusals import refuses
 
@@ -43,7 +44,9 @@ def arguments(**changes):
 def test_with_nearest_it_is_detectron2s(changes):
     torch.manual_seed(0)
     reference = FPN(**arguments(**changes)).eval()
-    pyramid = FusionFPN(**arguments(**changes), make_fusion=lambda: InterpolationSum("nearest")).eval()
+    width = arguments(**changes)["out_channels"]
+    pyramid = FusionFPN(**arguments(**changes), make_fusion=lambda: as_fusion(
+        Interpolation(hr_channels=width, lr_channels=width, mode="nearest"))).eval()
     pyramid.load_state_dict(reference.state_dict(), strict=True)
     image = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
