@@ -88,10 +88,10 @@ class SAPAD(HasOperators, Upsampler):
         """(B, 4·H·W, G, P, 2): x and y of every point in units of the map, at least float32."""
         offset = as_rows(F.pixel_shuffle(self.offset(lr), 2), self.GROUPS)
         offset = offset.to(torch.promote_types(lr.dtype, torch.float32)).unflatten(-1, (self.POINTS, self.POINTS, 2))
-        rows, columns = (start_positions(size, self.POINTS, offset) for size in lr.shape[2:])
-        y = rows[:, None, None, :, None].expand(-1, len(columns), -1, -1, self.POINTS).flatten(0, 1)
-        x = columns[None, :, None, None].expand(len(rows), -1, -1, self.POINTS, -1).flatten(0, 1)
         height, width = lr.shape[2:]
+        rows, columns = (start_positions(size, self.POINTS, offset) for size in (height, width))
+        y = rows[:, None, None, :, None].expand(-1, 2 * width, -1, -1, self.POINTS).flatten(0, 1)
+        x = columns[None, :, None, None].expand(2 * height, -1, -1, self.POINTS, -1).flatten(0, 1)
         dx, dy = offset.unbind(dim=-1)
         return torch.stack([(x + dx) / width, (y + dy) / height], dim=-1).flatten(-3, -2)
 
@@ -106,11 +106,12 @@ def similarities(query: Tensor, key: Tensor, kernel_size: int) -> Tensor:
     Returns (B, k², 2·H, 2·W), row-major.
     """
     height, width = key.shape[2:]
-    padded = F.pad(key, (kernel_size // 2,) * 4)
-    keys = torch.stack([padded[..., row:row + height, column:column + width]
-                        for row, column in product(range(kernel_size), repeat=2)], dim=2)
-    queries = F.pixel_unshuffle(query, 2).unflatten(1, (-1, 4))
-    return F.pixel_shuffle(torch.einsum("bdshw,bdthw->btshw", queries, keys).flatten(1, 2), 2)
+    # A pixel's channels side by side: products of small matrices, (k², D) and (D, 4) of each coarse pixel.
+    padded = F.pad(key, (kernel_size // 2,) * 4).permute(0, 2, 3, 1)
+    keys = torch.stack([padded[:, row:row + height, column:column + width]
+                        for row, column in product(range(kernel_size), repeat=2)], dim=3)
+    queries = F.pixel_unshuffle(query, 2).unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2)
+    return F.pixel_shuffle((keys @ queries).flatten(3).permute(0, 3, 1, 2), 2)
 
 
 def as_rows(x: Tensor, groups: int) -> Tensor:

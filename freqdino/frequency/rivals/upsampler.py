@@ -5,7 +5,6 @@ what a feature pyramid calls, which adds hr. Filters are applied by CARAFE (Wang
 
 B: batch, C_h, C_l: channels of the maps, H × W: coarse map lr, Y × X: fine map hr, k: filter size.
 """
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

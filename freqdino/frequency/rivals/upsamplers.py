@@ -107,10 +107,10 @@ class DySample(Upsampler):
     """Bilinear upsampling at positions that are moved by an offset times a scope.
 
     The paper's variants: ``shuffle_first`` predicts the offsets of each fine pixel after a pixel shuffle, from C/4
-    channels ("pl", its DySample-S), without it the four of a coarse pixel come from that pixel ("lp"). The scope is ¼ of
-    a coarse pixel, or with ``dynamic_scope`` (the "+" of the names) a predicted 0..½. Parameters: lp (C + 1)·8·G, 8,224
-    at 256 channels; lp+ (2·C + 1)·8·G and pl+ with 8 groups (C/2 + 1)·2·G: 49.2 K and 6.2 K at three modules of 256
-    channels, as published. Parameter names are the authors'.
+    channels ("pl", its DySample-S), without it the four of a coarse pixel come from that pixel ("lp"). The scope is a
+    quarter of a coarse pixel, or with ``dynamic_scope`` (the "+" of the names) a predicted 0..½. Parameters: lp
+    (C + 1)·8·G, 8,224 at 256 channels; lp+ (2·C + 1)·8·G and pl+ with 8 groups (C/2 + 1)·2·G: 49.2 K and 6.2 K at
+    three modules of 256 channels, as published. Parameter names are the authors'.
     """
 
     reads_hr = False

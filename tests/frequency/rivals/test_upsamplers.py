@@ -180,5 +180,5 @@ test_arguments_out_of_range = refuses(lambda call: call(), [
     (lambda: DySample(hr_channels=6, lr_channels=6, groups=2, shuffle_first=True),
      "lr_channels must be a multiple of 4 with shuffle_first, got 6"),
     (lambda: CARAFE(hr_channels=8, lr_channels=0), "lr_channels must be at least 1, got 0"),
-    (lambda: as_fusion(CARAFE(hr_channels=4, lr_channels=8)), "lr_channels must be as many as hr_channels, 4, .* got 8"),
+    (lambda: as_fusion(CARAFE(hr_channels=4, lr_channels=8)), "lr_channels must be as many as hr_channels, 4, "),
 ])
