@@ -106,12 +106,12 @@ def similarities(query: Tensor, key: Tensor, kernel_size: int) -> Tensor:
     Returns (B, k², 2·H, 2·W), row-major.
     """
     height, width = key.shape[2:]
-    # A pixel's channels side by side: products of small matrices, (k², D) and (D, 4) of each coarse pixel.
-    padded = F.pad(key, (kernel_size // 2,) * 4).permute(0, 2, 3, 1)
-    keys = torch.stack([padded[:, row:row + height, column:column + width]
-                        for row, column in product(range(kernel_size), repeat=2)], dim=3)
-    queries = F.pixel_unshuffle(query, 2).unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2)
-    return F.pixel_shuffle((keys @ queries).flatten(3).permute(0, 3, 1, 2), 2)
+    padded = F.pad(key, (kernel_size // 2,) * 4)
+    queries = F.pixel_unshuffle(query, 2).unflatten(1, (-1, 4))
+    # Neighbour by neighbour: all keys at once would be k² times the map.
+    dots = [(queries * padded[:, :, None, row:row + height, column:column + width]).sum(dim=1)
+            for row, column in product(range(kernel_size), repeat=2)]
+    return F.pixel_shuffle(torch.cat(dots, dim=1), 2)
 
 
 def as_rows(x: Tensor, groups: int) -> Tensor:
