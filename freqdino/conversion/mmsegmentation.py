@@ -7,7 +7,7 @@ default (`freqdino.modeling.backbones.vit`), cannot stand for it.
 """
 from freqdino.conversion.openmmlab import FOREIGN_RECIPES, LEFT
 from freqdino.conversion.resnet import resnet_requirements, resnet_rules
-from freqdino.conversion.rules import NETWORK, RGB_INPUT, Family, Rule
+from freqdino.conversion.rules import NETWORK, RGB_INPUT, Family, Requirement, Rule
 
 SEGMENTORS = Family(
     title="mmsegmentation's UPerNet and SegFormer heads, with FDAM's transformers or a ResNet",
@@ -21,7 +21,8 @@ SEGMENTORS = Family(
         Rule(r"auxiliary_head\.(.+)", r"sem_seg_head.auxiliary.\1"),
     ),
     left={**LEFT, r"backbone\.head\.": "the classifier"},
-    requirements=(*RGB_INPUT, *resnet_requirements(r"backbone\.")),
+    requirements=(*RGB_INPUT, *resnet_requirements(r"backbone\."),
+                  Requirement("MODEL.SEM_SEG_HEAD.UPSAMPLER", "bilinear", r"decode_head\.fusion_conv\.")),
     hints={
         r"conv_seg\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         r"backbone\.pos_embed": "MODEL.VIT.IMG_SIZE: the side of the images that the embedding is laid out for, 16 "
