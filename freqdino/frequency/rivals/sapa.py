@@ -15,6 +15,7 @@ from freqdino.errors import ArgumentError
 from freqdino.frequency.rivals.upsampler import FilterUpsampler, Upsampler, group_norm
 from freqdino.ops.autocast import without_autocast
 from freqdino.ops.backends import HasOperators
+from freqdino.ops.modules import ready_to_flatten
 from freqdino.ops.ms_deform_attn import DEFORMOPS, ms_deform_attn
 
 EMBEDDING = 32
@@ -41,7 +42,8 @@ class SAPAB(FilterUpsampler):
         init_projections(self)
 
     def logits(self, hr: Tensor, lr: Tensor) -> Tensor:
-        query, key = self.query(self.hr_norm(hr)), self.key(self.lr_norm(lr))
+        query = self.query(self.hr_norm(ready_to_flatten(hr)))
+        key = self.key(self.lr_norm(ready_to_flatten(lr)))
         precise = torch.promote_types(lr.dtype, torch.float32)
         with without_autocast(lr):
             return similarities(query.to(precise), key.to(precise), self.filter_size)

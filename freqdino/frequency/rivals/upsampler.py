@@ -13,7 +13,7 @@ from freqdino.frequency.argument_checks import check_counts
 from freqdino.frequency.freqfusion.fusion import extend, make_filters, tap_window
 from freqdino.ops.backends import HasOperators
 from freqdino.ops.carafe import TRITON, carafe
-from freqdino.ops.modules import PutBefore, put_before, with_zero_gradients
+from freqdino.ops.modules import PutBefore, put_before, same_size, with_zero_gradients
 
 NORM_GROUPS = 32        # of the group normalisations in A2U and SAPA
 
@@ -50,7 +50,8 @@ class Upsampler(nn.Module):
             return with_zero_gradients(lr.new_empty(0, self.lr_channels, height, width) + lr.sum() + hr.sum(), self)
         lr = extend(lr, (height, width))
         hr = repeat_to_even(hr) if self.reads_hr else hr
-        return self.upsample(hr, lr).to(lr.dtype)[..., :height, :width]
+        upsampled = self.upsample(hr, lr).to(lr.dtype)
+        return upsampled if same_size(upsampled.shape[2:], (height, width)) else upsampled[..., :height, :width]
 
     def upsample(self, hr: Tensor, lr: Tensor) -> Tensor:
         """(B, C_h, 2·H, 2·W) and (B, C_l, H, W) -> (B, C_l, 2·H, 2·W)."""
@@ -103,6 +104,7 @@ def as_fusion(upsampler: Upsampler) -> Upsampler:
     Unless it is in it already, as with FADE's gate. State-dict keys stay. Raises ValueError: other channels in hr than
     in lr.
 
+    >>> import torch
     >>> from freqdino.frequency.rivals import CARAFE
     >>> fuse = as_fusion(CARAFE(hr_channels=8, lr_channels=8))
     >>> fuse(torch.zeros(1, 8, 6, 4), torch.rand(1, 8, 3, 2)).shape

@@ -148,13 +148,13 @@ class DySample(Upsampler):
 
     def upsample(self, hr: Tensor, lr: Tensor) -> Tensor:
         seen = F.pixel_shuffle(lr, 2) if self.shuffle_first else lr
-        offset, scope = self._of_fine_pixels(self.offset, seen), self.SCOPE
+        offset = self._of_fine_pixels(self.offset, seen)
+        scope = None if self.scope is None else self._of_fine_pixels(self.scope, seen)
         # Half precision cannot tell neighbouring positions of a large map apart.
         precise = torch.promote_types(lr.dtype, torch.float32)
         with without_autocast(lr):
-            if self.scope is not None:
-                scope = 0.5 * self._of_fine_pixels(self.scope, seen).to(precise).sigmoid()
-            dx, dy = (offset.to(precise) * scope).chunk(2, dim=1)
+            reach = self.SCOPE if scope is None else 0.5 * scope.to(precise).sigmoid()
+            dx, dy = (offset.to(precise) * reach).chunk(2, dim=1)
             y, x = (subpixel_centres(size, dx) for size in lr.shape[2:])
             return sample_bilinear(lr.to(precise), x + dx, y[:, None] + dy)
 
