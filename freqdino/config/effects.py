@@ -107,7 +107,8 @@ RULES = (
     Rule(("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT"), "read",
          "by MODEL.META_ARCHITECTURE SemanticSegmentor and PanopticFPN", _model("PanopticFPN", "SemanticSegmentor")),
     Rule(("MODEL.SEM_SEG_HEAD.UPSAMPLER",), "read", "by MODEL.SEM_SEG_HEAD.NAME SegFormerHead; refused beside another",
-         lambda cfg: _model("PanopticFPN", "SemanticSegmentor")(cfg) and cfg.MODEL.SEM_SEG_HEAD.NAME == "SegFormerHead"),
+         lambda cfg: (cfg.MODEL.SEM_SEG_HEAD.NAME == "SegFormerHead"
+                      and _model("PanopticFPN", "SemanticSegmentor")(cfg))),
     Rule(tuple(f"MODEL.SEM_SEG_HEAD.{name}" for name in ("LOSS_TYPE", "PROJECT_*", "ASPP_*",
                                                          "USE_DEPTHWISE_SEPARABLE_CONV")),
          "read", "by DeepLab's heads in MODEL.META_ARCHITECTURE SemanticSegmentor",

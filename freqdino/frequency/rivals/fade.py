@@ -1,8 +1,8 @@
 """FADE: filters that both maps predict, and a gate between the fine map and the upsampled one.
 
 Source: Lu et al., "FADE: Fusing the Assets of Decoder and Encoder for Task-Agnostic Upsampling", ECCV 2022 (arXiv
-2207.10392), and its IJCV version, which has FADE-Lite. The filters are predicted as in the authors' code for detection:
-at the fine map's size from hr, at the coarse map's from lr, whose logits are repeated.
+2207.10392) and IJCV 2024. The filters are predicted as in the authors' code for detection: at the fine map's size from
+hr, at the coarse map's from lr, whose logits are repeated.
 
 C: channels of hr and of lr.
 """

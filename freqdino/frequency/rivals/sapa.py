@@ -1,7 +1,7 @@
 """SAPA: each fine pixel takes of the coarse map what is similar to it.
 
 Source: Lu et al., "SAPA: Similarity-Aware Point Affiliation for Feature Upsampling", NeurIPS 2022 (arXiv 2209.12866):
-SAPA-B; SAPA-D, with sampled points, is of its longer version. Logits are inner products, without a scale.
+SAPA-B, of the neighbours on the grid, and SAPA-D, of sampled points. Logits are inner products, without a scale.
 
 B: batch, C_h, C_l: channels of the maps, H × W: coarse map lr, D: embedding, G: channel groups, P: points.
 """
