@@ -5,7 +5,7 @@
 
 A leaf's row has its name, what its line "# Published: RESULT; ..." says, and from configs/leaves.json, in the order of
 that file, what the name does not tell: its model's parameters, the footnote of the result, what a module costs. The
-published recipe that stands there is what the tests hold a leaf against.
+published recipe that stands there is what the tests hold a leaf against. The parameters of upsamplers are counted here.
 """
 import argparse
 import json
@@ -25,10 +25,11 @@ BACKBONES = {"r50": "R50", "r101": "R101", "swin_t": "Swin-T", "swin_s": "Swin-S
              **{f"mscan_{size}": f"MSCAN-{size.upper()}" for size in "tsbl"}}
 ADDITIONS = {"freqfusion": "FreqFusion", "fdconv": "FDConv", "fdam": "FDAM", "encfdam": "FDAM in the encoder",
              "deconv": "deconvolution", "pixelshuffle": "pixel shuffle", "carafe": "CARAFE",
-             "dysample": "DySample+", "dysample_s": "DySample-S+",
-             "condconv": "CondConv", "dyconv": "DY-Conv", "odconv": "ODConv", "kernelwarehouse": "KernelWarehouse"}
+              "indexnet": "IndexNet", "a2u": "A2U", "fade": "FADE", "sapa_b": "SAPA-B",
+              "dysample": "DySample+", "dysample_s": "DySample-S+",
+              "condconv": "CondConv", "dyconv": "DY-Conv", "odconv": "ODConv", "kernelwarehouse": "KernelWarehouse"}
 NAME = re.compile(f"({'|'.join(MODELS)})_({'|'.join(BACKBONES)})(_.*)?")
-ADDITION = re.compile("_(dysample_s|[a-z0-9]+)")
+ADDITION = re.compile("_(dysample_s|sapa_b|[a-z0-9]+)")
 # Task -> the data in the command of a leaf for own data.
 OWN_DATA = {"instance": 'DATASETS.TRAIN "train.json@images" DATASETS.TEST "val.json@images"',
             "panoptic": 'DATASETS.TRAIN "train.json@images@pngs" DATASETS.TEST "val.json@images@pngs"',
@@ -63,6 +64,22 @@ def cost_row(parameters: dict[str, int], leaf: str, cost: dict) -> list:
     return [ADDITIONS[addition], f"[{leaf}]({leaf}.yaml)", f"{added:+,d}", cost.get("published"), cost["gflops"]]
 
 
+def upsampler_row(name: str, fact: dict) -> list:
+    """Its option, the parameters of one module of 256 channels and of three, four, six, the published results.
+
+    SegFormer's head, which has six, does not take FreqFusion.
+    """
+    import torch
+
+    from freqdino.registration.upsamplers import UPSAMPLERS, freqfusion
+
+    with torch.device("meta"):
+        module = freqfusion(256) if name == "freqfusion" else UPSAMPLERS[name](hr_channels=256, lr_channels=256)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    counts = [count * parameters for count in (1, 3, 4)] + [None if name == "freqfusion" else 6 * parameters]
+    return [fact["title"], f"`MODEL.FPN.UPSAMPLER {name}`", *counts, *fact.get("published", [None] * 3)]
+
+
 def files(folder: Path) -> Iterator[tuple[Path, str]]:
     """Every file that is written, and what is to stand in it.
 
@@ -91,6 +108,8 @@ def files(folder: Path) -> Iterator[tuple[Path, str]]:
             rows = [leaf_row(folder, *item) for item in facts["leaves"][section].items()]
         elif headings[0] == "module":
             rows = [cost_row(parameters, *item) for item in facts["costs"].items()]
+        elif headings[0] == "upsampler":
+            rows = [upsampler_row(*item) for item in facts["upsamplers"].items()]
         elif headings[0] == "key":
             rows = [[f"`{key}`", rule.status, rule.where] for key in flat_keys(default_config())
                     for rule in rules_of(key)]

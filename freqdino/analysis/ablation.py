@@ -56,13 +56,13 @@ def module_variants(model: str) -> dict[str, list[str]]:
 
 def upsampler_variants(model: str) -> dict[str, list[str]]:
     """Every value of MODEL.FPN.UPSAMPLER. Raises ConfigError, with those that do, where ``model`` does not read it."""
-    from freqdino.registration.backbones import UPSAMPLERS
+    from freqdino.registration.upsamplers import FREQFUSION, UPSAMPLERS
 
     if not reads_upsampler(quickstart_file(model)):
         readers = [file.stem for file in sorted(quickstart_file(model).parent.glob("*.yaml")) if reads_upsampler(file)]
         raise ConfigError(f"the group upsamplers is one of MODEL.FPN.UPSAMPLER, which {model} does not read; models "
                           f"that do: {', '.join(readers)}")
-    return {name: ["MODEL.FPN.UPSAMPLER", name] for name in UPSAMPLERS}
+    return {name: ["MODEL.FPN.UPSAMPLER", name] for name in (*UPSAMPLERS, FREQFUSION)}
 
 
 def reads_upsampler(file: Path) -> bool:

@@ -87,10 +87,14 @@ def check_detectron2_model(cfg: CfgNode) -> None:
 
 
 def check_upsampler(cfg: CfgNode) -> None:
-    """Raise ConfigError for an upsampler that the backbone does not read.
+    """Raise ConfigError for an upsampler that the backbone or the semantic head does not read.
 
-    The default is let through, and what Detectron2's backbones do anyway.
+    The defaults are let through, and what Detectron2's backbones do anyway.
     """
+    head, of_head = cfg.MODEL.SEM_SEG_HEAD.NAME, cfg.MODEL.SEM_SEG_HEAD.UPSAMPLER
+    if head != "SegFormerHead" and of_head != "bilinear":
+        raise ConfigError(f"MODEL.SEM_SEG_HEAD.UPSAMPLER is {of_head}, but the head {head} does not read it; set it to "
+                          "bilinear, or MODEL.SEM_SEG_HEAD.NAME to SegFormerHead")
     name, upsampler = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN.UPSAMPLER
     if name != "build_resnet_freqfusion_fpn_backbone" and upsampler not in ("freqfusion", "nearest"):
         raise ConfigError(f"MODEL.FPN.UPSAMPLER is {upsampler}, but the backbone {name} does not read it; set "

@@ -111,6 +111,9 @@ RULES = (
          "read", "by models with a segmentation head", _model(*FAMILIES, "PanopticFPN", "SemanticSegmentor")),
     Rule(("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT"), "read",
          "by MODEL.META_ARCHITECTURE SemanticSegmentor and PanopticFPN", _model("PanopticFPN", "SemanticSegmentor")),
+    Rule(("MODEL.SEM_SEG_HEAD.UPSAMPLER",), "read", "by MODEL.SEM_SEG_HEAD.NAME SegFormerHead; refused beside another",
+         lambda cfg: (cfg.MODEL.SEM_SEG_HEAD.NAME == "SegFormerHead"
+                      and _model("PanopticFPN", "SemanticSegmentor")(cfg))),
     Rule(tuple(f"MODEL.SEM_SEG_HEAD.{name}" for name in ("LOSS_TYPE", "PROJECT_*", "ASPP_*",
                                                          "USE_DEPTHWISE_SEPARABLE_CONV")),
          "read", "by DeepLab's heads in MODEL.META_ARCHITECTURE SemanticSegmentor",

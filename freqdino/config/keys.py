@@ -129,6 +129,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
             "BASES": 16,
             "FIXED_BASES": True,            # False: evaluation draws its bases anew in every call, as published
         },
+        "UPSAMPLER": "bilinear",            # of SegFormerHead: bilinear (published), or a rival as for MODEL.FPN
     },
     # The number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783).
     "MODEL.BACKBONE": {"FDCONV": {"ENABLED": False, "KERNEL_NUM": 64}, "FDAM": {"ENABLED": False}},
@@ -137,8 +138,9 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "NUM": 0,                           # experts, kernels, kernels, ratio of the bank; 0: 8, 4, 1, 1
         "ANNEAL": 0.1,                      # share of SOLVER.MAX_ITER after which temperatures are at their end
     },
-    # What build_resnet_freqfusion_fpn_backbone reads (arXiv 2408.12879): freqfusion | nearest |
-    # bilinear | deconv | pixelshuffle | carafe | dysample | dysample_s.
+    # What build_resnet_freqfusion_fpn_backbone reads (arXiv 2408.12879): freqfusion | nearest | bilinear | deconv |
+    # pixelshuffle | carafe | indexnet | a2u | fade | fade_lite | sapa_b | sapa_d | dysample_static | dysample |
+    # dysample_s.
     "MODEL.FPN": {"UPSAMPLER": "freqfusion"},
     "MODEL.MASK_FORMER": {
         **FAMILY,

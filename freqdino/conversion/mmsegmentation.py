@@ -29,7 +29,8 @@ SEGMENTORS = Family(
     ),
     left={**LEFT, r"backbone\.head\.": "the classifier"},
     requirements=(*RGB_INPUT, *resnet_requirements(r"backbone\."),
-                  Requirement("MODEL.SEM_SEG_HEAD.NORM", "GN", r"decode_head\..+\.gn\.")),
+                  Requirement("MODEL.SEM_SEG_HEAD.NORM", "GN", r"decode_head\..+\.gn\."),
+                  Requirement("MODEL.SEM_SEG_HEAD.UPSAMPLER", "bilinear", r"decode_head\.fusion_conv\.")),
     hints={
         r"conv_seg\.": "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
         r"backbone\.block\d\.": "MODEL.MSCAN.SIZE, or MODEL.MIT.EMBED_DIMS and DEPTHS",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts
+from freqdino.ops.modules import same_size
 
 
 class SemanticHead(nn.Module, ABC):
@@ -119,6 +120,8 @@ def pixel_cross_entropy(logits: Tensor, targets: Tensor, *, stride: int, ignore_
 
 def resize(feature_map: Tensor, like: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, C, H, W), the size of ``like``, bilinear."""
+    if same_size(feature_map.shape[-2:], like.shape[-2:]):
+        return feature_map
     return F.interpolate(feature_map, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 

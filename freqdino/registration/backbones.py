@@ -5,8 +5,6 @@ ResNets have no attention: their FDAM is frequency scaling alone. Sources of the
 R-CNN, Mask R-CNN and Panoptic FPN (arXiv 2408.12879) and FDConv's Faster and Mask R-CNN (arXiv 2503.18783).
 """
 import logging
-from collections.abc import Callable
-from functools import partial
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -17,17 +15,8 @@ from torch import nn
 
 from freqdino.config.checks import check_dynamic_conv, check_switches
 from freqdino.config.effects import FDCONV, dynamic_conv
-from freqdino.errors import ConfigError
 from freqdino.frequency import FDAMBlock
 from freqdino.frequency.fdam.transformer_block import TransformerBlock
-from freqdino.frequency.freqfusion.fusion import FreqFusionSum
-from freqdino.frequency.rivals.upsamplers import (
-    CarafeSum,
-    DeconvolutionSum,
-    DySampleSum,
-    InterpolationSum,
-    PixelShuffleSum,
-)
 from freqdino.modeling.activation_checkpointing import checkpoint_blocks
 from freqdino.modeling.backbones import mscan, resnet, token_block
 from freqdino.modeling.backbones.fpn import FusionFPN
@@ -36,6 +25,7 @@ from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
 from freqdino.modeling.backbones.vit import ViTBackbone, add_fdlinear
 from freqdino.registration.binding import build, errors_about, register, switched_on, upper
+from freqdino.registration.upsamplers import fusion_maker
 
 logger = logging.getLogger(__name__)
 
@@ -100,31 +90,6 @@ def build_fdam_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone
     return resnet_backbone(switched_on(cfg, "MODEL.BACKBONE.FDAM"), input_shape)
 
 
-def freqfusion(channels: int) -> FreqFusionSum:
-    """FreqFusion as its Mask2Former has it: 104,434 parameters at 256 channels, +0.3 M for the three of a pyramid.
-
-    Known of the published detectors is that cost: it tells that the offset generator is in use (without it: +0.2 M),
-    but not whether its guides are normalised and the filters windowed. That they are not is our reading. A pyramid that
-    learns from random weights then needs a normalisation, MODEL.FPN.NORM GN: without it its maps, and with them the
-    offsets, grow until the coarse levels are sampled at their borders.
-    """
-    return FreqFusionSum(channels, channels, compressed_channels=channels // 4, feature_resample=True,
-                         hamming_window=False, feature_resample_norm=False)
-
-
-# Value of MODEL.FPN.UPSAMPLER -> what makes the fusion of two levels of so many channels.
-UPSAMPLERS: dict[str, Callable[..., nn.Module]] = {
-    "freqfusion": freqfusion,
-    "nearest": lambda channels: InterpolationSum("nearest"),
-    "bilinear": lambda channels: InterpolationSum("bilinear"),
-    "deconv": DeconvolutionSum,
-    "pixelshuffle": PixelShuffleSum,
-    "carafe": CarafeSum,
-    "dysample": partial(DySampleSum, groups=4, shuffle_first=False),      # the table's DySample+
-    "dysample_s": partial(DySampleSum, groups=8, shuffle_first=True),     # its DySample-S+
-}
-
-
 @BACKBONE_REGISTRY.register()
 def build_resnet_freqfusion_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Detectron2's build_resnet_fpn_backbone with MODEL.FPN.UPSAMPLER in its top-down path.
@@ -132,13 +97,11 @@ def build_resnet_freqfusion_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
     Reads Detectron2's keys of ResNet and FPN, and MODEL.BACKBONE.{FDCONV,FDAM}.ENABLED for the ResNet. With "nearest"
     and without these it is Detectron2's own.
     """
-    options = cfg.MODEL.FPN
-    if options.UPSAMPLER not in UPSAMPLERS:
-        raise ConfigError(f"MODEL.FPN.UPSAMPLER is {options.UPSAMPLER!r}; known are {', '.join(UPSAMPLERS)}")
+    make_fusion = fusion_maker(cfg, "MODEL.FPN.UPSAMPLER", channels=cfg.MODEL.FPN.OUT_CHANNELS)
     bottom_up = resnet_backbone(cfg, input_shape)
     keys = upper("in_features", "out_channels", "norm", "fuse_type")
-    return build(FusionFPN, cfg, "MODEL.FPN", keys, bottom_up=bottom_up, top_block=LastLevelMaxPool(),
-                 make_fusion=partial(UPSAMPLERS[options.UPSAMPLER], options.OUT_CHANNELS))
+    return build(FusionFPN, cfg, "MODEL.FPN", keys, dict.fromkeys(("hr_channels", "lr_channels"), "OUT_CHANNELS"),
+                 bottom_up=bottom_up, top_block=LastLevelMaxPool(), make_fusion=make_fusion)
 
 
 def add_frequency_modules(cfg: CfgNode, network: nn.Module, section: str) -> None:

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
+from freqdino.config import lookup
 from freqdino.errors import ConfigError
 from freqdino.frequency.freqfusion.concatenation import FreqFusionConcat
 from freqdino.modeling.light_ham_head import LightHamHead
@@ -16,6 +17,7 @@ from freqdino.modeling.upernet_head import UPerNetHead
 from freqdino.registration.binding import build, head_inputs, register, upper
 from freqdino.registration.class_tables import check_num_classes, training_metadata
 from freqdino.registration.pixel_decoders import FREQFUSION, FREQFUSION_KEYS
+from freqdino.registration.upsamplers import upsampler_maker
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "UPerNetHead")
@@ -28,7 +30,10 @@ def build_upernet_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> UPerN
 @register(SEM_SEG_HEADS_REGISTRY, "SegFormerHead")
 def build_segformer_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> SegFormerHead:
     """MODEL.SEM_SEG_HEAD.* -> `freqdino.modeling.segformer_head.SegFormerHead`."""
-    return _build(SegFormerHead, cfg, input_shape)
+    key, channels = "MODEL.SEM_SEG_HEAD.UPSAMPLER", cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
+    plain = lookup(cfg, key) == "bilinear"      # each level resized once, which needs no modules
+    make_upsampler = None if plain else upsampler_maker(cfg, key, channels=channels)
+    return _build(SegFormerHead, cfg, input_shape, make_upsampler=make_upsampler)
 
 
 @register(SEM_SEG_HEADS_REGISTRY, "LightHamHead")
@@ -63,7 +68,8 @@ def _build(head, cfg, input_shape, more_keys={}, **sizes):
         _check_ignore_value(cfg)
     keys = upper("num_classes", "common_stride", "norm", "ignore_value", "loss_weight") | {"channels": "CONVS_DIM",
                                                                                          **more_keys}
-    return build(head, cfg, "MODEL.SEM_SEG_HEAD", keys, {"input_shape": "IN_FEATURES"}, dropout=0.1,
+    names = {"input_shape": "IN_FEATURES", "hr_channels": "CONVS_DIM", "lr_channels": "CONVS_DIM"}
+    return build(head, cfg, "MODEL.SEM_SEG_HEAD", keys, names, dropout=0.1,
                  input_shape=head_inputs(cfg, input_shape), **sizes)
 
 

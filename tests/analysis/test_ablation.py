@@ -7,7 +7,7 @@ import pytest
 
 from freqdino.analysis import ablation
 from freqdino.commands.ablation import GROUPS, main
-from freqdino.registration import backbones
+from freqdino.registration import upsamplers
 from helpers.tables import cells
 
 TRAIN = """
@@ -67,11 +67,11 @@ def test_variants_that_are_named(root, capsys):
 
 
 def test_upsamplers_are_those_of_the_registry(root, capsys, monkeypatch):
-    monkeypatch.setitem(backbones.UPSAMPLERS, "another", None)
+    monkeypatch.setitem(upsamplers.UPSAMPLERS, "another", None)
     main(["maskrcnn", "--group", "upsamplers", "--seeds", "1", "SOLVER.MAX_ITER", "9"])
     out, _ = capsys.readouterr()
     assert out.startswith("maskrcnn, upsamplers, seeds 1, SOLVER.MAX_ITER 9\n")
-    assert [row[0] for row in cells(out)[1:]] == list(backbones.UPSAMPLERS) and "another" in out
+    assert [row[0] for row in cells(out)[1:]] == [*upsamplers.UPSAMPLERS, "freqfusion"] and "another" in out
     assert " MODEL.FPN.UPSAMPLER carafe SOLVER.MAX_ITER 9 SEED 1 " in (
         root / "output" / "ablation" / "maskrcnn" / "carafe_seed1" / "command.txt").read_text()
 
@@ -107,7 +107,7 @@ def test_groups_of_the_command_are_those_of_the_analysis():
 def test_costs_are_those_of_the_variant():
     """Three fusions of 64 channels in a pyramid."""
     plain, more = (ablation.costs("maskrcnn", ["MODEL.FPN.UPSAMPLER", name]) for name in ("nearest", "freqfusion"))
-    added = 3 * sum(parameter.numel() for parameter in backbones.freqfusion(64).parameters())
+    added = 3 * sum(parameter.numel() for parameter in upsamplers.freqfusion(64).parameters())
     assert more[0] - plain[0] == added and more[1] > plain[1] > 0
 
 

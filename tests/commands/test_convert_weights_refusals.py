@@ -130,6 +130,15 @@ def test_options_of_masks_matter_to_masks_alone(conversion):
     assert "the weights need MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO 0, the configuration has 2" in message
 
 
+def test_segformers_weights_are_for_the_head_without_upsamplers(conversion):
+    options = {**UPERNET_RESNET, "MODEL.SEM_SEG_HEAD.NAME": "SegFormerHead"}
+    model = build_model(load_config(opts=words(options)))
+    state = {name.replace("sem_seg_head", "decode_head"): value for name, value in model.state_dict().items()}
+    assert conversion.run(state, options, "--dry-run")[0] == 0
+    message = conversion.refuse(state, {**options, "MODEL.SEM_SEG_HEAD.UPSAMPLER": "nearest"})
+    assert "the weights need MODEL.SEM_SEG_HEAD.UPSAMPLER bilinear, the configuration has nearest" in message
+
+
 def test_caffe_style_is_recognised_by_the_training_configuration(conversion):
     meta = {"config": "model = dict(backbone=dict(type='ResNet', depth=50, style='caffe'))"}
     message = conversion.refuse({"meta": meta, "state_dict": randomised(Detector()).state_dict()}, FASTER)

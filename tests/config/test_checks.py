@@ -29,6 +29,12 @@ def test_an_upsampler_that_the_backbone_does_not_read():
         load_config(opts=["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.UPSAMPLER", "carafe"])
 
 
+def test_an_upsampler_that_the_head_does_not_read():
+    with pytest.raises(ConfigError, match="MODEL.SEM_SEG_HEAD.UPSAMPLER is carafe, but the head UPerNetHead does not"):
+        load_config(opts=["MODEL.SEM_SEG_HEAD.NAME", "UPerNetHead", "MODEL.SEM_SEG_HEAD.UPSAMPLER", "carafe"])
+    load_config(opts=["MODEL.SEM_SEG_HEAD.NAME", "SegFormerHead", "MODEL.SEM_SEG_HEAD.UPSAMPLER", "carafe"])
+
+
 @pytest.mark.parametrize("key, name, nearest", [
     ("MODEL.META_ARCHITECTURE", "MaskFormr", "MaskFormer"), ("MODEL.BACKBONE.NAME", "D2Swin", "D2SwinTransformer"),
     ("MODEL.BACKBONE.NAME", "build_resnet50_backbone", "build_resnet_backbone"),

@@ -78,12 +78,45 @@ def summary(leaf, options=()):
     ("coco/panoptic/panoptic_fpn_r50", "deconv", 1.8e6, -5),
     ("coco/panoptic/panoptic_fpn_r50", "pixelshuffle", 7.1e6, -5),
     ("coco/panoptic/panoptic_fpn_r50", "carafe", 0.2e6, -5),
+    ("coco/panoptic/panoptic_fpn_r50", "indexnet", 6.3e6, -5),
+    ("coco/panoptic/panoptic_fpn_r50", "fade", 0.1e6, -5),
+    ("coco/panoptic/panoptic_fpn_r50", "sapa_b", 0.1e6, -5),
     ("coco/panoptic/panoptic_fpn_r50", "dysample_s", 6.2e3, -2),
     ("coco/panoptic/panoptic_fpn_r50", "dysample", 49.2e3, -2),
     ("coco/panoptic/panoptic_fpn_r50", "freqfusion", 0.3e6, -5),
 ])
 def test_an_addition_costs_what_is_published(plain, addition, published, digits):
     assert round(PARAMETERS[f"{plain}_{addition}.yaml"] - PARAMETERS[f"{plain}.yaml"], digits) == published
+
+
+# Upsampler -> parameters of a module of 256 channels; what the papers' tables print of three, four and six of them, and
+# what they count besides or not: FADE's gate is in, A2U's biases and normalisations are not.
+UPSAMPLERS = {
+    "nearest": (0, ()), "bilinear": (0, ()),
+    "deconv": (590_080, ("1.8 M",)), "pixelshuffle": (2_360_320, ("7.1 M",)),
+    "carafe": (74_148, ("0.222 M", "0.297 M", "0.445 M")),
+    "indexnet": (2_100_224, ("6.30 M", "8.40 M", "12.60 M")),
+    "a2u": (9_728 + 1_062, ()),
+    "fade": (47_257 + 257, ("0.143 M", "0.190 M", "0.285 M")),
+    "fade_lite": (13_075 + 257, ("40 K", "53 K", "80 K")),
+    "sapa_b": (17_472, ("52.4 K", "69.9 K", "0.105 M")),
+    "sapa_d": (139_808, ("0.419 M", "0.559 M", "0.839 M")),
+    "dysample_static": (8_224, ("24.7 K", "32.9 K", "49.3 K")),
+    "dysample": (16_384 + 32, ("49.2 K",)), "dysample_s": (2_048 + 16, ("6.2 K",)),
+}
+
+
+@pytest.mark.parametrize("name", UPSAMPLERS)
+def test_upsamplers_cost_what_is_published(name):
+    """Three in a pyramid, six in SegFormer's head; the published detectors' pyramid has four, ours has three."""
+    module, published = UPSAMPLERS[name]
+    for leaf, key, count in (("coco/panoptic/panoptic_fpn_r50.yaml", "MODEL.FPN.UPSAMPLER", 3),
+                             ("ade20k/semantic/segformer_mit_b0.yaml", "MODEL.SEM_SEG_HEAD.UPSAMPLER", 6)):
+        assert summary(leaf, (key, name))[0] - PARAMETERS[leaf] == count * module
+    for count, printed in zip((3, 4, 6), published):
+        digits, unit = printed.split()
+        decimals = len(digits.partition(".")[2])
+        assert f"{count * module / {'K': 1e3, 'M': 1e6}[unit]:.{decimals}f}" == digits
 
 
 def test_published_sizes():

@@ -13,7 +13,7 @@ from helpers.module_table import MODULES, assert_alike, build, differentiate, ru
 
 # Made of what another row has, or differing by a number alone; ReducedAttention's network is one of the whole models.
 ALIKE = {"FDConv 3 × 1, 2 sets, local tanh", "TransformerBlock", "VisionTransformer", "bilinear", "encoder",
-         "self-attention", "ReducedAttention"}
+         "self-attention", "ReducedAttention", "DySample", "FADE-Lite", "FADE without gate"}
 every_module = pytest.mark.parametrize("name", [name for name in MODULES if name not in ALIKE])
 
 

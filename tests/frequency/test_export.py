@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from freqdino.frequency import AttentionInversion, FDConv, FDLinear, FreqFusion, FrequencyScale
+from freqdino.frequency.rivals import A2U, CARAFE, FADE, SAPAB, SAPAD, DySample, IndexNet
 from helpers.exporting import IMAGES, assert_near, export, loaded, off_its_start, onnx_session, run, sides
 
 MAP = {0: IMAGES, **sides(1, least=2)}
@@ -23,10 +24,14 @@ CASES = {
                    [(2, 16, 12, 18), (2, 16, 6, 9)], [TWICE, MAP],
                    [[(1, 16, 28, 30), (1, 16, 14, 15)], [(3, 16, 10, 62), (3, 16, 5, 31)]]),
 }
+CASES |= {
+    kind.__name__: (lambda kind=kind: kind(hr_channels=32, lr_channels=32), [(2, 32, 12, 18), (2, 32, 6, 9)],
+                    [TWICE, MAP], [[(1, 32, 28, 30), (1, 32, 14, 15)], [(3, 32, 10, 62), (3, 32, 5, 31)]])
+    for kind in (CARAFE, IndexNet, A2U, FADE, SAPAB, SAPAD, DySample)}
 # The others are in tests of whole networks, or take half a minute.
+SLOW = {"FreqFusion", "FDConv, strided, in groups", "CARAFE", "A2U", "FADE", "SAPAB", "SAPAD"}
 every_case = pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.slow] if name in ("FreqFusion", "FDConv, strided, in groups") else [])
-    for name in CASES])
+    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES])
 
 
 def random(shapes):

@@ -20,14 +20,22 @@ from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
 from freqdino.frequency.freqfusion.concatenation import FreqFusionConcat
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
-from freqdino.frequency.rivals import CondConv, DYConv, KernelWarehouse, ODConv
-from freqdino.frequency.rivals.upsamplers import (
-    CarafeSum,
-    DeconvolutionSum,
-    DySampleSum,
-    InterpolationSum,
-    PixelShuffleSum,
+from freqdino.frequency.rivals import (
+    A2U,
+    CARAFE,
+    FADE,
+    SAPAB,
+    SAPAD,
+    CondConv,
+    DYConv,
+    DySample,
+    FADELite,
+    IndexNet,
+    KernelWarehouse,
+    ODConv,
 )
+from freqdino.frequency.rivals.upsampler import as_fusion
+from freqdino.frequency.rivals.upsamplers import Deconvolution, Interpolation, PixelShuffle
 from freqdino.layers.deformable_attention import DeformableEncoder, DeformableEncoderLayer, MSDeformAttn, pixel_centres
 from freqdino.layers.linear import Linear
 from freqdino.layers.mlp import MLP
@@ -98,6 +106,14 @@ def fusion(kind, **options):
                 half=0.1, autocast=(SINGLE, SAME, SAME) if kind is FreqFusion else (SAME,))
 
 
+def upsampler(kind, **options):
+    """In a sum where it reads the coarse map alone: every input has a gradient."""
+    def make():
+        module = kind(hr_channels=32, lr_channels=32, **options)
+        return module if kind.reads_hr else as_fusion(module)
+    return Case(make, TWO_MAPS, places=kind is SAPAD)
+
+
 def vision_transformer(kind):
     return Case(lambda: kind(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, out_indices=(0, 1)),
                 maps((3, 33, 40)), typed=("image",), autocast=(SINGLE, SINGLE))
@@ -133,14 +149,22 @@ MODULES = {
     "FreqFusion, no semi_conv": fusion(FreqFusion, semi_conv=False),
     "FreqFusionSum": fusion(FreqFusionSum, comp_feat_upsample=False),
     "FreqFusionConcat": fusion(FreqFusionConcat, feature_resample=True, direction_feat="sim"),
-    **{name: Case(make, TWO_MAPS) for name, make in {
-        "nearest": lambda: InterpolationSum("nearest"),
-        "bilinear": lambda: InterpolationSum("bilinear"),
-        "deconvolution": lambda: DeconvolutionSum(32),
-        "pixel shuffle": lambda: PixelShuffleSum(32),
-        "CARAFE": lambda: CarafeSum(32),
-        "DySample+": lambda: DySampleSum(32, groups=4, shuffle_first=False),
-        "DySample-S+": lambda: DySampleSum(32, groups=8, shuffle_first=True)}.items()},
+    **{name: upsampler(kind, **options) for name, (kind, options) in {
+        "nearest": (Interpolation, {"mode": "nearest"}),
+        "bilinear": (Interpolation, {"mode": "bilinear"}),
+        "deconvolution": (Deconvolution, {}),
+        "pixel shuffle": (PixelShuffle, {}),
+        "CARAFE": (CARAFE, {}),
+        "IndexNet": (IndexNet, {}),
+        "A2U": (A2U, {"odd_sides": True}),
+        "FADE": (FADE, {}),
+        "FADE without gate": (FADE, {"gate": False}),
+        "FADE-Lite": (FADELite, {}),
+        "SAPA-B": (SAPAB, {}),
+        "SAPA-D": (SAPAD, {}),
+        "DySample": (DySample, {}),
+        "DySample+": (DySample, {"groups": 4, "dynamic_scope": True}),
+        "DySample-S+": (DySample, {"groups": 8, "shuffle_first": True, "dynamic_scope": True})}.items()},
     "ConvolutionalAttention": Case(lambda: ConvolutionalAttention(32), IMAGE32),
     "NMF": Case(lambda: NMF(32, bases=4, train_steps=2, eval_steps=3, fixed_bases=True),
                 lambda batch: tuple(x.relu() for x in IMAGE32(batch))),

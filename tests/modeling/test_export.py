@@ -17,6 +17,9 @@ NETWORKS = {
     "UPerNet": lambda: Predictions(semantic_segmentor({"MODEL.SEM_SEG_HEAD.NAME": "UPerNetHead"})),
     "SegFormer": lambda: Predictions(semantic_segmentor({"MODEL.SEM_SEG_HEAD.NAME": "SegFormerHead"})),
     "SegNeXt": lambda: Predictions(semantic_segmentor(SEGNEXT)),
+    **{f"SegFormer, {name}": lambda name=name: Predictions(semantic_segmentor({
+        "MODEL.SEM_SEG_HEAD.NAME": "SegFormerHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+        "MODEL.SEM_SEG_HEAD.UPSAMPLER": name})) for name in ("fade", "sapa_b")},
     "ConvNeXt": lambda: Maps(BackboneModel(TIMM).backbone),
 }
 # Odd multiples of 32, the smallest side among them.
@@ -24,8 +27,7 @@ OTHERS = [(1, 3, 160, 96), (3, 3, 64, 224)]
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.slow] if name in ("Mask2Former", "ConvNeXt") else [])
-    for name in NETWORKS])
+    pytest.param(name, marks=[] if name in ("UPerNet", "SegFormer") else [pytest.mark.slow]) for name in NETWORKS])
 def test_other_sizes_in_onnx(name):
     network = off_its_start(NETWORKS[name]())
     with torch.no_grad():

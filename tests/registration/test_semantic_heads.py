@@ -5,10 +5,13 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor
 
 from freqdino.errors import ConfigError
+from freqdino.registration.upsamplers import UPSAMPLERS
 from helpers.small_semantic_heads import BACKBONES, scene, semantic_segmentor
+from helpers.training_step import without_zeros
 
 HEADS = pytest.mark.parametrize("head", ["UPerNetHead", "SegFormerHead", "LightHamHead"])
 NAME = "MODEL.SEM_SEG_HEAD.NAME"
+UPSAMPLED = {NAME: "SegFormerHead", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32}
 
 
 @pytest.fixture
@@ -43,6 +46,40 @@ def test_options_reach_segformers_head():
     assert head.in_features == ["res3", "res5"] and head.common_stride == 8 and head.dropout.p == 0.1
     assert head.fusion_conv.conv.weight.shape == (16, 32, 1, 1)
     assert isinstance(head.fusion_conv.bn, torch.nn.SyncBatchNorm)
+
+
+@pytest.mark.parametrize("name", [name for name in UPSAMPLERS if name != "bilinear"])
+def test_a_training_step_with_every_upsampler_of_segformers_head(name):
+    torch.manual_seed(0)
+    model = semantic_segmentor({**UPSAMPLED, "MODEL.SEM_SEG_HEAD.UPSAMPLER": name}).train()
+    without_zeros(model)
+    steps = [type(step) for steps in model.sem_seg_head.upsamplers for step in steps]
+    assert len(steps) == 6 and len(set(steps)) == 1
+    model([scene(64, 96), scene(45, 70)])["loss_sem_seg"].backward()
+    assert [key for key, parameter in model.named_parameters()
+            if parameter.grad is None or not parameter.grad.isfinite().all() or not parameter.grad.any()] == []
+
+
+def test_bilinear_is_the_head_without_upsamplers():
+    assert semantic_segmentor({NAME: "SegFormerHead"}).sem_seg_head.upsamplers is None
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"MODEL.SEM_SEG_HEAD.UPSAMPLER": "freqfusion"},
+     f"MODEL.SEM_SEG_HEAD.UPSAMPLER is 'freqfusion'; known are {', '.join(UPSAMPLERS)}$"),
+    ({"MODEL.SEM_SEG_HEAD.UPSAMPLER": "a2u", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 48},
+     "^MODEL.SEM_SEG_HEAD.CONVS_DIM must be a multiple of 32, the groups of its normalisation, got 48"),
+    ({"MODEL.SEM_SEG_HEAD.UPSAMPLER": "dysample_s", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 20},
+     "^MODEL.SEM_SEG_HEAD.CONVS_DIM must be a multiple of the 8 groups, got 20"),
+    ({"MODEL.SEM_SEG_HEAD.UPSAMPLER": "nearest", "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res5"]},
+     "^MODEL.SEM_SEG_HEAD.IN_FEATURES must name maps of which each has twice the stride"),
+    ({"MODEL.SEM_SEG_HEAD.UPSAMPLER": "carafe", NAME: "UPerNetHead"},
+     "^MODEL.SEM_SEG_HEAD.UPSAMPLER is carafe, but the head UPerNetHead does not read it; set it to bilinear, or "
+     "MODEL.SEM_SEG_HEAD.NAME to SegFormerHead"),
+])
+def test_upsamplers_that_cannot_be_built(options, message):
+    with pytest.raises(ConfigError, match=message):
+        semantic_segmentor({**UPSAMPLED, **options})
 
 
 @HEADS

@@ -91,12 +91,13 @@ def add_neutral(parts: Mapping[str, nn.Module], state_dict: dict[str, Tensor], p
 
 
 def normalised(x: Tensor, norm: nn.Module) -> Tensor:
-    """Batch normalisation of (B, C, 1, 1). One image has no statistics over the batch, so the running ones serve it.
+    """Batch normalisation of (B, C, H, W). One pixel, as one image has when it is pooled, has no statistics over the
+    batch, so the running ones serve it.
 
     They stay as they were then, in training too, where torch's own layer raises an error. A SyncBatchNorm has those of
     the other processes.
     """
-    if not norm.training or x.shape[0] != 1 or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+    if not norm.training or x.numel() != x.shape[1] or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return norm(x)
     if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_available() and torch.distributed.is_initialized() \
             and torch.distributed.get_world_size(norm.process_group) > 1:

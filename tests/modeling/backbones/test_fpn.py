@@ -6,7 +6,8 @@ from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
-from freqdino.frequency.rivals.upsamplers import InterpolationSum
+from freqdino.frequency.rivals.upsampler import as_fusion
+from freqdino.frequency.rivals.upsamplers import Interpolation
 from freqdino.modeling.backbones.fpn import FusionFPN
 from helpers.refusals import refuses
 
@@ -33,6 +34,10 @@ def arguments(**changes):
             "top_block": LastLevelMaxPool(), "fuse_type": "sum", **changes}
 
 
+def nearest(out_channels=8, **_):
+    return as_fusion(Interpolation(hr_channels=out_channels, lr_channels=out_channels, mode="nearest"))
+
+
 @pytest.mark.parametrize("changes", [
     {},
     {"fuse_type": "avg"},
@@ -43,7 +48,7 @@ def arguments(**changes):
 def test_with_nearest_it_is_detectron2s(changes):
     torch.manual_seed(0)
     reference = FPN(**arguments(**changes)).eval()
-    pyramid = FusionFPN(**arguments(**changes), make_fusion=lambda: InterpolationSum("nearest")).eval()
+    pyramid = FusionFPN(**arguments(**changes), make_fusion=lambda: nearest(**changes)).eval()
     pyramid.load_state_dict(reference.state_dict(), strict=True)
     image = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
@@ -73,7 +78,7 @@ def test_each_step_has_a_fusion_of_its_own_from_coarse_to_fine():
 
 
 test_arguments_out_of_range = refuses(lambda changes: FusionFPN(
-    **arguments(**changes), make_fusion=lambda: InterpolationSum("nearest")), [
+    **arguments(**changes), make_fusion=nearest), [
     ({"in_features": ["res2", "res6"]}, r"in_features names \['res6'\], but the maps are \['res2', 'res3', 'res4', "),
     ({"in_features": []}, "in_features names nothing"),
     ({"in_features": ["res3", "res5"]}, r"twice the stride of .* got \['res3', 'res5'\] of strides \[8, 32\]"),
