@@ -13,8 +13,8 @@ from freqdino.config import lookup
 from freqdino.errors import ConfigError
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.frequency.rivals import A2U, CARAFE, FADE, SAPAB, SAPAD, DySample, FADELite, IndexNet
+from freqdino.frequency.rivals.unguided import Deconvolution, Interpolation, PixelShuffle
 from freqdino.frequency.rivals.upsampler import Upsampler, as_fusion
-from freqdino.frequency.rivals.upsamplers import Deconvolution, Interpolation, PixelShuffle
 
 # Value of the keys -> what makes an upsampler of maps of so many channels.
 UPSAMPLERS: dict[str, Callable[..., Upsampler]] = {

@@ -34,8 +34,8 @@ from freqdino.frequency.rivals import (
     KernelWarehouse,
     ODConv,
 )
+from freqdino.frequency.rivals.unguided import Deconvolution, Interpolation, PixelShuffle
 from freqdino.frequency.rivals.upsampler import as_fusion
-from freqdino.frequency.rivals.upsamplers import Deconvolution, Interpolation, PixelShuffle
 from freqdino.layers.deformable_attention import DeformableEncoder, DeformableEncoderLayer, MSDeformAttn, pixel_centres
 from freqdino.layers.linear import Linear
 from freqdino.layers.mlp import MLP

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from freqdino.frequency.argument_checks import check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import SMALLEST_HIDDEN_WIDTH, normalised
-from freqdino.frequency.image_conv import ImageConv2d, by_images
-from freqdino.frequency.plain_state import FromPlainState, keep_additions, plain_entry
+from freqdino.frequency.plain_state import keep_additions, plain_entry
+from freqdino.frequency.rivals.mixtures import WeightOfFactors
 from freqdino.frequency.rivals.temperature import Annealed
-from freqdino.ops.autocast import product_type, without_autocast
 
 SMALLEST_SUM = 1e-3
 
@@ -91,7 +90,7 @@ class Warehouse(nn.Module):
         return []
 
 
-class KernelWarehouse(FromPlainState, ImageConv2d):
+class KernelWarehouse(WeightOfFactors):
     """Drop-in for nn.Conv2d, (B, Ci, H, W) -> (B, Co, H', W'); each piece of its weight is a sum of cells of a bank.
 
     A cell counts (1 − τ)·z + τ·(1 for the cell that the piece owns, 0 for others): z are signed factors of the mean of
@@ -141,18 +140,10 @@ class KernelWarehouse(FromPlainState, ImageConv2d):
         owned = self.warehouse.cells[self.warehouse.owned(self.place)].flatten(1)
         return self.warehouse.to_weight(owned[None], self.place)[0]
 
-    def respond_to(self, x: Tensor, pooled: Tensor) -> Tensor:
-        with without_autocast(x):
-            factors = self.attention(pooled.to(self.warehouse.cells.dtype))
-        return by_images(self.respond, (x, factors), self.plain_shape)
-
-    def respond(self, x: Tensor, factors: Tensor) -> Tensor:
-        with without_autocast(x):
-            weight = self.image_weights(factors).to(product_type(x))
-        return self.convolve(x, weight)
+    def stored(self) -> Tensor:
+        return self.warehouse.cells
 
     def image_weights(self, factors: Tensor) -> Tensor:
-        """(B, m, n) -> (B, Co, Ci/G, kh, kw), in float32 at least."""
         cells = self.warehouse.cells.to(at_least_float32(self.warehouse.cells)).flatten(1)
         share = self.attention.temperature.to(cells.dtype)
         pieces = (1 - share) * (factors.to(cells.dtype) @ cells) + share * cells[self.warehouse.owned(self.place)]

@@ -26,7 +26,33 @@ APART = 0.01
 GOLDEN_RATIO = (5 ** 0.5 - 1) / 2
 
 
-class KernelMixture(FromPlainState, ImageConv2d):
+class WeightOfFactors(FromPlainState, ImageConv2d):
+    """Base of a drop-in for nn.Conv2d whose ``attention`` maps the mean of x (B, Ci) to the factors that an image's
+    weight is made of. A subclass has ``image_weights``, and ``plain_shape`` (Co, Ci/G, kh, kw)."""
+
+    attention: nn.Module
+    plain_shape: torch.Size
+
+    def stored(self) -> Tensor:
+        """The parameter that weights are made of."""
+        raise NotImplementedError
+
+    def image_weights(self, factors: Tensor) -> Tensor:
+        """(B, ...) -> (B, Co, Ci/G, kh, kw), in float32 at least."""
+        raise NotImplementedError
+
+    def respond_to(self, x: Tensor, pooled: Tensor) -> Tensor:
+        with without_autocast(x):
+            factors = self.attention(pooled.to(self.stored().dtype))
+        return by_images(self.respond, (x, factors), self.plain_shape)
+
+    def respond(self, x: Tensor, factors: Tensor) -> Tensor:
+        with without_autocast(x):
+            weight = self.image_weights(factors).to(product_type(x))
+        return self.convolve(x, weight)
+
+
+class KernelMixture(WeightOfFactors):
     """Base of a drop-in for nn.Conv2d whose parameter is ``kernels`` (K·Co, Ci/G, kh, kw) in the place of ``weight``.
 
     ``attention`` maps the mean of x (B, Ci) to one factor a kernel (B, K); the weight of an image is the sum of the
@@ -69,18 +95,10 @@ class KernelMixture(FromPlainState, ImageConv2d):
         """The mean of the kernels (Co, Ci/G, kh, kw): the plain weight that they were made from."""
         return self.kernels.unflatten(0, (self.num, -1)).mean(0)
 
-    def respond_to(self, x: Tensor, pooled: Tensor) -> Tensor:
-        with without_autocast(x):
-            factors = self.attention(pooled.to(self.kernels.dtype))
-        return by_images(self.respond, (x, factors), self.plain_shape)
+    def stored(self) -> Tensor:
+        return self.kernels
 
-    def respond(self, x: Tensor, factors: Tensor) -> Tensor:
-        with without_autocast(x):
-            weight = self.mixture(factors).to(product_type(x))
-        return self.convolve(x, weight)
-
-    def mixture(self, factors: Tensor) -> Tensor:
-        """(B, K) -> (B, Co, Ci/G, kh, kw), in float32 at least."""
+    def image_weights(self, factors: Tensor) -> Tensor:
         kernels = self.kernels.to(at_least_float32(self.kernels))
         return (factors.to(kernels.dtype) @ kernels.reshape(self.num, -1)).unflatten(1, self.plain_shape)
 

@@ -48,7 +48,7 @@ class ODConv(KernelMixture):
         with without_autocast(x):
             factors = self.attention.factors(logits.to(at_least_float32(logits)))
             x = x.to(dtype) * factors.channel[..., None, None].to(dtype)
-            weight = self.image_weight(factors)
+            weight = self.modulated_weights(factors)
         if weight is None:
             y = self._conv_forward(x, self.kernels.to(dtype), None)
         else:
@@ -57,11 +57,11 @@ class ODConv(KernelMixture):
             y = y * factors.filter[..., None, None].to(y.dtype)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1).to(y.dtype)
 
-    def image_weight(self, factors: "Factors") -> Tensor | None:
+    def modulated_weights(self, factors: "Factors") -> Tensor | None:
         """Σ kernelₙ · (spatial ⊙ Wₙ) (B, Co, Ci/G, kh, kw), in float32 at least; None where it is no image's own."""
         if factors.spatial is None and factors.kernel is None:
             return None
-        weight = self.mixture(factors.spatial.new_ones(len(factors.spatial), 1) if factors.kernel is None
+        weight = self.image_weights(factors.spatial.new_ones(len(factors.spatial), 1) if factors.kernel is None
                               else factors.kernel)
         if factors.spatial is None:
             return weight

@@ -6,8 +6,8 @@ from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
+from freqdino.frequency.rivals.unguided import Interpolation
 from freqdino.frequency.rivals.upsampler import as_fusion
-from freqdino.frequency.rivals.upsamplers import Interpolation
 from freqdino.modeling.backbones.fpn import FusionFPN
 from helpers.refusals import refuses
 

@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional as F
 
 from freqdino.frequency.rivals import CARAFE, DySample
+from freqdino.frequency.rivals.unguided import Deconvolution, Interpolation, PixelShuffle
 from freqdino.frequency.rivals.upsampler import as_fusion
-from freqdino.frequency.rivals.upsamplers import Deconvolution, Interpolation, PixelShuffle
 from freqdino.registration.upsamplers import UPSAMPLERS
 from helpers.refusals import refuses
 
