@@ -65,18 +65,17 @@ def cost_row(parameters: dict[str, int], leaf: str, cost: dict) -> list:
 
 
 def upsampler_row(name: str, fact: dict) -> list:
-    """Its option, the parameters of one module of 256 channels and of three, four, six, the published results.
-
-    SegFormer's head, which has six, does not take FreqFusion.
-    """
+    """Its option, the parameters of one module of 256 channels and of three, four, six, the published results."""
     import torch
 
-    from freqdino.registration.upsamplers import UPSAMPLERS, freqfusion
+    from freqdino.frequency.freqfusion.fusion import FreqFusionSum
+    from freqdino.registration.upsamplers import FREQFUSION, UPSAMPLERS, freqfusion
 
     with torch.device("meta"):
-        module = freqfusion(256) if name == "freqfusion" else UPSAMPLERS[name](hr_channels=256, lr_channels=256)
+        module = (freqfusion(FreqFusionSum, 256) if name == FREQFUSION
+                  else UPSAMPLERS[name](hr_channels=256, lr_channels=256))
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    counts = [count * parameters for count in (1, 3, 4)] + [None if name == "freqfusion" else 6 * parameters]
+    counts = [count * parameters for count in (1, 3, 4, 6)]
     return [fact["title"], f"`MODEL.FPN.UPSAMPLER {name}`", *counts, *fact.get("published", [None] * 3)]
 
 

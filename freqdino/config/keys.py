@@ -129,7 +129,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
             "BASES": 16,
             "FIXED_BASES": True,            # False: evaluation draws its bases anew in every call, as published
         },
-        "UPSAMPLER": "bilinear",            # of SegFormerHead: bilinear (published), or a rival as for MODEL.FPN
+        "UPSAMPLER": "bilinear",            # of SegFormerHead: bilinear (published), or another of MODEL.FPN's
     },
     # The number of groups is that of FDConv's ResNet-50 (arXiv 2503.18783).
     "MODEL.BACKBONE": {"FDCONV": {"ENABLED": False, "KERNEL_NUM": 64}, "FDAM": {"ENABLED": False}},

@@ -10,7 +10,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from freqdino.config import lookup
 from freqdino.errors import ConfigError
-from freqdino.frequency.freqfusion.concatenation import FreqFusionConcat
+from freqdino.frequency.freqfusion.in_heads import FreqFusionConcat
 from freqdino.modeling.light_ham_head import LightHamHead
 from freqdino.modeling.segformer_head import SegFormerHead
 from freqdino.modeling.upernet_head import UPerNetHead

@@ -5,13 +5,15 @@ and SegFormer.
 """
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from detectron2.config import CfgNode
 from torch import nn
 
 from freqdino.config import lookup
 from freqdino.errors import ConfigError
-from freqdino.frequency.freqfusion.fusion import FreqFusionSum
+from freqdino.frequency.freqfusion.fusion import FreqFusion, FreqFusionSum
+from freqdino.frequency.freqfusion.in_heads import FreqFusionUpsample
 from freqdino.frequency.rivals import A2U, CARAFE, FADE, SAPAB, SAPAD, DySample, FADELite, IndexNet
 from freqdino.frequency.rivals.unguided import Deconvolution, Interpolation, PixelShuffle
 from freqdino.frequency.rivals.upsampler import Upsampler, as_fusion
@@ -33,10 +35,11 @@ UPSAMPLERS: dict[str, Callable[..., Upsampler]] = {
     "dysample": partial(DySample, groups=4, dynamic_scope=True),                        # the tables' DySample+
     "dysample_s": partial(DySample, groups=8, shuffle_first=True, dynamic_scope=True),  # their DySample-S+
 }
-FREQFUSION = "freqfusion"       # the value that stands for `freqfusion`, in pyramids alone
+FREQFUSION = "freqfusion"       # the value that stands for `freqfusion`
+Fusion = TypeVar("Fusion", bound=FreqFusion)
 
 
-def freqfusion(channels: int) -> FreqFusionSum:
+def freqfusion(kind: type[Fusion], channels: int) -> Fusion:
     """FreqFusion as its Mask2Former has it: 104,434 parameters at 256 channels, +0.3 M for the three of a pyramid.
 
     Known of the published detectors is that cost: it tells that the offset generator is in use (without it: +0.2 M),
@@ -44,22 +47,23 @@ def freqfusion(channels: int) -> FreqFusionSum:
     learns from random weights then needs a normalisation, MODEL.FPN.NORM GN: without it its maps, and with them the
     offsets, grow until the coarse levels are sampled at their borders.
     """
-    return FreqFusionSum(channels, channels, compressed_channels=channels // 4, feature_resample=True,
-                         hamming_window=False, feature_resample_norm=False)
+    return kind(channels, channels, compressed_channels=channels // 4, feature_resample=True, hamming_window=False,
+                feature_resample_norm=False)
 
 
 def fusion_maker(cfg: CfgNode, key: str, *, channels: int) -> Callable[[], nn.Module]:
     """What makes the fusions of two levels, ``fuse(hr, lr)``, by the key's value. ConfigError for one that is none."""
     if lookup(cfg, key) == FREQFUSION:
-        return partial(freqfusion, channels)
-    make = upsampler_maker(cfg, key, channels=channels, others=(FREQFUSION,))
+        return partial(freqfusion, FreqFusionSum, channels)
+    make = upsampler_maker(cfg, key, channels=channels)
     return lambda: as_fusion(make())
 
 
-def upsampler_maker(cfg: CfgNode, key: str, *, channels: int, others: tuple[str, ...] = ()) -> Callable[[], Upsampler]:
-    """What makes the upsamplers, ``upsample(hr, lr)``, by the key's value. ConfigError, which names ``others`` too, for
-    one that is none."""
+def upsampler_maker(cfg: CfgNode, key: str, *, channels: int) -> Callable[[], nn.Module]:
+    """What makes the upsamplers, ``upsample(hr, lr)``, by the key's value. ConfigError for one that is none."""
     name = lookup(cfg, key)
+    if name == FREQFUSION:
+        return partial(freqfusion, FreqFusionUpsample, channels)
     if name not in UPSAMPLERS:
-        raise ConfigError(f"{key} is {name!r}; known are {', '.join((*others, *UPSAMPLERS))}")
+        raise ConfigError(f"{key} is {name!r}; known are {', '.join((FREQFUSION, *UPSAMPLERS))}")
     return partial(UPSAMPLERS[name], hr_channels=channels, lr_channels=channels)

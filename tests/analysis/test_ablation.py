@@ -7,6 +7,7 @@ import pytest
 
 from freqdino.analysis import ablation
 from freqdino.commands.ablation import GROUPS, main
+from freqdino.frequency.freqfusion.fusion import FreqFusionSum
 from freqdino.registration import upsamplers
 from helpers.tables import cells
 
@@ -107,7 +108,7 @@ def test_groups_of_the_command_are_those_of_the_analysis():
 def test_costs_are_those_of_the_variant():
     """Three fusions of 64 channels in a pyramid."""
     plain, more = (ablation.costs("maskrcnn", ["MODEL.FPN.UPSAMPLER", name]) for name in ("nearest", "freqfusion"))
-    added = 3 * sum(parameter.numel() for parameter in upsamplers.freqfusion(64).parameters())
+    added = 3 * sum(parameter.numel() for parameter in upsamplers.freqfusion(FreqFusionSum, 64).parameters())
     assert more[0] - plain[0] == added and more[1] > plain[1] > 0
 
 

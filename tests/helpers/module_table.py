@@ -18,8 +18,8 @@ from freqdino.frequency import (
 )
 from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
-from freqdino.frequency.freqfusion.concatenation import FreqFusionConcat
 from freqdino.frequency.freqfusion.fusion import FreqFusionSum
+from freqdino.frequency.freqfusion.in_heads import FreqFusionConcat, FreqFusionUpsample
 from freqdino.frequency.rivals import (
     A2U,
     CARAFE,
@@ -148,6 +148,7 @@ MODULES = {
     "FreqFusion": fusion(FreqFusion, feature_resample=True),
     "FreqFusion, no semi_conv": fusion(FreqFusion, semi_conv=False),
     "FreqFusionSum": fusion(FreqFusionSum, comp_feat_upsample=False),
+    "FreqFusionUpsample": fusion(FreqFusionUpsample, feature_resample=True),
     "FreqFusionConcat": fusion(FreqFusionConcat, feature_resample=True, direction_feat="sim"),
     **{name: upsampler(kind, **options) for name, (kind, options) in {
         "nearest": (Interpolation, {"mode": "nearest"}),

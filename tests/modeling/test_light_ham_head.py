@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import nn
 
-from freqdino.frequency.freqfusion.concatenation import FreqFusionConcat
+from freqdino.frequency.freqfusion.in_heads import FreqFusionConcat
 from freqdino.modeling.light_ham_head import NMF, LightHamHead, factorised
 from helpers.modules import count
 from helpers.refusals import refuses

@@ -8,7 +8,7 @@ from freqdino.config import load_config
 from freqdino.config.effects import keys_without_effect
 from freqdino.engine.solver import build_optimizer
 from freqdino.errors import ConfigError
-from freqdino.frequency.freqfusion.concatenation import FreqFusionConcat
+from freqdino.frequency.freqfusion.in_heads import FreqFusionConcat
 from helpers.small_conversions import SEGNEXT, words
 from helpers.small_models import small_config
 from helpers.small_semantic_heads import scene, semantic_segmentor

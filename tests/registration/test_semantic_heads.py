@@ -5,7 +5,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, SemanticSegmentor
 
 from freqdino.errors import ConfigError
-from freqdino.registration.upsamplers import UPSAMPLERS
+from freqdino.registration.upsamplers import FREQFUSION, UPSAMPLERS
 from helpers.small_semantic_heads import BACKBONES, scene, semantic_segmentor
 from helpers.training_step import without_zeros
 
@@ -48,7 +48,7 @@ def test_options_reach_segformers_head():
     assert isinstance(head.fusion_conv.bn, torch.nn.SyncBatchNorm)
 
 
-@pytest.mark.parametrize("name", [name for name in UPSAMPLERS if name != "bilinear"])
+@pytest.mark.parametrize("name", [name for name in (FREQFUSION, *UPSAMPLERS) if name != "bilinear"])
 def test_a_training_step_with_every_upsampler_of_segformers_head(name):
     torch.manual_seed(0)
     model = semantic_segmentor({**UPSAMPLED, "MODEL.SEM_SEG_HEAD.UPSAMPLER": name}).train()
@@ -65,8 +65,8 @@ def test_bilinear_is_the_head_without_upsamplers():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"MODEL.SEM_SEG_HEAD.UPSAMPLER": "freqfusion"},
-     f"MODEL.SEM_SEG_HEAD.UPSAMPLER is 'freqfusion'; known are {', '.join(UPSAMPLERS)}$"),
+    ({"MODEL.SEM_SEG_HEAD.UPSAMPLER": "bicubic"},
+     f"MODEL.SEM_SEG_HEAD.UPSAMPLER is 'bicubic'; known are {', '.join((FREQFUSION, *UPSAMPLERS))}$"),
     ({"MODEL.SEM_SEG_HEAD.UPSAMPLER": "a2u", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 48},
      "^MODEL.SEM_SEG_HEAD.CONVS_DIM must be a multiple of 32, the groups of its normalisation, got 48"),
     ({"MODEL.SEM_SEG_HEAD.UPSAMPLER": "dysample_s", "MODEL.SEM_SEG_HEAD.CONVS_DIM": 20},

@@ -1,4 +1,5 @@
-"""FreqFusion in heads that concatenate two maps where a pyramid adds them, as in its authors' SegNeXt.
+"""FreqFusion in heads that do something else than add its two maps: that concatenate them, as in its authors' SegNeXt,
+or that only want the coarse one at the fine one's size.
 
 Source: Chen et al., "Frequency-aware Feature Fusion for Dense Image Prediction", TPAMI 2024 (arXiv 2408.12879).
 """
@@ -36,6 +37,22 @@ class FreqFusionConcat(FreqFusion):
         if self.dysampler is None:
             return torch.cat([hr, lr], dim=1)
         return interleaved(hr, lr, self.dysampler.groups)
+
+
+class FreqFusionUpsample(FreqFusion):
+    """lr at hr's size, by FreqFusion's filters and offsets; the sharpened hr is left to others. Arguments and
+    state-dict keys are FreqFusion's.
+
+    >>> upsample = FreqFusionUpsample(64, 32)
+    >>> upsample(torch.rand(1, 64, 16, 24), torch.rand(1, 32, 8, 12)).shape
+    torch.Size([1, 32, 16, 24])
+    """
+
+    def forward(self, hr_feat: Tensor, lr_feat: Tensor) -> Tensor:
+        """(B, C_h, Y, X) and (B, C_l, H, W) -> (B, C_l, Y, X). Sizes and errors as in :meth:`FreqFusion.forward`."""
+        if (node := kept_whole(self, hr_feat, lr_feat)) is not None:
+            return node
+        return super().forward(hr_feat, lr_feat)[2]
 
 
 def interleaved(hr: Tensor, lr: Tensor, groups: int) -> Tensor:

@@ -1,10 +1,10 @@
-"""FreqFusion that concatenates: the order of the channels, SegNeXt's variant of the offset generator, parameters."""
+"""FreqFusion that concatenates or upsamples alone: the order of the channels, SegNeXt's variant of the offset generator, parameters."""
 import pytest
 import torch
 import torch.nn.functional as F
 
-from freqdino.frequency.freqfusion.concatenation import FreqFusionConcat, interleaved
 from freqdino.frequency.freqfusion.fusion import FreqFusion
+from freqdino.frequency.freqfusion.in_heads import FreqFusionConcat, FreqFusionUpsample, interleaved
 from freqdino.frequency.freqfusion.offset_generator import SimilarityGuidedSampler
 from helpers.modules import count, randomised
 from helpers.refusals import refuses
@@ -28,6 +28,16 @@ def maps(dtype=torch.float32):
 def test_published_parameter_counts(direction_feat, published):
     assert tuple(count(FreqFusionConcat(hr, lr, compressed_channels=(hr + lr) // 4, direction_feat=direction_feat,
                                         **OFFSETS)) for hr, lr in UNITS) == published
+
+
+@torch.no_grad()
+def test_a_constant_map_stays_one_when_it_is_upsampled():
+    """Filters sum to one and positions stay inside; hr's values must not come in. Two pixels from the border, beyond
+    which the filters see zeros, on either side of the doubled map."""
+    hr, lr = maps()
+    upsampled = randomised(fusion(FreqFusionUpsample, feature_resample=False)).eval()(hr, torch.full_like(lr, 3.0))
+    assert upsampled.shape == (2, 12, 9, 10)
+    torch.testing.assert_close(upsampled[..., 4:5, 4:6], torch.full((2, 12, 1, 2), 3.0))
 
 
 def test_groups_alternate():
