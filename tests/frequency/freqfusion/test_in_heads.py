@@ -1,4 +1,4 @@
-"""FreqFusion that concatenates or upsamples alone: the order of the channels, SegNeXt's variant of the offset generator, parameters."""
+"""FreqFusion that concatenates or upsamples alone: order of channels, SegNeXt's offset generator, parameters."""
 import pytest
 import torch
 import torch.nn.functional as F
