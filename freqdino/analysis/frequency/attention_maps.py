@@ -21,6 +21,7 @@ from freqdino.frequency.fdam.transformer_block import TransformerBlock
 from freqdino.layers.deformable_attention import DeformableEncoderLayer
 from freqdino.modeling.backbones.mit import MiTBlock
 from freqdino.modeling.backbones.swin_block import FrequencySwinBlock
+from freqdino.modeling.backbones.timm_vit import TimmViTBackbone
 
 
 @dataclass
@@ -54,6 +55,11 @@ def reader_of(model: nn.Module, module: nn.Module) -> Callable | None:
 def attention_blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> block, in the order of the model."""
     return {name: module for name, module in model.named_modules() if reader_of(model, module) is not None}
+
+
+def unread_backbones(model: nn.Module) -> list[str]:
+    """The backbones of a model whose attention is not served: timm's plain vision transformers, but by themselves."""
+    return [name for name, module in model.named_modules() if isinstance(module, TimmViTBackbone)]
 
 
 def belongs_to_blocks(model: nn.Module) -> Callable[[str, nn.Module], bool]:

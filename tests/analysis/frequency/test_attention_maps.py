@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from freqdino.analysis.frequency import responses
-from freqdino.analysis.frequency.attention_maps import attention_maps, belongs_to_blocks
+from freqdino.analysis.frequency.attention_maps import attention_maps, belongs_to_blocks, unread_backbones
 from freqdino.analysis.frequency.recording import recorded_calls
 from freqdino.frequency import FDAMVisionTransformer, InversionGates
 from freqdino.frequency.fdam.vision_transformer import VisionTransformer
@@ -13,6 +13,7 @@ from freqdino.layers.deformable_attention import DeformableEncoder
 from freqdino.modeling.backbones.mit import MixTransformer
 from freqdino.modeling.backbones.swin import D2SwinTransformer, use_frequency_blocks
 from freqdino.modeling.backbones.token_block import add_fdam
+from helpers.small_timm_vits import small_timm_vit, small_vit
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +108,11 @@ def small_swin():
         out_features=("res2", "res5"), pretrain_img_size=64, patch_size=4, embed_dim=16, depths=(2, 2, 1, 1),
         num_heads=(1, 2, 2, 2), window_size=3, mlp_ratio=2, qkv_bias=True, qk_scale=None, drop_rate=0.0,
         attn_drop_rate=0.0, drop_path_rate=0.0, ape=False, patch_norm=True, use_checkpoint=False))
+
+
+def test_timm_transformers_in_a_model_are_named_as_unread():
+    assert unread_backbones(nn.ModuleDict({"backbone": small_timm_vit(), "head": nn.Identity()})) == ["backbone"]
+    assert unread_backbones(small_vit("small_augreg")) == []
 
 
 def test_windows_of_both_kinds_of_swin_block():

@@ -4,13 +4,22 @@ Source: FDAM (ICCV 2025, arXiv 2507.12006), supplement, sections A to C and figu
 
 C: channels, H × W: map.
 """
+import logging
 from collections import defaultdict
 
 from freqdino.analysis.frequency import responses
-from freqdino.analysis.frequency.attention_maps import AttentionMap, attention_blocks, attention_maps, belongs_to_blocks
+from freqdino.analysis.frequency.attention_maps import (
+    AttentionMap,
+    attention_blocks,
+    attention_maps,
+    belongs_to_blocks,
+    unread_backbones,
+)
 from freqdino.analysis.frequency.recording import recorded_calls
 from freqdino.analysis.frequency.subjects.shared import Source, chosen, mean_over_images, plain
 from freqdino.errors import NotThere
+
+logger = logging.getLogger(__name__)
 
 
 def record_attention(source: Source, record: dict) -> list[AttentionMap]:
@@ -26,6 +35,9 @@ def record_attention(source: Source, record: dict) -> list[AttentionMap]:
 
 def measure(source: Source, *, layer: int | None = None, token: tuple[int, int] | None = None) -> dict:
     """Global responses, their products over the layers of a stack, and the kernels at one token."""
+    for name in unread_backbones(source.model):
+        logger.warning("%s: the attention of %s is not among the results; a vision transformer of timm is served by "
+                       "itself alone", source.name, name)
     profiles, plain_stacks, inverted_stacks, first = defaultdict(list), defaultdict(list), defaultdict(list), None
     for record in source.records:
         maps = record_attention(source, record)
