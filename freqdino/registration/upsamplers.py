@@ -55,15 +55,20 @@ def fusion_maker(cfg: CfgNode, key: str, *, channels: int) -> Callable[[], nn.Mo
     """What makes the fusions of two levels, ``fuse(hr, lr)``, by the key's value. ConfigError for one that is none."""
     if lookup(cfg, key) == FREQFUSION:
         return partial(freqfusion, FreqFusionSum, channels)
-    make = upsampler_maker(cfg, key, channels=channels)
+    make = rival_maker(cfg, key, channels=channels)
     return lambda: as_fusion(make())
 
 
 def upsampler_maker(cfg: CfgNode, key: str, *, channels: int) -> Callable[[], nn.Module]:
     """What makes the upsamplers, ``upsample(hr, lr)``, by the key's value. ConfigError for one that is none."""
-    name = lookup(cfg, key)
-    if name == FREQFUSION:
+    if lookup(cfg, key) == FREQFUSION:
         return partial(freqfusion, FreqFusionUpsample, channels)
+    return rival_maker(cfg, key, channels=channels)
+
+
+def rival_maker(cfg: CfgNode, key: str, *, channels: int) -> Callable[[], Upsampler]:
+    """The same of the values beside FREQFUSION."""
+    name = lookup(cfg, key)
     if name not in UPSAMPLERS:
         raise ConfigError(f"{key} is {name!r}; known are {', '.join((FREQFUSION, *UPSAMPLERS))}")
     return partial(UPSAMPLERS[name], hr_channels=channels, lr_channels=channels)
