@@ -29,8 +29,7 @@ LEAVES = {
     "ade20k/semantic/mask2former_swin_t_fdam.yaml": MASKS,
     "ade20k/semantic/mask2former_deit_s_fdam.yaml": MASKS,
     "ade20k/semantic/mask2former_dinov2_s_fdam.yaml": MASKS,
-    # timm makes the coordinates of DINOv3's positions on the host.
-    "coco/instance/maskdino_dinov3_s_fdam.yaml": {**MASKS, "modeling/backbones/timm_vit.py:pyramid": 1},
+    "coco/instance/maskdino_dinov3_s_fdam.yaml": MASKS,
     "ade20k/semantic/mask2former_convnext_t_fdconv.yaml": MASKS,
     "ade20k/semantic/segformer_mit_b0_fdam.yaml": LABELS,
     "ade20k/semantic/segnext_mscan_t_freqfusion.yaml": LABELS,

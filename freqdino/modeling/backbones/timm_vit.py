@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from freqdino.modeling.backbones.timm_network import LEVEL_STRIDES, TimmNetwork
 from freqdino.modeling.backbones.token_block import to_fdlinear
 from freqdino.modeling.backbones.vit import PATCH_SIZE, resizing_neck
-from freqdino.ops.modules import PutBefore, is_exported, put_before
+from freqdino.ops.modules import PutBefore, put_before
 
 NECK_NORM = "LN"
 logger = logging.getLogger(__name__)
@@ -101,15 +101,19 @@ class TimmViTBackbone(TimmNetwork):
 
 
 class RotaryOfOpenSize(PutBefore):
-    """Put before timm's rotary positions of DINOv3, which torch.export would tie to one size: they count from 0.5."""
+    """Put before timm's rotary positions of DINOv3, which are counted from 0.5 and made on the host: torch.export would
+    tie them to one size, and a GPU waits for them."""
 
-    def get_embed(self, shape: Sequence[int] | None = None, **options) -> Tensor:
+    def get_embed(self, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """See timm's: the sines and cosines of a grid (h, w), (h · w, 2 · width)."""
-        if shape is None or not is_exported() or (self.grid_indexing, self.normalize_coords) != ("ij", "separate"):
-            return super().get_embed(shape, **options)
-        axes = [(torch.arange(side, dtype=torch.float32) + (0.5 + self.grid_offset)) / side for side in shape]
+        augmented = self.training and self.aug_active
+        if shape is None or augmented or (self.grid_indexing, self.normalize_coords) != ("ij", "separate"):
+            return super().get_embed(shape, **({} if dtype is None else {"dtype": dtype}))
+        axes = [(torch.arange(side, dtype=torch.float32, device=self.periods.device) + (0.5 + self.grid_offset)) / side
+                for side in shape]
         places = 2 * torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).flatten(0, 1) - 1
-        return torch.cat(self._get_pos_embed_from_coords(places), dim=-1)
+        embedding = torch.cat(self._get_pos_embed_from_coords(places), dim=-1)
+        return embedding if dtype is None else embedding.to(dtype)
 
 
 def is_plain_transformer(network: nn.Module) -> bool:
