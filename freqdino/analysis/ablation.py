@@ -24,7 +24,7 @@ OPTIONS = {
 # Dynamic convolutions beside FDConv, with their number of experts or kernels, or their budget over a plain layer's.
 DYNAMIC_CONVS = (("condconv", 8), ("dyconv", 4), ("odconv", 1), ("odconv", 4), ("kernel_warehouse", 1),
                  ("kernel_warehouse", 4))
-MAX_ITER = 400      # a third of the quickstart's: 18 runs have to fit into 90 minutes, and FDConv costs most
+MAX_ITER = 400      # a third of the quickstart's: 18 runs take about 100 minutes of processor time, FDConv's 9 each
 TRAIN = (sys.executable, "-m", "freqdino.commands.train")
 # Heading, task and metric. What a run is evaluated by, and what it takes.
 RESULT_COLUMNS = (*COLUMNS, ("boundary IoU", "sem_seg", "mBoundaryIoU"), ("boundary AP", "boundary", "AP"),
