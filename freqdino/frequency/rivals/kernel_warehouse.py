@@ -17,7 +17,7 @@ from freqdino.frequency.argument_checks import check_counts
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import SMALLEST_HIDDEN_WIDTH, normalised
 from freqdino.frequency.plain_state import keep_additions, plain_entry
-from freqdino.frequency.rivals.mixtures import WeightOfFactors
+from freqdino.frequency.rivals.mixtures import WeightOfFactors, init_by_fan_out
 from freqdino.frequency.rivals.temperature import Annealed
 
 SMALLEST_SUM = 1e-3
@@ -174,9 +174,7 @@ class CellAttention(Annealed):
         self.reset_parameters()
 
     def reset_parameters(self):
-        for layer in (self.fc1, self.fc2):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.fc2.bias)
+        init_by_fan_out(self.fc1, self.fc2)
         self.anneal(0.0)
 
     def forward(self, pooled: Tensor) -> Tensor:

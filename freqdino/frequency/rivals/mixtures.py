@@ -194,11 +194,17 @@ class KernelSoftmax(Annealed):
         self.reset_parameters()
 
     def reset_parameters(self):
-        for layer in (self.fc1, self.fc2):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.fc2.bias)
+        init_by_fan_out(self.fc1, self.fc2)
         self.anneal(0.0)
 
     def forward(self, pooled: Tensor) -> Tensor:
         logits = self.fc2(F.relu(self.fc1(pooled[..., None, None]))).flatten(1)
         return (logits / self.temperature).softmax(1)
+
+
+def init_by_fan_out(*layers: nn.Conv2d | nn.Linear) -> None:
+    """Kaiming-normal weights by their fan-out, biases of zero."""
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from freqdino.frequency.fdconv.fourier_weight import at_least_float32
 from freqdino.frequency.fdconv.kernel_modulation import KernelAttention
 from freqdino.frequency.image_conv import by_images
-from freqdino.frequency.rivals.mixtures import KernelMixture
+from freqdino.frequency.rivals.mixtures import KernelMixture, init_by_fan_out
 from freqdino.frequency.rivals.temperature import Annealed
 from freqdino.ops.autocast import product_type, without_autocast
 
@@ -88,9 +88,7 @@ class FactorAttention(KernelAttention, Annealed):
 
     def reset_parameters(self):
         super().reset_parameters()
-        for head in self.heads():
-            nn.init.kaiming_normal_(head.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(head.bias)
+        init_by_fan_out(*self.heads())
         if "temperature" in self._buffers:
             self.anneal(0.0)
 
