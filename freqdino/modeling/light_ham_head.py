@@ -14,7 +14,7 @@ from torch import Tensor, bmm, nn
 
 from freqdino.errors import ArgumentError
 from freqdino.frequency.argument_checks import check_counts
-from freqdino.modeling.semantic_head import SemanticHead, conv_norm_relu, project_concatenated
+from freqdino.modeling.semantic_head import SemanticHead, conv_norm_relu, project_concatenated, strides_double
 from freqdino.ops.autocast import without_autocast
 from freqdino.ops.modules import DerivedBuffers
 
@@ -135,7 +135,7 @@ class LightHamHead(SemanticHead):
         self.freqfusions = None
         if make_fusion is not None:
             strides = [shape.stride for shape in input_shape.values()]
-            if len(strides) < 2 or any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:])):
+            if len(strides) < 2 or not strides_double(input_shape):
                 raise ArgumentError("input_shape", "must name two maps or more for FreqFusion, each of twice the "
                                     f"stride of the one before it, got {list(input_shape)} of strides {strides}")
             self.freqfusions = nn.ModuleList(make_fusion(widths[level], sum(widths[level + 1:]))

@@ -4,13 +4,12 @@ Source: SegFormer (arXiv 2105.15203), section 3.2, in OpenMMLab's layout.
 B: batch, C_l, H_l, W_l: width and size of level l.
 """
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from freqdino.errors import ArgumentError
-from freqdino.modeling.semantic_head import SemanticHead, conv_norm_relu, project_concatenated
+from freqdino.modeling.semantic_head import SemanticHead, conv_norm_relu, project_concatenated, strides_double
 
 
 class SegFormerHead(SemanticHead):
@@ -38,7 +37,7 @@ class SegFormerHead(SemanticHead):
         self.upsamplers = None
         if make_upsampler is not None:
             strides = [shape.stride for shape in input_shape.values()]
-            if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+            if not strides_double(input_shape):
                 raise ArgumentError("input_shape", "must name maps of which each has twice the stride of the one before"
                                     f" for an upsampler, got {list(input_shape)} of strides {strides}")
             self.upsamplers = nn.ModuleList(nn.ModuleList(make_upsampler() for _ in range(level))

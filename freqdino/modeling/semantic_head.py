@@ -136,6 +136,11 @@ def conv_norm_relu(in_channels: int, out_channels: int, *, kernel_size: int, nor
     return nn.Sequential(layers)
 
 
+def strides_double(input_shape: Mapping[str, ShapeSpec]) -> bool:
+    """Whether each map has twice the stride of the one before it."""
+    return all(coarse.stride == 2 * fine.stride for fine, coarse in pairwise(input_shape.values()))
+
+
 def project_concatenated(projection: nn.Sequential, maps: Sequence[Tensor]) -> Tensor:
     """What a 1 × 1 `conv_norm_relu` makes of the maps, resized to the first one's size and concatenated.
 

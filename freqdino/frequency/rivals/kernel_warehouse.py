@@ -47,15 +47,17 @@ class Warehouse(nn.Module):
     def reset_parameters(self):
         """Each convolution's cells as its plain weight would start (Kaiming, fan out)."""
         for place, (out_channels, _, height, width) in enumerate(self.shapes):
-            start = self.num * sum(self.counts[:place])
             with torch.no_grad():
-                self.cells[start:start + self.num * self.counts[place]].normal_(
-                    std=math.sqrt(2 / (out_channels * height * width)))
+                self.cells[self.span(place)].normal_(std=math.sqrt(2 / (out_channels * height * width)))
+
+    def span(self, place: int, step: int = 1) -> slice:
+        """All cells of convolution ``place``, or every ``step``-th."""
+        start = self.num * sum(self.counts[:place])
+        return slice(start, start + self.num * self.counts[place], step)
 
     def owned(self, place: int) -> slice:
         """The cells that the pieces of convolution ``place`` start as."""
-        start = self.num * sum(self.counts[:place])
-        return slice(start, start + self.num * self.counts[place], self.num)
+        return self.span(place, self.num)
 
     def to_pieces(self, weight: Tensor) -> Tensor:
         """A weight (Co, Ci/G, kh, kw) -> (m, o, i), ordered by position, block of outputs, block of inputs."""
